@@ -1,0 +1,221 @@
+//! Identities: nodes, flows and connection attempts, and the keyed hashes over them.
+//!
+//! Every hash is SipHash-2-4 under the [`ClusterKey`] over the exact byte
+//! layout given in spec section 4, so that any implementation computes the
+//! same ranks and the same attempt ids.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
+use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Wide};
+
+/// IP protocol number of TCP, the only one contested by version 1.0.
+pub const IPPROTO_TCP: u8 = 6;
+
+/// A host in the cluster. Stable across restarts of the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The two ends of a connection as the client names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Address and port of the client.
+    pub client: SocketAddr,
+    /// The virtual IP and the port of the service on it.
+    pub service: SocketAddr,
+}
+
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {}", self.client, self.service)
+    }
+}
+
+/// One connection attempt: a flow *and* the client's initial sequence number.
+///
+/// Without the sequence number a reused port would mix two contests (spec 4.2).
+/// It is a keyed 128-bit hash, so it has one size for IPv4 and IPv6 and a
+/// receiver that holds the SYN computes it instead of decoding it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptId(pub [u8; 16]);
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Eight hex digits tell attempts apart in a log; the rest is noise there.
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the hosts of one cluster share: the key of all hashes and of the frame tag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ClusterKey {
+    key: [u8; 16],
+    id: u32,
+}
+
+impl ClusterKey {
+    /// The key of a cluster without a secret: derived from its virtual IP alone.
+    ///
+    /// It protects against corruption and keeps clusters on one segment apart;
+    /// it does not protect against a forger (spec 10).
+    pub fn public(vip: IpAddr) -> Self {
+        let mut hasher = SipHasher24Wide::new();
+        hasher.write(b"clusterd/1 public key");
+        write_ip(&mut hasher, vip);
+        Self::new(hasher.finish128().as_bytes())
+    }
+
+    /// A cluster keyed by `key`.
+    pub fn new(key: [u8; 16]) -> Self {
+        let mut hasher = SipHasher24::new_with_key(&key);
+        hasher.write(b"cluster id");
+        Self { key, id: hasher.finish() as u32 }
+    }
+
+    /// Tells clusters on one segment apart before anything else of a frame is looked at.
+    pub fn cluster_id(&self) -> u32 {
+        self.id
+    }
+
+    /// The tag over a frame: SipHash-2-4-128 of all bytes before it (spec 3.4).
+    pub fn tag(&self, bytes: &[u8]) -> [u8; 16] {
+        let mut hasher = SipHasher24Wide::new_with_key(&self.key);
+        hasher.write(bytes);
+        hasher.finish128().as_bytes()
+    }
+
+    /// Identifies the attempt that a SYN with sequence number `client_isn` opens (spec 4.2).
+    pub fn attempt(&self, flow: &FlowKey, client_isn: u32) -> AttemptId {
+        let mut hasher = SipHasher24Wide::new_with_key(&self.key);
+        write_flow(&mut hasher, flow);
+        hasher.write(&client_isn.to_be_bytes());
+        AttemptId(hasher.finish128().as_bytes())
+    }
+
+    /// Hash of a flow, the input of its rendezvous weights (spec 4.3).
+    ///
+    /// It leaves the sequence number out: a reused port ranks the hosts as
+    /// before, so it meets the host that may still hold its TIME_WAIT.
+    pub fn flow(&self, flow: &FlowKey) -> FlowHash {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        write_flow(&mut hasher, flow);
+        FlowHash(hasher.finish())
+    }
+
+    /// Rendezvous weight of `node` for a flow: the heaviest node ranks first (spec 4.3).
+    pub fn weight(&self, flow: FlowHash, node: NodeId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(&flow.0.to_be_bytes());
+        hasher.write(&node.0.to_be_bytes());
+        hasher.finish()
+    }
+
+    /// Orders claims of equal try and rank; lower wins (spec 5.3).
+    pub fn tie_break(&self, attempt: AttemptId, node: NodeId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(&attempt.0);
+        hasher.write(&node.0.to_be_bytes());
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClusterKey(id {:08x})", self.id)
+    }
+}
+
+/// Keyed hash of a [`FlowKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowHash(pub u64);
+
+fn write_flow(hasher: &mut impl Hasher, flow: &FlowKey) {
+    hasher.write(&[if flow.client.is_ipv4() { 4 } else { 6 }, IPPROTO_TCP]);
+    write_ip(hasher, flow.client.ip());
+    write_ip(hasher, flow.service.ip());
+    hasher.write(&flow.client.port().to_be_bytes());
+    hasher.write(&flow.service.port().to_be_bytes());
+}
+
+fn write_ip(hasher: &mut impl Hasher, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => hasher.write(&ip.octets()),
+        IpAddr::V6(ip) => hasher.write(&ip.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(port: u16) -> FlowKey {
+        FlowKey {
+            client: SocketAddr::new([10, 0, 0, 200].into(), port),
+            service: SocketAddr::new([10, 0, 0, 2].into(), 80),
+        }
+    }
+
+    #[test]
+    fn attempts_differ_by_sequence_number_and_flow_hashes_do_not() {
+        let key = ClusterKey::public([10, 0, 0, 2].into());
+        assert_ne!(key.attempt(&flow(4000), 1), key.attempt(&flow(4000), 2));
+        assert_ne!(key.attempt(&flow(4000), 1), key.attempt(&flow(4001), 1));
+        assert_eq!(key.flow(&flow(4000)), key.flow(&flow(4000)));
+        assert_ne!(key.flow(&flow(4000)), key.flow(&flow(4001)));
+    }
+
+    #[test]
+    fn a_leaving_node_moves_only_its_own_flows() {
+        let key = ClusterKey::public([10, 0, 0, 2].into());
+        let first = |nodes: &[u32], port| {
+            nodes.iter().copied().max_by_key(|&n| key.weight(key.flow(&flow(port)), NodeId(n)))
+        };
+        for port in 1..2000 {
+            let before = first(&[1, 2, 3, 4], port);
+            if before != Some(3) {
+                assert_eq!(before, first(&[1, 2, 4], port));
+            }
+        }
+    }
+
+    #[test]
+    fn equal_nodes_get_equal_shares() {
+        let key = ClusterKey::public([10, 0, 0, 2].into());
+        let mut won = [0u32; 3];
+        for port in 0..30_000 {
+            let hash = key.flow(&flow(port));
+            let best = (0..3).max_by_key(|&n| key.weight(hash, NodeId(n))).unwrap();
+            won[best as usize] += 1;
+        }
+        assert!(won.iter().all(|&n| (9_600..10_400).contains(&n)), "{won:?}");
+    }
+
+    #[test]
+    fn clusters_of_two_addresses_do_not_share_an_id() {
+        let a = ClusterKey::public([10, 0, 0, 2].into());
+        let b = ClusterKey::public([10, 0, 0, 3].into());
+        assert_ne!(a.cluster_id(), b.cluster_id());
+    }
+}
