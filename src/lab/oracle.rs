@@ -211,3 +211,161 @@ fn count_claims(payload: &[u8], key: &ClusterKey, counts: &mut ClaimCounts) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::topology::host_mac;
+    use clusterd::flow::{AttemptId, NodeId};
+    use clusterd::wire::{Contest, Frame, Header};
+    use pnet::packet::ethernet::MutableEthernetPacket;
+    use pnet::packet::ipv4::MutableIpv4Packet;
+    use pnet::packet::tcp::MutableTcpPacket;
+    use pnet::util::MacAddr;
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+    const PORT: u16 = 4711;
+    const ISN: u32 = u32::MAX;
+
+    fn oracle() -> Oracle {
+        Oracle::new(ClusterKey::public(VIP.into()))
+    }
+
+    fn frame(
+        from: MacAddr,
+        source: Ipv4Addr,
+        protocol: IpNextHeaderProtocol,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let mut bytes = vec![0; 14 + 20 + payload.len()];
+        let mut ethernet = MutableEthernetPacket::new(&mut bytes).unwrap();
+        ethernet.set_source(from);
+        ethernet.set_ethertype(EtherTypes::Ipv4);
+        let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
+        ip.set_version(4);
+        ip.set_header_length(5);
+        ip.set_total_length(20 + payload.len() as u16);
+        ip.set_next_level_protocol(protocol);
+        ip.set_source(source);
+        ip.set_destination(if source == VIP { CLIENT } else { VIP });
+        bytes[34..].copy_from_slice(payload);
+        bytes
+    }
+
+    fn segment(from: MacAddr, source: Ipv4Addr, flags: u8) -> Vec<u8> {
+        let mut bytes = [0; 20];
+        let mut tcp = MutableTcpPacket::new(&mut bytes).unwrap();
+        tcp.set_flags(flags);
+        if source == VIP {
+            tcp.set_destination(PORT);
+            tcp.set_acknowledgement(ISN.wrapping_add(1));
+        } else {
+            tcp.set_source(PORT);
+            tcp.set_sequence(ISN);
+        }
+        frame(from, source, IpNextHeaderProtocols::Tcp, &bytes)
+    }
+
+    fn observe(oracle: &mut Oracle, frames: &[Vec<u8>]) -> WireReport {
+        for frame in frames {
+            oracle.observe(frame, frame.len() as u64);
+        }
+        oracle.report(0)
+    }
+
+    #[test]
+    fn a_second_host_that_answers_is_counted_and_a_repetition_is_not() {
+        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let answer = |host| segment(host_mac(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let mut oracle = oracle();
+        let one = observe(&mut oracle, &[syn.clone(), answer(0), syn, answer(0)]);
+        assert_eq!((one.attempts, one.syns, one.syn_retransmissions), (1, 2, 1));
+        assert_eq!(
+            (one.syn_ack_hosts, one.second_syn_acks),
+            (BTreeMap::from([(1, 1)]), 0)
+        );
+        let two = observe(&mut oracle, &[answer(2)]);
+        assert_eq!(
+            (two.syn_ack_hosts, two.second_syn_acks),
+            (BTreeMap::from([(2, 1)]), 1)
+        );
+        assert_eq!(two.second_syn_ack_percent, 100.0);
+        assert_eq!([0, 1, 2].map(|host| oracle.syn_acks_of(host)), [1, 0, 1]);
+    }
+
+    #[test]
+    fn resets_are_told_apart_by_their_sender() {
+        let resets = [
+            segment(host_mac(1), VIP, TcpFlags::RST),
+            segment(host_mac(1), VIP, TcpFlags::RST | TcpFlags::ACK),
+            segment(MacAddr::zero(), CLIENT, TcpFlags::RST),
+        ];
+        let report = observe(&mut oracle(), &resets);
+        assert_eq!(
+            report.resets_by_host,
+            BTreeMap::from([("h2".to_owned(), 2)])
+        );
+        assert_eq!((report.resets_by_client, report.attempts), (1, 0));
+    }
+
+    #[test]
+    fn claims_are_counted_by_kind() {
+        let contest = Contest {
+            attempt: AttemptId([7; 16]),
+            port: 80,
+            tries: 0,
+            rank: 1,
+        };
+        let header = Header {
+            node: NodeId(1),
+            incarnation: 1,
+            sequence: 1,
+            joining: false,
+            leaving: false,
+        };
+        let entries = vec![
+            Entry::Claim(contest),
+            Entry::Claim(contest),
+            Entry::Own(contest),
+        ];
+        let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()));
+        let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
+        let good = frame(
+            host_mac(0),
+            Ipv4Addr::new(10, 77, 0, 11),
+            protocol,
+            &payload,
+        );
+        let bytes = good.len() as u64;
+        let bad = frame(
+            host_mac(0),
+            Ipv4Addr::new(10, 77, 0, 11),
+            protocol,
+            &payload[1..],
+        );
+        let claims = observe(&mut oracle(), &[good, bad]).claims;
+        let expected = ClaimCounts {
+            frames: 2,
+            bytes: 2 * bytes - 1,
+            claim_entries: 2,
+            own_entries: 1,
+            undecodable: 1,
+            ..ClaimCounts::default()
+        };
+        assert_eq!(claims, expected);
+    }
+
+    #[test]
+    fn no_length_field_and_no_truncation_panics() {
+        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let mut oracle = oracle();
+        for length in 0..syn.len() {
+            oracle.observe(&syn[..length], 0);
+            for byte in 0..=u8::MAX {
+                let mut broken = syn.clone();
+                broken[length] = byte;
+                oracle.observe(&broken, 0);
+            }
+        }
+    }
+}

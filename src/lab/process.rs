@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -14,6 +15,9 @@ use super::netns::check;
 
 /// Lines of stderr kept to explain an unexpected exit.
 const LAST_LINES: usize = 20;
+
+/// Time for a report of an interrupted run.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
 /// What a process told the lab by way of its stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +204,9 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// Blocks the signals that end a run and tells `interrupted` of the first. The
-/// second ends the process at once, which is safe: nothing of a run outlives it.
+/// Blocks the signals that end a run and tells `interrupted` of the first. If the
+/// process is still there some seconds later, it ends then; that is safe, since
+/// nothing of a run outlives it.
 ///
 /// To be called before any other thread starts, since threads inherit the mask.
 pub fn on_interrupt(interrupted: impl Fn() + Send + 'static) -> Result<()> {
@@ -225,10 +230,11 @@ pub fn on_interrupt(interrupted: impl Fn() + Send + 'static) -> Result<()> {
         .spawn(move || {
             let mut signal = 0;
             // SAFETY: both pointers are to live values of the right type.
-            let mut next = || unsafe { libc::sigwait(&signals, &mut signal) };
-            next();
+            unsafe { libc::sigwait(&signals, &mut signal) };
             interrupted();
-            next();
+            // `timeout` and some shells send a signal twice: a second one is no
+            // sign of impatience, so the clock decides.
+            thread::sleep(INTERRUPT_GRACE);
             std::process::exit(128 + signal);
         })
         .context("cannot start a thread to wait for signals")?;

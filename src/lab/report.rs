@@ -133,6 +133,9 @@ impl Report {
                 .copied()
                 .unwrap_or(0),
         };
+        let mut faults: Vec<_> = outcome.faults.iter().collect();
+        // In the order in which they happened; those that did not come last.
+        faults.sort_by_key(|fault| (fault.at.is_none(), fault.at));
         let claims = &outcome.wire.claims;
         let connections = attempts.len() as u64;
         Self {

@@ -85,6 +85,10 @@ impl Topology {
         {
             namespace.set_sysctls(&quiet)?;
         }
+        // Frames that cross the switch are none of its IP layer's business.
+        topology
+            .switch
+            .set_sysctls(&[("bridge/bridge-nf-call-iptables", "0")])?;
         // A fast run opens more connections within TIME_WAIT than there are ports.
         topology.client.set_sysctls(&[
             ("ipv4/ip_local_port_range", "1024 65535"),
