@@ -370,13 +370,8 @@ mod tests {
 
     /// A frame with the given body, correctly tagged.
     fn tagged(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let header = Header {
-            node: NodeId(1),
-            incarnation: 2,
-            sequence: 3,
-            joining: false,
-            leaving: false,
-        };
+        let header =
+            Header { node: NodeId(1), incarnation: 2, sequence: 3, joining: false, leaving: false };
         let mut bytes = encode(&Frame { header, entries: vec![] }, &key());
         bytes.truncate(HEADER_LEN);
         edit(&mut bytes);
@@ -391,7 +386,10 @@ mod tests {
         let cases: [(Vec<u8>, DecodeError); 6] = [
             (tagged(|b| b[0] = 0), DecodeError::Magic(0x005D)),
             (tagged(|b| b[2] = 2), DecodeError::Version(2)),
-            (tagged(|b| b[4..8].copy_from_slice(&other.to_be_bytes())), DecodeError::Cluster(other)),
+            (
+                tagged(|b| b[4..8].copy_from_slice(&other.to_be_bytes())),
+                DecodeError::Cluster(other),
+            ),
             (tagged(|b| b.push(0)), DecodeError::Trailing(1)),
             (
                 tagged(|b| {
