@@ -7,7 +7,8 @@ use std::io;
 use std::net::SocketAddrV4;
 
 use super::error::attempt;
-use super::netlink::{Builder, NetlinkSocket, nfnetlink};
+use super::message::{Builder, nfnetlink};
+use super::netlink::NetlinkSocket;
 
 /// A socket for requests to connection tracking.
 #[derive(Debug)]
