@@ -6,7 +6,7 @@
 //! and no file is ever left behind.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -172,7 +172,7 @@ fn ask(vip: Ipv4Addr, request: &Request) -> Result<String> {
     line.push(b'\n');
     stream.write_all(&line).context("ask the daemon")?;
     let mut answer = String::new();
-    BufReader::new(stream.by_ref()).read_line(&mut answer).context("hear the daemon")?;
+    BufReader::new(&stream).read_line(&mut answer).context("hear the daemon")?;
     if answer.is_empty() {
         return Err(Failure::privilege("the daemon does not answer this user"));
     }

@@ -28,6 +28,7 @@ use crate::failure::Failure;
 use crate::io::claim_socket::ClaimSocket;
 use crate::io::conntrack::Conntrack;
 use crate::io::error::errno;
+use crate::io::link::Link;
 use crate::io::nflog::Log;
 use crate::io::nfqueue::{self, Queue};
 use crate::io::packet::{self, Segment};
@@ -73,8 +74,9 @@ pub fn queue_candidates(vip: Ipv4Addr) -> [u16; 8] {
 
 impl Kernel {
     /// Opens everything but changes nothing on the host.
-    pub fn open(vip: Ipv4Addr, claims: ClaimSocket) -> Result<Self> {
-        let sockets = SockDiag::open()?;
+    pub fn open(link: &Link, vip: Ipv4Addr) -> Result<Self> {
+        let claims = ClaimSocket::open(link, vip).context("open the claim socket")?;
+        let sockets = SockDiag::open()?.on_interface(link.index);
         let conntrack = Conntrack::open()?;
         for number in queue_candidates(vip) {
             let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)

@@ -26,12 +26,11 @@ use crate::cli::ClusterArgs;
 use crate::control;
 use crate::failure::Failure;
 use crate::io::arp::Arp;
-use crate::io::claim_socket::ClaimSocket;
 use crate::io::link::{Link, Links};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{QueueBackend, Ruleset, group_mac};
-pub use directory::{Answered, Directory, Shared, Snapshot};
+pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
 
 /// Notices that wait for the log; beyond it they are only counted.
@@ -88,8 +87,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     }
 
     let arp = Arp::open(&link, vip).context("open the ARP socket")?;
-    let claims = ClaimSocket::open(&link, vip).context("open the claim socket")?;
-    let kernel = Kernel::open(vip, claims)?;
+    let kernel = Kernel::open(&link, vip)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
 

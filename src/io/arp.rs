@@ -56,8 +56,9 @@ impl Arp {
             packet_socket::reject(),
         ];
         let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
-        let group = group_mac(vip);
-        Ok(Self { socket: AsyncFd::new(socket)?, link: link.clone(), vip, group })
+        // SAFETY: a `Socket` keeps its descriptor until it is dropped.
+        let socket = unsafe { AsyncFd::register(socket)? };
+        Ok(Self { socket, link: link.clone(), vip, group: group_mac(vip) })
     }
 
     /// Asks whether a host outside the cluster has the virtual IP, and if so returns its MAC.

@@ -7,7 +7,8 @@ use std::io;
 use std::net::SocketAddrV4;
 
 use super::error::attempt;
-use super::netlink::{Builder, NetlinkSocket, nfnetlink};
+use super::message::{Builder, nfnetlink};
+use super::netlink::NetlinkSocket;
 
 /// A socket for requests to connection tracking.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ impl Conntrack {
 
     /// Removes the TCP flow that `client` opened to `local` (default zone);
     /// says whether there was one.
+    ///
+    /// The kernel finds an entry by either direction (`nf_conntrack_find_get`): a
+    /// flow that `local` opened to `client` with the same ports goes as well.
     pub fn delete(&mut self, client: SocketAddrV4, local: SocketAddrV4) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         self.request.clear();

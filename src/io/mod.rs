@@ -2,7 +2,7 @@
 //!
 //! | file | interface | what for |
 //! |---|---|---|
-//! | [`netlink`] | `AF_NETLINK` | sockets, message builder and parser the others share |
+//! | [`netlink`], [`message`] | `AF_NETLINK` | sockets, message builder and parser the others share |
 //! | [`nfqueue`] | `nfnetlink_queue` | SYNs held by the kernel until this host decides |
 //! | [`nflog`] | `nfnetlink_log` | copies of packets that go on (SYN-ACK, wrong ACK) |
 //! | [`xt_queue`] | `nf_tables` + `nft_compat` | a queue rule where nft lacks `queue` |
@@ -23,6 +23,7 @@ pub mod claim_socket;
 pub mod conntrack;
 pub mod error;
 pub mod link;
+pub mod message;
 pub mod netlink;
 pub mod nflog;
 pub mod nfqueue;

@@ -17,9 +17,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::error::attempt;
-use super::netlink::{
-    Attributes, Batch, Builder, Message, Messages, NetlinkSocket, busy_if_listed, nfnetlink,
-};
+use super::message::{Attributes, Builder, Message, Messages, nfnetlink};
+use super::netlink::{Batch, NetlinkSocket, busy_if_listed};
 
 /// Bytes of each packet that are copied here.
 pub const COPY_RANGE: u32 = 128;

@@ -6,7 +6,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use clusterd::flow::FlowKey;
-use pnet::packet::Packet;
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::Ipv4Packet;
 use pnet::packet::tcp::{TcpFlags, TcpPacket};

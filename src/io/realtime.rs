@@ -100,14 +100,17 @@ mod tests {
             return println!("skipped: needs root");
         }
         std::thread::spawn(|| {
-            // Not `enter`, which would lock the memory of the other tests too.
-            set_timer_slack().unwrap();
-            assert!(has_capability(CAP_IPC_LOCK) && may_lock_all());
-            set_scheduler().unwrap();
+            assert!(has_capability(CAP_IPC_LOCK) && !has_capability(63));
+            let realtime = enter();
+            // Memory belongs to the process, and so to the other tests too.
+            // SAFETY: no pointers.
+            unsafe { libc::munlockall() };
+            realtime.timer_slack.unwrap();
+            realtime.memory.unwrap();
+            realtime.scheduler.unwrap();
             // SAFETY: no pointers.
             let policy = unsafe { libc::sched_getscheduler(0) };
             assert_eq!(policy, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK);
-            assert!(!has_capability(63));
         })
         .join()
         .unwrap();

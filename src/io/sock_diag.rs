@@ -14,7 +14,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::error::attempt;
-use super::netlink::{Builder, Message, Messages, NetlinkSocket};
+use super::message::{Builder, Message, Messages};
+use super::netlink::NetlinkSocket;
 
 /// Accept queue of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@
 use std::io;
 
 use super::error::attempt;
-use super::netlink::{Builder, NetlinkSocket, nfnetlink};
+use super::message::{Builder, nfnetlink};
+use super::netlink::NetlinkSocket;
 
 /// Adds to chain `chain` of table `inet` `table`, before all its other rules,
 /// one rule that sends every packet to NFQUEUE `queue`, without `bypass`: with
