@@ -91,10 +91,7 @@ impl ClusterKey {
     pub fn new(key: [u8; 16]) -> Self {
         let mut hasher = SipHasher24::new_with_key(&key);
         hasher.write(b"cluster id");
-        Self {
-            key,
-            id: hasher.finish() as u32,
-        }
+        Self { key, id: hasher.finish() as u32 }
     }
 
     /// Tells clusters on one segment apart before anything else of a frame is looked at.
@@ -193,10 +190,7 @@ mod tests {
     fn a_leaving_node_moves_only_its_own_flows() {
         let key = ClusterKey::public([10, 0, 0, 2].into());
         let first = |nodes: &[u32], port| {
-            nodes
-                .iter()
-                .copied()
-                .max_by_key(|&n| key.weight(key.flow(&flow(port)), NodeId(n)))
+            nodes.iter().copied().max_by_key(|&n| key.weight(key.flow(&flow(port)), NodeId(n)))
         };
         for port in 1..2000 {
             let before = first(&[1, 2, 3, 4], port);

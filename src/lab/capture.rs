@@ -43,13 +43,13 @@ impl Listener {
             .spawn(move || {
                 let (capture, savefile) = namespace
                     .enter()
-                    .context("cannot enter the client's namespace")
+                    .context("enter the client's namespace")
                     .and_then(|()| open(savefile.as_deref()))?;
                 // The other end waits for this message or, after an error, for its loss.
                 opened.send(()).ok();
                 listen(capture, savefile, oracle, &stopping)
             })
-            .context("cannot start the capture thread")?;
+            .context("start the capture thread")?;
         match opening.recv() {
             Ok(()) => Ok(Self { stop, thread }),
             Err(_) => Err(join(thread).expect_err("a capture that opened says so")),
@@ -66,32 +66,19 @@ impl Listener {
 }
 
 fn join<T>(thread: JoinHandle<T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn open(savefile: Option<&Path>) -> Result<(Capture<Active>, Option<Savefile>)> {
     let mut capture = Capture::from_device("eth0")
         .and_then(|device| {
-            device
-                .snaplen(SNAPLEN)
-                .buffer_size(BUFFER_BYTES)
-                .timeout(BATCH_MS)
-                .promisc(true)
-                .open()
+            device.snaplen(SNAPLEN).buffer_size(BUFFER_BYTES).timeout(BATCH_MS).promisc(true).open()
         })
         .and_then(Capture::setnonblock)
-        .context("cannot capture on the client's eth0")?;
-    capture
-        .filter(FILTER, true)
-        .with_context(|| format!("cannot compile the filter {FILTER:?}"))?;
+        .context("capture on the client's eth0")?;
+    capture.filter(FILTER, true).with_context(|| format!("compile the filter {FILTER:?}"))?;
     let savefile = savefile
-        .map(|path| {
-            capture
-                .savefile(path)
-                .with_context(|| format!("cannot write {}", path.display()))
-        })
+        .map(|path| capture.savefile(path).with_context(|| format!("write {}", path.display())))
         .transpose()?;
     Ok((capture, savefile))
 }
@@ -116,7 +103,7 @@ fn listen(
                     }
                 }
                 Err(pcap::Error::TimeoutExpired) => break,
-                Err(error) => return Err(error).context("cannot read from the capture"),
+                Err(error) => return Err(error).context("read from the capture"),
             }
             if stopping && begin.elapsed() > STRAGGLERS {
                 break;
@@ -128,26 +115,16 @@ fn listen(
         wait_readable(socket, BATCH_MS)?;
     }
     if let Some(file) = &mut savefile {
-        file.flush().context("cannot write the capture file")?;
+        file.flush().context("write the capture file")?;
     }
-    let statistics = capture
-        .stats()
-        .context("cannot read the capture's statistics")?;
-    Ok((
-        oracle,
-        u64::from(statistics.dropped) + u64::from(statistics.if_dropped),
-    ))
+    let statistics = capture.stats().context("read the capture's statistics")?;
+    Ok((oracle, u64::from(statistics.dropped) + u64::from(statistics.if_dropped)))
 }
 
 /// Waits for frames. A blocking read of libpcap would not do: it sleeps until
 /// there is traffic, so that a quiet capture could not be stopped.
 fn wait_readable(socket: i32, timeout_ms: i32) -> Result<()> {
-    let mut poll = libc::pollfd {
-        fd: socket,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
     // SAFETY: the pointer is to one local pollfd, as the count says.
-    check(unsafe { libc::poll(&mut poll, 1, timeout_ms) })
-        .context("cannot wait for captured frames")
+    check(unsafe { libc::poll(&mut poll, 1, timeout_ms) }).context("wait for captured frames")
 }

@@ -148,7 +148,7 @@ impl Load {
                 .name(format!("client {index}"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || shared.generate(index, &client, &report))
-                .context("cannot start a client thread; try a smaller --concurrency")?;
+                .context("start a client thread; try a smaller --concurrency")?;
         }
         Ok(Self { shared })
     }
@@ -160,10 +160,7 @@ impl Load {
 
     /// How many connections have been started.
     pub fn started(&self) -> u64 {
-        self.shared
-            .next
-            .load(Ordering::Relaxed)
-            .min(self.shared.plan.connections)
+        self.shared.next.load(Ordering::Relaxed).min(self.shared.plan.connections)
     }
 
     /// Starts no more connections; those under way go on.
@@ -202,10 +199,7 @@ impl Shared {
                 }
             }
             let attempt = self.attempt(source);
-            self.attempts[index]
-                .lock()
-                .expect("only this thread writes")
-                .push(attempt);
+            self.attempts[index].lock().expect("only this thread writes").push(attempt);
         }
         if self.threads_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             report(LoadEvent::Done);
@@ -249,11 +243,7 @@ pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<usize> {
                 _ => error.into(),
             })
             .with_context(|| {
-                format!(
-                    "cannot get an answer from {}:{}",
-                    topology::VIP,
-                    topology::SERVICE_PORT
-                )
+                format!("get an answer from {}:{}", topology::VIP, topology::SERVICE_PORT)
             })
     })
 }
@@ -288,9 +278,7 @@ fn hello(mut socket: Socket, begin: Instant) -> Result<usize, (Failure, io::Erro
     let mut answer = [0; 16];
     let mut length = 0;
     let mut exchange = || -> io::Result<()> {
-        let left = ATTEMPT_TIMEOUT
-            .saturating_sub(begin.elapsed())
-            .max(Duration::from_millis(1));
+        let left = ATTEMPT_TIMEOUT.saturating_sub(begin.elapsed()).max(Duration::from_millis(1));
         socket.set_read_timeout(Some(left))?;
         socket.write_all(b"hello\n")?;
         while !answer[..length].ends_with(b"\n") {
@@ -308,23 +296,13 @@ fn hello(mut socket: Socket, begin: Instant) -> Result<usize, (Failure, io::Erro
     })?;
     host_of_answer(&answer[..length]).ok_or_else(|| {
         let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-        (
-            Failure::Other,
-            io::Error::other(format!("unexpected answer {text:?}")),
-        )
+        (Failure::Other, io::Error::other(format!("unexpected answer {text:?}")))
     })
 }
 
 fn host_of_answer(answer: &[u8]) -> Option<usize> {
-    let number = std::str::from_utf8(answer)
-        .ok()?
-        .strip_prefix('h')?
-        .strip_suffix('\n')?;
-    number
-        .parse::<usize>()
-        .ok()?
-        .checked_sub(1)
-        .filter(|&host| host < topology::HOSTS_MAX)
+    let number = std::str::from_utf8(answer).ok()?.strip_prefix('h')?.strip_suffix('\n')?;
+    number.parse::<usize>().ok()?.checked_sub(1).filter(|&host| host < topology::HOSTS_MAX)
 }
 
 #[cfg(test)]
@@ -335,15 +313,7 @@ mod tests {
     fn an_answer_names_a_host() {
         assert_eq!(host_of_answer(b"h1\n"), Some(0));
         assert_eq!(host_of_answer(b"h12\n"), Some(11));
-        for answer in [
-            &b""[..],
-            b"\n",
-            b"h0\n",
-            b"h1",
-            b"h99\n",
-            b"x1\n",
-            b"h\xff\n",
-        ] {
+        for answer in [&b""[..], b"\n", b"h0\n", b"h1", b"h99\n", b"x1\n", b"h\xff\n"] {
             assert_eq!(host_of_answer(answer), None, "{answer:?}");
         }
     }

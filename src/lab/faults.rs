@@ -54,11 +54,7 @@ pub struct PauseTarget {
 impl Target {
     /// This fault at this target.
     pub fn fault(&self, kind: FaultKind) -> Fault {
-        Fault {
-            host: self.host,
-            kind,
-            when: self.when,
-        }
+        Fault { host: self.host, kind, when: self.when }
     }
 }
 
@@ -81,10 +77,7 @@ impl FromStr for Target {
             .and_then(|number| number.parse().ok())
             .filter(|&number| number >= 1)
             .ok_or_else(|| format!("`{host}` is not a host; hosts are h1, h2..."))?;
-        Ok(Self {
-            host: number - 1,
-            when: when.parse()?,
-        })
+        Ok(Self { host: number - 1, when: when.parse()? })
     }
 }
 
@@ -95,10 +88,7 @@ impl FromStr for PauseTarget {
         let (target, length) = text
             .rsplit_once(':')
             .ok_or_else(|| format!("`{text}` does not say for how long; write h2@30%:2s"))?;
-        Ok(Self {
-            target: target.parse()?,
-            length: duration(length)?,
-        })
+        Ok(Self { target: target.parse()?, length: duration(length)? })
     }
 }
 
@@ -111,18 +101,14 @@ impl FromStr for When {
         };
         match number.parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(When::Percent(percent)),
-            _ => Err(format!(
-                "`{text}` is not between 0% and 100% of the connections"
-            )),
+            _ => Err(format!("`{text}` is not between 0% and 100% of the connections")),
         }
     }
 }
 
 /// A duration without the spaces that would need quotes in a command line.
 fn one_word(duration: Duration) -> String {
-    humantime::format_duration(duration)
-        .to_string()
-        .replace(' ', "")
+    humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -197,10 +183,9 @@ impl Schedule {
             .iter()
             .enumerate()
             .filter_map(|(number, fault)| match fault.when {
-                When::Percent(percent) => Some((
-                    ((connections as f64 * percent / 100.0) as u64).min(last),
-                    number,
-                )),
+                When::Percent(percent) => {
+                    Some((((connections as f64 * percent / 100.0) as u64).min(last), number))
+                }
                 When::Elapsed(_) => None,
             })
             .collect()
@@ -234,24 +219,13 @@ mod tests {
     #[test]
     fn targets() {
         let target = |text: &str| text.parse::<Target>();
-        assert_eq!(
-            target("h2@50%"),
-            Ok(Target {
-                host: 1,
-                when: When::Percent(50.0)
-            })
-        );
+        assert_eq!(target("h2@50%"), Ok(Target { host: 1, when: When::Percent(50.0) }));
         assert_eq!(
             target("h1@1s500ms"),
-            Ok(Target {
-                host: 0,
-                when: When::Elapsed(SECOND * 3 / 2)
-            })
+            Ok(Target { host: 0, when: When::Elapsed(SECOND * 3 / 2) })
         );
         assert_eq!(target("h1@1500ms").unwrap().to_string(), "h1@1s500ms");
-        for text in [
-            "h2", "h0@1s", "2@1s", "h2@", "h2@101%", "h2@-1%", "h2@5", "h@1s", "h2@nan%",
-        ] {
+        for text in ["h2", "h0@1s", "2@1s", "h2@", "h2@101%", "h2@-1%", "h2@5", "h@1s", "h2@nan%"] {
             assert!(target(text).is_err(), "{text}");
         }
     }
@@ -261,11 +235,7 @@ mod tests {
         let fault = "h3@30%:2s".parse::<PauseTarget>().unwrap().fault();
         assert_eq!(
             fault,
-            Fault {
-                host: 2,
-                kind: FaultKind::Pause(2 * SECOND),
-                when: When::Percent(30.0)
-            }
+            Fault { host: 2, kind: FaultKind::Pause(2 * SECOND), when: When::Percent(30.0) }
         );
         for text in ["h3@30%", "h3:2s", "h3@30%:x"] {
             assert!(text.parse::<PauseTarget>().is_err(), "{text}");
@@ -274,11 +244,7 @@ mod tests {
 
     #[test]
     fn timed_steps_come_in_order_and_pauses_end() {
-        let fault = |kind, when| Fault {
-            host: 0,
-            kind,
-            when,
-        };
+        let fault = |kind, when| Fault { host: 0, kind, when };
         let mut schedule = Schedule::new(vec![
             fault(FaultKind::Kill, When::Elapsed(2 * SECOND)),
             fault(FaultKind::Pause(SECOND), When::Elapsed(SECOND)),

@@ -1,50 +1,29 @@
 //! The commands that make a namespace a host of the cluster: service and daemon.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::netns::Namespace;
 use super::topology::{VIP, host_name};
-
-/// Environment variable that tells the daemon, and tools, a host's runtime directory.
-pub const RUN_DIR_VARIABLE: &str = "CLUSTERD_RUN_DIR";
+use crate::cli::PacingArg;
+use crate::io::rules::Guard;
 
 /// How the lab's daemons are to run.
 #[derive(Clone, Debug, Args)]
 pub struct DaemonArgs {
-    /// When a host claims a connection; the daemon's default if not given
-    #[arg(long)]
-    pub pacing: Option<Pacing>,
-    /// What protects a connection from the hosts not chosen; the daemon's default if not given
-    #[arg(long)]
-    pub guard: Option<Guard>,
-    /// One more argument for every daemon, repeatable
+    /// When a host claims a connection.
+    #[arg(long, value_enum, default_value_t = PacingArg::Rank)]
+    pub pacing: PacingArg,
+
+    /// How the hosts not chosen are kept from breaking a connection.
+    #[arg(long, value_enum, default_value_t = Guard::Rst)]
+    pub guard: Guard,
+
+    /// One more argument for every daemon, such as --daemon-arg=--slot=2ms; repeatable.
     #[arg(long = "daemon-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub extra: Vec<String>,
-}
-
-/// When a host claims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pacing {
-    /// In rank order, one after the other
-    Rank,
-    /// All as soon as they can
-    Race,
-}
-
-/// What keeps a host that was not chosen from breaking the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Guard {
-    /// Its resets are held back
-    Rst,
-    /// It hears only what acknowledges its own SYN-ACK
-    Strict,
 }
 
 impl DaemonArgs {
@@ -58,24 +37,19 @@ impl DaemonArgs {
     /// These options as the lab takes them.
     pub fn to_lab_options(&self) -> Vec<String> {
         let mut options = self.modes();
-        options.extend(
-            self.extra
-                .iter()
-                .map(|argument| format!("--daemon-arg={argument}")),
-        );
+        options.extend(self.extra.iter().map(|argument| format!("--daemon-arg={argument}")));
         options
     }
 
     fn modes(&self) -> Vec<String> {
-        let mut arguments = Vec::new();
-        if let Some(pacing) = self.pacing.and_then(|pacing| pacing.to_possible_value()) {
-            arguments.extend(["--pacing".to_owned(), pacing.get_name().to_owned()]);
-        }
-        if let Some(guard) = self.guard.and_then(|guard| guard.to_possible_value()) {
-            arguments.extend(["--guard".to_owned(), guard.get_name().to_owned()]);
-        }
-        arguments
+        ["--pacing".to_owned(), name_of(&self.pacing), "--guard".to_owned(), name_of(&self.guard)]
+            .into()
     }
+}
+
+/// The name of a value as the command line has it.
+pub fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// The service of the host at `index`.
@@ -85,23 +59,15 @@ pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
     Ok(command)
 }
 
-/// The daemon of a host that keeps its runtime files in `run_dir`, which is created.
-pub fn daemon_command(namespace: &Namespace, run_dir: &Path, args: &DaemonArgs) -> Result<Command> {
-    std::fs::create_dir_all(run_dir)
-        .with_context(|| format!("cannot create {}", run_dir.display()))?;
+/// The daemon of a host.
+pub fn daemon_command(namespace: &Namespace, args: &DaemonArgs) -> Result<Command> {
     let mut command = this_program_in(namespace)?;
-    command
-        .arg("eth0")
-        .arg(VIP.to_string())
-        .args(args.to_daemon_arguments())
-        .env(RUN_DIR_VARIABLE, run_dir)
-        // Logs are read by the lab, which may show them anywhere.
-        .env("NO_COLOR", "1");
+    command.arg("eth0").arg(VIP.to_string()).args(args.to_daemon_arguments());
     Ok(command)
 }
 
 fn this_program_in(namespace: &Namespace) -> Result<Command> {
-    let program = std::env::current_exe()
-        .context("cannot find this program's own file to start hosts with")?;
+    let program =
+        std::env::current_exe().context("find this program's own file to start hosts with")?;
     Ok(namespace.command(program))
 }

@@ -60,10 +60,7 @@ mod tests {
     #[test]
     fn few_values_have_quantiles_and_none_has_none() {
         let one = Latency::of([Duration::from_nanos(1_260)].into_iter());
-        assert_eq!(
-            (one.connect_p50_us, one.connect_max_us),
-            (Some(1.3), Some(1.3))
-        );
+        assert_eq!((one.connect_p50_us, one.connect_max_us), (Some(1.3), Some(1.3)));
         assert_eq!(Latency::of(std::iter::empty()), Latency::default());
     }
 }

@@ -65,9 +65,7 @@ impl FromStr for ClaimLoss {
                 "a loss of `{text}` is below the smallest the switch can do, 0.0001%"
             ));
         }
-        Ok(Self {
-            millionths: millionths as u32,
-        })
+        Ok(Self { millionths: millionths as u32 })
     }
 }
 
@@ -85,11 +83,7 @@ mod tests {
             ("100%", 100.0),
             ("0.0001%", 0.0001),
         ] {
-            assert_eq!(
-                text.parse::<ClaimLoss>().unwrap().percent(),
-                percent,
-                "{text}"
-            );
+            assert_eq!(text.parse::<ClaimLoss>().unwrap().percent(), percent, "{text}");
         }
     }
 

@@ -115,10 +115,7 @@ impl RunArgs {
     /// All faults, or what is wrong with them.
     fn faults(&self) -> Result<Vec<Fault>, String> {
         let kills = self.kill.iter().map(|target| target.fault(FaultKind::Kill));
-        let links = self
-            .link_down
-            .iter()
-            .map(|target| target.fault(FaultKind::LinkDown));
+        let links = self.link_down.iter().map(|target| target.fault(FaultKind::LinkDown));
         let pauses = self.pause.iter().map(PauseTarget::fault);
         let faults: Vec<_> = kills.chain(links).chain(pauses).collect();
         match faults.iter().find(|fault| fault.host >= self.cluster.nodes) {
@@ -151,12 +148,8 @@ impl RunArgs {
         option("--client-addresses", &cluster.client_addresses);
         option("--claim-loss", &cluster.claim_loss);
         self.kill.iter().for_each(|target| option("--kill", target));
-        self.link_down
-            .iter()
-            .for_each(|target| option("--link-down", target));
-        self.pause
-            .iter()
-            .for_each(|target| option("--pause", target));
+        self.link_down.iter().for_each(|target| option("--link-down", target));
+        self.pause.iter().for_each(|target| option("--pause", target));
         words.extend(cluster.daemon.to_lab_options());
         text::shell_line(words.iter().map(String::as_str))
     }

@@ -34,10 +34,8 @@ impl Namespace {
         let file = made
             .join()
             .expect("the thread only makes two system calls")
-            .context("cannot create a network namespace; the lab needs root, so try sudo")?;
-        Ok(Self {
-            file: Arc::new(file),
-        })
+            .context("create a network namespace; the lab needs root, so try sudo")?;
+        Ok(Self { file: Arc::new(file) })
     }
 
     /// Creates a namespace under a name, as `ip netns add` does.
@@ -49,11 +47,9 @@ impl Namespace {
     /// Opens the namespace `name`.
     pub fn open(name: &str) -> Result<Self> {
         let path = named_path(name);
-        let file = File::open(&path)
-            .with_context(|| format!("cannot open namespace {}", path.display()))?;
-        Ok(Self {
-            file: Arc::new(file),
-        })
+        let file =
+            File::open(&path).with_context(|| format!("open namespace {}", path.display()))?;
+        Ok(Self { file: Arc::new(file) })
     }
 
     /// The path by which another process, such as `ip link set netns`, can name
@@ -72,13 +68,10 @@ impl Namespace {
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                self.enter()
-                    .context("cannot enter a network namespace of the lab")?;
+                self.enter().context("enter a network namespace of the lab")?;
                 work()
             });
-            inside
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -93,11 +86,7 @@ impl Namespace {
                 namespace.enter()?;
                 let mut none = std::mem::zeroed();
                 libc::sigemptyset(&mut none);
-                check(libc::sigprocmask(
-                    libc::SIG_SETMASK,
-                    &none,
-                    std::ptr::null_mut(),
-                ))
+                check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))
             });
         }
         command
@@ -111,9 +100,7 @@ impl Namespace {
                 let path = format!("/proc/sys/net/{key}");
                 match std::fs::write(&path, value) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    written => {
-                        written.with_context(|| format!("cannot write {value} to {path}"))?
-                    }
+                    written => written.with_context(|| format!("write {value} to {path}"))?,
                 }
             }
             Ok(())
@@ -140,7 +127,7 @@ fn ip_netns(verb: &str, name: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(["netns", verb, name])
         .output()
-        .context("cannot run `ip`; the lab needs the package iproute2")?;
+        .context("run `ip`; the lab needs the package iproute2")?;
     if !output.status.success() {
         bail!(
             "`ip netns {verb} {name}` failed: {}; the lab needs root, so try sudo",
@@ -152,9 +139,5 @@ fn ip_netns(verb: &str, name: &str) -> Result<()> {
 
 /// The result of a system call that reports failure by a negative number.
 pub fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

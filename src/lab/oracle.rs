@@ -151,10 +151,8 @@ impl Oracle {
 
     /// Distinct hosts that sent SYN-ACKs over the whole run: count of attempts by host.
     pub fn syn_acks_of(&self, host: usize) -> u64 {
-        self.attempts
-            .values()
-            .filter(|attempt| attempt.answered_by & (1 << host) != 0)
-            .count() as u64
+        self.attempts.values().filter(|attempt| attempt.answered_by & (1 << host) != 0).count()
+            as u64
     }
 
     /// The verdict; `frames_lost` is what the capture itself missed.
@@ -280,15 +278,9 @@ mod tests {
         let mut oracle = oracle();
         let one = observe(&mut oracle, &[syn.clone(), answer(0), syn, answer(0)]);
         assert_eq!((one.attempts, one.syns, one.syn_retransmissions), (1, 2, 1));
-        assert_eq!(
-            (one.syn_ack_hosts, one.second_syn_acks),
-            (BTreeMap::from([(1, 1)]), 0)
-        );
+        assert_eq!((one.syn_ack_hosts, one.second_syn_acks), (BTreeMap::from([(1, 1)]), 0));
         let two = observe(&mut oracle, &[answer(2)]);
-        assert_eq!(
-            (two.syn_ack_hosts, two.second_syn_acks),
-            (BTreeMap::from([(2, 1)]), 1)
-        );
+        assert_eq!((two.syn_ack_hosts, two.second_syn_acks), (BTreeMap::from([(2, 1)]), 1));
         assert_eq!(two.second_syn_ack_percent, 100.0);
         assert_eq!([0, 1, 2].map(|host| oracle.syn_acks_of(host)), [1, 0, 1]);
     }
@@ -301,48 +293,21 @@ mod tests {
             segment(MacAddr::zero(), CLIENT, TcpFlags::RST),
         ];
         let report = observe(&mut oracle(), &resets);
-        assert_eq!(
-            report.resets_by_host,
-            BTreeMap::from([("h2".to_owned(), 2)])
-        );
+        assert_eq!(report.resets_by_host, BTreeMap::from([("h2".to_owned(), 2)]));
         assert_eq!((report.resets_by_client, report.attempts), (1, 0));
     }
 
     #[test]
     fn claims_are_counted_by_kind() {
-        let contest = Contest {
-            attempt: AttemptId([7; 16]),
-            port: 80,
-            tries: 0,
-            rank: 1,
-        };
-        let header = Header {
-            node: NodeId(1),
-            incarnation: 1,
-            sequence: 1,
-            joining: false,
-            leaving: false,
-        };
-        let entries = vec![
-            Entry::Claim(contest),
-            Entry::Claim(contest),
-            Entry::Own(contest),
-        ];
+        let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
+        let header =
+            Header { node: NodeId(1), incarnation: 1, sequence: 1, joining: false, leaving: false };
+        let entries = vec![Entry::Claim(contest), Entry::Claim(contest), Entry::Own(contest)];
         let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()));
         let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
-        let good = frame(
-            host_mac(0),
-            Ipv4Addr::new(10, 77, 0, 11),
-            protocol,
-            &payload,
-        );
+        let good = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
         let bytes = good.len() as u64;
-        let bad = frame(
-            host_mac(0),
-            Ipv4Addr::new(10, 77, 0, 11),
-            protocol,
-            &payload[1..],
-        );
+        let bad = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload[1..]);
         let claims = observe(&mut oracle(), &[good, bad]).claims;
         let expected = ClaimCounts {
             frames: 2,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -68,20 +68,15 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+            .with_context(|| format!("start {name}"))?;
         let stderr = child.stderr.take().expect("stderr was requested as a pipe");
         let log = Arc::default();
-        let process = Self {
-            name,
-            child,
-            reaped: false,
-            log: Arc::clone(&log),
-        };
+        let process = Self { name, child, reaped: false, log: Arc::clone(&log) };
         let prefix = verbose.then(|| process.name.clone());
         thread::Builder::new()
             .name(format!("log {}", process.name))
             .spawn(move || follow(stderr, prefix.as_deref(), &log, sign))
-            .context("cannot start a thread to read a log")?;
+            .context("start a thread to read a log")?;
         Ok(process)
     }
 
@@ -102,7 +97,7 @@ impl Process {
         }
         // SAFETY: kill takes no pointers, and the process id is still the child's.
         check(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) })
-            .with_context(|| format!("cannot send signal {signal} to {}", self.name))
+            .with_context(|| format!("send signal {signal} to {}", self.name))
     }
 
     /// Kills the process and waits for its end.
@@ -128,10 +123,7 @@ impl Process {
     }
 
     fn reap(&mut self) -> Result<ExitStatus> {
-        let status = self
-            .child
-            .wait()
-            .with_context(|| format!("cannot wait for {}", self.name))?;
+        let status = self.child.wait().with_context(|| format!("wait for {}", self.name))?;
         self.reaped = true;
         Ok(status)
     }
@@ -172,8 +164,7 @@ fn follow(
 
 /// Whether a line of a daemon's or service's log says that it answers.
 pub fn says_ready(line: &str) -> bool {
-    line.split(|c: char| !c.is_alphanumeric())
-        .any(|word| word == "ready")
+    line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready")
 }
 
 /// Starts `command` so that it outlives the lab, with its output in `log`.
@@ -182,18 +173,15 @@ pub fn start_detached(name: &str, mut command: Command, log: &File) -> Result<Ch
     unsafe { command.pre_exec(|| check(libc::setsid())) };
     command
         .stdin(Stdio::null())
-        .stdout(log.try_clone().context("cannot duplicate a log file")?)
-        .stderr(log.try_clone().context("cannot duplicate a log file")?)
+        .stdout(log.try_clone().context("duplicate a log file")?)
+        .stderr(log.try_clone().context("duplicate a log file")?)
         .spawn()
-        .with_context(|| format!("cannot start {name}"))
+        .with_context(|| format!("start {name}"))
 }
 
 /// Raises the limit of open descriptors as far as allowed; each connection takes one.
 pub fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local of the right type; a failure leaves the
     // limit as it was, and the connections beyond it will say so.
     unsafe {
@@ -217,12 +205,8 @@ pub fn on_interrupt(interrupted: impl Fn() + Send + 'static) -> Result<()> {
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             libc::sigaddset(&mut signals, signal);
         }
-        check(libc::sigprocmask(
-            libc::SIG_BLOCK,
-            &signals,
-            std::ptr::null_mut(),
-        ))
-        .context("cannot block signals")?;
+        check(libc::sigprocmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut()))
+            .context("block signals")?;
         signals
     };
     thread::Builder::new()
@@ -237,41 +221,8 @@ pub fn on_interrupt(interrupted: impl Fn() + Send + 'static) -> Result<()> {
             thread::sleep(INTERRUPT_GRACE);
             std::process::exit(128 + signal);
         })
-        .context("cannot start a thread to wait for signals")?;
+        .context("start a thread to wait for signals")?;
     Ok(())
-}
-
-/// Gives the calling process a private, empty `/run`, which vanishes with it.
-///
-/// The hosts keep their runtime files there, so that not even SIGKILL leaves any
-/// behind. Like [`on_interrupt`] it must come before other threads.
-pub fn private_run_directory() -> Result<()> {
-    // SAFETY: the strings are NUL-terminated literals; unset pointers may be null.
-    unsafe {
-        let null = std::ptr::null();
-        check(libc::unshare(libc::CLONE_NEWNS))
-            .and_then(|()| {
-                check(libc::mount(
-                    null,
-                    c"/".as_ptr(),
-                    null,
-                    libc::MS_REC | libc::MS_PRIVATE,
-                    null.cast(),
-                ))
-            })
-            .and_then(|()| {
-                let flags = libc::MS_NOSUID | libc::MS_NODEV;
-                check(libc::mount(
-                    c"lab".as_ptr(),
-                    c"/run".as_ptr(),
-                    c"tmpfs".as_ptr(),
-                    flags,
-                    null.cast(),
-                ))
-            })
-            .map_err(|error: io::Error| anyhow::Error::new(error))
-            .context("cannot mount a private /run; the lab needs root, so try sudo")
-    }
 }
 
 #[cfg(test)]
@@ -280,9 +231,7 @@ mod tests {
 
     #[test]
     fn ready_is_a_word() {
-        assert!(says_ready(
-            "2026-01-01 INFO clusterd: ready, 10.77.0.2 on eth0"
-        ));
+        assert!(says_ready("2026-01-01 INFO clusterd: ready, 10.77.0.2 on eth0"));
         assert!(says_ready("ready: h1"));
         assert!(!says_ready("already answering"));
         assert!(!says_ready(""));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::RunArgs;
 use super::client::{Attempt, Failure};
 use super::faults::{Fault, FaultKind};
-use super::hosts::{Guard, Pacing};
+use super::hosts::name_of;
 use super::latency::Latency;
 use super::oracle::WireReport;
 use super::topology::{Medium, host_name};
@@ -54,8 +54,8 @@ pub struct FaultOutcome {
 pub struct Report {
     nodes: usize,
     topology: Medium,
-    pacing: Option<Pacing>,
-    guard: Option<Guard>,
+    pacing: String,
+    guard: String,
     claim_loss_percent: f64,
     concurrency: usize,
     connections: u64,
@@ -109,10 +109,7 @@ impl Report {
     pub fn new(args: &RunArgs, outcome: &Outcome) -> Self {
         let cluster = &args.cluster;
         let attempts = &outcome.attempts;
-        let answered = attempts
-            .iter()
-            .filter(|attempt| attempt.outcome.is_ok())
-            .count() as u64;
+        let answered = attempts.iter().filter(|attempt| attempt.outcome.is_ok()).count() as u64;
         let mut failures: BTreeMap<_, _> = Failure::ALL.iter().map(|&kind| (kind, 0)).collect();
         let mut answered_by_host = vec![0; cluster.nodes];
         for attempt in attempts {
@@ -126,12 +123,7 @@ impl Report {
             answered: by_host,
             answered_percent: percent(by_host, answered),
             syn_acks: outcome.syn_acks_by_host[index],
-            resets: outcome
-                .wire
-                .resets_by_host
-                .get(&host_name(index))
-                .copied()
-                .unwrap_or(0),
+            resets: outcome.wire.resets_by_host.get(&host_name(index)).copied().unwrap_or(0),
         };
         let mut faults: Vec<_> = outcome.faults.iter().collect();
         // In the order in which they happened; those that did not come last.
@@ -141,8 +133,8 @@ impl Report {
         Self {
             nodes: cluster.nodes,
             topology: cluster.topology,
-            pacing: cluster.daemon.pacing,
-            guard: cluster.daemon.guard,
+            pacing: name_of(&cluster.daemon.pacing),
+            guard: name_of(&cluster.daemon.guard),
             claim_loss_percent: cluster.claim_loss.percent(),
             concurrency: args.concurrency,
             connections,
@@ -155,20 +147,12 @@ impl Report {
             slow_connects: attempts.iter().filter(|attempt| is_slow(attempt)).count() as u64,
             failures,
             other_failure_example: outcome.strange_failure.clone(),
-            hosts: answered_by_host
-                .iter()
-                .enumerate()
-                .map(host_report)
-                .collect(),
+            hosts: answered_by_host.iter().enumerate().map(host_report).collect(),
             claims_per_connection: ratio(claims.claim_entries + claims.own_entries, connections),
             claim_frames_per_connection: ratio(claims.frames, connections),
             claim_bytes_per_connection: ratio(claims.bytes, connections),
             wire: outcome.wire.clone(),
-            faults: outcome
-                .faults
-                .iter()
-                .map(|fault| fault_report(fault, attempts))
-                .collect(),
+            faults: outcome.faults.iter().map(|fault| fault_report(fault, attempts)).collect(),
             unexpected_exits: outcome.unexpected_exits.clone(),
             command: args.command_line(),
         }
@@ -183,9 +167,7 @@ impl Report {
 fn fault_report(outcome: &FaultOutcome, attempts: &[Attempt]) -> FaultReport {
     let Fault { host, kind, when } = &outcome.fault;
     let near = |attempt: &&Attempt| {
-        outcome
-            .at
-            .is_some_and(|at| attempt.ended >= at && attempt.started <= at + FAULT_SHADOW)
+        outcome.at.is_some_and(|at| attempt.ended >= at && attempt.started <= at + FAULT_SHADOW)
     };
     let near: Vec<_> = attempts.iter().filter(near).collect();
     let (kind, pause) = match kind {
@@ -200,10 +182,7 @@ fn fault_report(outcome: &FaultOutcome, attempts: &[Attempt]) -> FaultReport {
         at_ms: outcome.at.map(milliseconds),
         pause_ms: pause.map(milliseconds),
         attempts_near: near.len() as u64,
-        failed_near: near
-            .iter()
-            .filter(|attempt| attempt.outcome.is_err())
-            .count() as u64,
+        failed_near: near.iter().filter(|attempt| attempt.outcome.is_err()).count() as u64,
         slow_connects_near: near.iter().filter(|attempt| is_slow(attempt)).count() as u64,
         connect_max_near_us: Latency::of(near.iter().filter_map(|attempt| attempt.connect))
             .connect_max_us,
@@ -220,11 +199,7 @@ fn percent(part: u64, whole: u64) -> f64 {
 
 /// A quotient to three places, and 0 of nothing.
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        (part as f64 / whole as f64 * 1e3).round() / 1e3
-    }
+    if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1e3).round() / 1e3 }
 }
 
 fn milliseconds(duration: Duration) -> f64 {
@@ -234,10 +209,7 @@ fn milliseconds(duration: Duration) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.interrupted {
-            writeln!(
-                f,
-                "INTERRUPTED: what follows is the part of the run that took place"
-            )?;
+            writeln!(f, "INTERRUPTED: what follows is the part of the run that took place")?;
         }
         writeln!(
             f,
@@ -259,9 +231,7 @@ impl fmt::Display for Report {
         self.fmt_hosts(f)?;
         self.fmt_latency(f)?;
         self.fmt_wire(f)?;
-        self.faults
-            .iter()
-            .try_for_each(|fault| writeln!(f, "{fault}"))?;
+        self.faults.iter().try_for_each(|fault| writeln!(f, "{fault}"))?;
         writeln!(f, "\nrepeat with: {}", self.command)
     }
 }
@@ -270,13 +240,7 @@ impl Report {
     fn fmt_hosts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nhost   answered   share   SYN-ACKs  resets")?;
         for host in &self.hosts {
-            let HostReport {
-                name,
-                answered,
-                answered_percent,
-                syn_acks,
-                resets,
-            } = host;
+            let HostReport { name, answered, answered_percent, syn_acks, resets } = host;
             writeln!(
                 f,
                 "{name:4} {answered:>10} {answered_percent:>6.1}% {syn_acks:>10} {resets:>7}"
@@ -286,15 +250,10 @@ impl Report {
     }
 
     fn fmt_latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency {
-            connect_p50_us,
-            connect_p99_us,
-            connect_p999_us,
-            connect_max_us,
-        } = self.latency;
-        let Some(((p50, p99), (p999, max))) = connect_p50_us
-            .zip(connect_p99_us)
-            .zip(connect_p999_us.zip(connect_max_us))
+        let Latency { connect_p50_us, connect_p99_us, connect_p999_us, connect_max_us } =
+            self.latency;
+        let Some(((p50, p99), (p999, max))) =
+            connect_p50_us.zip(connect_p99_us).zip(connect_p999_us.zip(connect_max_us))
         else {
             return writeln!(f, "connect    never succeeded");
         };
@@ -337,17 +296,9 @@ impl Report {
             self.claim_bytes_per_connection
         )?;
         if wire.claims.undecodable > 0 {
-            writeln!(
-                f,
-                "           {} claim frames did not decode",
-                wire.claims.undecodable
-            )?;
+            writeln!(f, "           {} claim frames did not decode", wire.claims.undecodable)?;
         }
-        for (mac, count) in wire
-            .resets_by_host
-            .iter()
-            .filter(|(name, _)| name.contains(':'))
-        {
+        for (mac, count) in wire.resets_by_host.iter().filter(|(name, _)| name.contains(':')) {
             writeln!(f, "stranger   {mac} sent {count} resets from the VIP")?;
         }
         if wire.frames_lost > 0 {
@@ -363,9 +314,7 @@ impl Report {
 
 impl fmt::Display for FaultReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            host, kind, when, ..
-        } = self;
+        let Self { host, kind, when, .. } = self;
         let Some(at) = self.at_ms else {
             return write!(
                 f,

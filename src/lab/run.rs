@@ -1,7 +1,6 @@
 //! `clusterd lab run`: raise, load, break, judge, report.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -44,7 +43,6 @@ enum Role {
 /// Runs the lab. Must be called on the main thread, before there are others.
 pub fn run(args: &RunArgs, faults: Vec<Fault>) -> Result<ExitCode> {
     let (sender, events) = mpsc::channel();
-    process::private_run_directory()?;
     let interrupt = sender.clone();
     process::on_interrupt(move || {
         interrupt.send(Event::Interrupted).ok();
@@ -68,10 +66,7 @@ pub fn run(args: &RunArgs, faults: Vec<Fault>) -> Result<ExitCode> {
     drop(run);
     let report = Report::new(args, &outcome);
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&report).context("cannot write the report as JSON")?
-        );
+        println!("{}", serde_json::to_string(&report).context("write the report as JSON")?);
     } else {
         print!("{report}");
     }
@@ -123,8 +118,7 @@ impl Run<'_> {
         self.await_ready(Role::Service, &mut services)?;
         let mut daemons = Vec::new();
         for (index, namespace) in self.topology.hosts.iter().enumerate() {
-            let run_dir = Path::new("/run/clusterd-lab").join(host_name(index));
-            let command = daemon_command(namespace, &run_dir, &self.args.cluster.daemon)?;
+            let command = daemon_command(namespace, &self.args.cluster.daemon)?;
             daemons.push(self.start(index, Role::Daemon, command)?);
         }
         self.await_ready(Role::Daemon, &mut daemons)?;
@@ -153,15 +147,8 @@ impl Run<'_> {
         let deadline = Instant::now() + READY_TIMEOUT;
         let mut waiting = vec![true; processes.len()];
         while let Some(late) = waiting.iter().position(|&waiting| waiting) {
-            match self
-                .events
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
-                Ok(Event::Process {
-                    host,
-                    role: of,
-                    sign,
-                }) => match sign {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Process { host, role: of, sign }) => match sign {
                     Sign::Ready if of == role => waiting[host] = false,
                     Sign::Gone if of == role => bail!(processes[host].epitaph()?),
                     Sign::Gone => bail!("the service of {} ended unexpectedly", host_name(host)),
@@ -236,11 +223,9 @@ impl Run<'_> {
                     load.stop();
                     break true;
                 }
-                Ok(Event::Process {
-                    host,
-                    role,
-                    sign: Sign::Gone,
-                }) => self.note_exit(host, role)?,
+                Ok(Event::Process { host, role, sign: Sign::Gone }) => {
+                    self.note_exit(host, role)?
+                }
                 Ok(Event::Process { .. }) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     unreachable!("the run holds a sender itself")
@@ -273,9 +258,9 @@ impl Run<'_> {
                 }
                 self.strikes[number] = Some(epoch.elapsed());
             }
-            Step::Resume(number) => self.hosts[self.schedule.fault(number).host]
-                .daemon
-                .signal(libc::SIGCONT)?,
+            Step::Resume(number) => {
+                self.hosts[self.schedule.fault(number).host].daemon.signal(libc::SIGCONT)?
+            }
         }
         Ok(())
     }

@@ -47,10 +47,10 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime of the service")?;
+        .context("start the runtime of the service")?;
     LocalSet::new().block_on(&runtime, async {
         let listener =
-            listen(args.port).with_context(|| format!("cannot listen on port {}", args.port))?;
+            listen(args.port).with_context(|| format!("listen on port {}", args.port))?;
         eprintln!("ready: {} listens on port {}", args.name, args.port);
         let greeting: Rc<str> = format!("{}\n", args.name).into();
         loop {
@@ -99,21 +99,14 @@ async fn converse(stream: TcpStream, greeting: &str) -> io::Result<()> {
                 }
                 stream.write_all(b"ok\n").await?;
             }
-            _ => {
-                stream
-                    .write_all(b"error: expected hello, send N or recv N\n")
-                    .await?
-            }
+            _ => stream.write_all(b"error: expected hello, send N or recv N\n").await?,
         }
     }
 }
 
 /// Sends `count` bytes; byte k of them is k modulo [`PATTERN_PERIOD`].
 async fn send(stream: &mut TcpStream, mut count: u64) -> io::Result<()> {
-    let pattern: Vec<u8> = (0..PATTERN_PERIOD as u8)
-        .cycle()
-        .take(PATTERN_PERIOD * 256)
-        .collect();
+    let pattern: Vec<u8> = (0..PATTERN_PERIOD as u8).cycle().take(PATTERN_PERIOD * 256).collect();
     while count > 0 {
         let length = count.min(pattern.len() as u64);
         stream.write_all(&pattern[..length as usize]).await?;

@@ -1,7 +1,7 @@
 //! `clusterd lab up`, `exec` and `down`: a lab that stays.
 //!
 //! Its namespaces have names, `clab-NAME-h1` and so on, that `ip netns` knows;
-//! its logs and its hosts' runtime files are in `/run/clusterd-lab/NAME`.
+//! its logs are in `/run/clusterd-lab/NAME`.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::ClusterArgs;
-use super::hosts::{RUN_DIR_VARIABLE, daemon_command, service_command};
+use super::hosts::{daemon_command, service_command};
 use super::netns::{self, Namespace};
 use super::process::{says_ready, start_detached};
 use super::run::READY_TIMEOUT;
@@ -92,7 +92,7 @@ impl LabName {
         let entries = match fs::read_dir(&directory) {
             // `ip netns add` creates it at first use.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("cannot read {}", directory.display()))?,
+            entries => entries.with_context(|| format!("read {}", directory.display()))?,
         };
         let mut names: Vec<_> = entries
             .flatten()
@@ -123,7 +123,6 @@ struct HostDescription {
     address: String,
     mac: String,
     log: PathBuf,
-    run_dir: PathBuf,
     daemon_pid: u32,
     service_pid: u32,
 }
@@ -143,10 +142,7 @@ pub fn up(args: &UpArgs) -> Result<()> {
         drop(take_down(name));
     })?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&description).context("cannot write the lab as JSON")?
-        );
+        println!("{}", serde_json::to_string(&description).context("write the lab as JSON")?);
     } else {
         print_description(&description);
     }
@@ -157,29 +153,24 @@ fn raise(args: &UpArgs) -> Result<Description> {
     let name = &args.name;
     let directory = name.directory();
     fs::create_dir_all(&directory).with_context(|| {
-        format!(
-            "cannot create {}; the lab needs root, so try sudo",
-            directory.display()
-        )
+        format!("create {}; the lab needs root, so try sudo", directory.display())
     })?;
-    let topology = Topology::raise(&args.cluster.plan(), |role| {
-        Namespace::named(&name.namespace(role))
-    })?;
+    let topology =
+        Topology::raise(&args.cluster.plan(), |role| Namespace::named(&name.namespace(role)))?;
     let mut hosts = Vec::new();
     for (index, namespace) in topology.hosts.iter().enumerate() {
         let host = host_name(index);
         let log_path = directory.join(format!("{host}.log"));
-        let run_dir = directory.join(&host);
-        let log = File::create(&log_path)
-            .with_context(|| format!("cannot create {}", log_path.display()))?;
+        let log =
+            File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
         let service = start_detached("the service", service_command(namespace, index)?, &log)?;
-        let daemon = daemon_command(namespace, &run_dir, &args.cluster.daemon)?;
+        let daemon = daemon_command(namespace, &args.cluster.daemon)?;
         let daemon = start_detached("the daemon", daemon, &log)?;
-        hosts.push((host, log_path, run_dir, service, daemon));
+        hosts.push((host, log_path, service, daemon));
     }
     let deadline = Instant::now() + READY_TIMEOUT;
     let mut descriptions = Vec::new();
-    for (index, (host, log, run_dir, mut service, mut daemon)) in hosts.into_iter().enumerate() {
+    for (index, (host, log, mut service, mut daemon)) in hosts.into_iter().enumerate() {
         await_ready(&log, [&mut service, &mut daemon], deadline)
             .with_context(|| format!("host {host} did not start"))?;
         descriptions.push(HostDescription {
@@ -188,7 +179,6 @@ fn raise(args: &UpArgs) -> Result<Description> {
             address: host_address(index).to_string(),
             mac: host_mac(index).to_string(),
             log,
-            run_dir,
             daemon_pid: daemon.id(),
             service_pid: service.id(),
         });
@@ -207,57 +197,34 @@ fn raise(args: &UpArgs) -> Result<Description> {
 /// Waits until service and daemon have both said in their common log that they are ready.
 fn await_ready(log: &Path, mut processes: [&mut Child; 2], deadline: Instant) -> Result<()> {
     loop {
-        let text =
-            fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+        let text = fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
         if text.lines().filter(|line| says_ready(line)).count() >= processes.len() {
             return Ok(());
         }
         for process in &mut processes {
-            if let Some(status) = process
-                .try_wait()
-                .context("cannot wait for a process of the lab")?
-            {
-                bail!(
-                    "a process ended with {status}; its log says:\n{}",
-                    text.trim_end()
-                );
+            if let Some(status) = process.try_wait().context("wait for a process of the lab")? {
+                bail!("a process ended with {status}; its log says:\n{}", text.trim_end());
             }
         }
         if Instant::now() >= deadline {
-            bail!(
-                "it is not ready after {READY_TIMEOUT:?}; its log says:\n{}",
-                text.trim_end()
-            );
+            bail!("it is not ready after {READY_TIMEOUT:?}; its log says:\n{}", text.trim_end());
         }
         thread::sleep(POLL);
     }
 }
 
 fn print_description(lab: &Description) {
-    println!(
-        "lab `{}` is up: {}:{} is answered by",
-        lab.name, lab.vip, lab.port
-    );
+    println!("lab `{}` is up: {}:{} is answered by", lab.name, lab.vip, lab.port);
     for host in &lab.hosts {
-        println!(
-            "  {:4} {:11} {}  log {}",
-            host.name,
-            host.address,
-            host.mac,
-            host.log.display()
-        );
+        println!("  {:4} {:11} {}  log {}", host.name, host.address, host.mac, host.log.display());
     }
-    let option = if lab.name == "lab" {
-        String::new()
-    } else {
-        format!("--name {} ", lab.name)
-    };
+    let option = if lab.name == "lab" { String::new() } else { format!("--name {} ", lab.name) };
     println!("try");
     println!(
         "  clusterd lab exec {option}client bash -c 'exec 3<>/dev/tcp/{}/{}; echo hello >&3; head -1 <&3'",
         lab.vip, lab.port
     );
-    println!("  clusterd lab exec {option}client ip neigh");
+    println!("  clusterd lab exec {option}h1 clusterd status");
     println!("  clusterd lab exec {option}h1 tcpdump -ni eth0 ip proto 150");
     println!("  clusterd lab down {option}");
 }
@@ -268,10 +235,7 @@ pub fn exec(args: &ExecArgs) -> Result<Infallible> {
     if !netns::is_named(&namespace) {
         let prefix = args.name.namespace("");
         let names = args.name.namespaces()?;
-        let roles: Vec<_> = names
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .collect();
+        let roles: Vec<_> = names.iter().filter_map(|name| name.strip_prefix(&prefix)).collect();
         match roles.as_slice() {
             [] => bail!(
                 "there is no lab named `{0}`; raise it with `clusterd lab up --name {0}`",
@@ -285,15 +249,17 @@ pub fn exec(args: &ExecArgs) -> Result<Infallible> {
             ),
         }
     }
+    let (program, arguments) = args.command.split_first().context("the command is empty")?;
     let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", &namespace])
-        .args(&args.command);
-    let run_dir = args.name.directory().join(&args.host);
-    if run_dir.is_dir() {
-        command.env(RUN_DIR_VARIABLE, run_dir);
+    command.args(["netns", "exec", &namespace]);
+    // `clusterd status` asks the lab's daemons, so it had better be of their version.
+    if program == "clusterd" {
+        command.arg(std::env::current_exe().context("find this program's own file")?);
+    } else {
+        command.arg(program);
     }
-    Err(command.exec()).context("cannot run `ip netns exec`; the lab needs the package iproute2")
+    Err(command.args(arguments).exec())
+        .context("run `ip netns exec`; the lab needs the package iproute2")
 }
 
 /// Takes a lab down.
@@ -325,7 +291,7 @@ fn take_down(name: &LabName) -> Result<()> {
     let directory = name.directory();
     match fs::remove_dir_all(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.with_context(|| format!("cannot remove {}", directory.display())),
+        removed => removed.with_context(|| format!("remove {}", directory.display())),
     }
 }
 
@@ -334,8 +300,7 @@ fn processes_in(namespaces: &[String]) -> Result<Vec<libc::pid_t>> {
     let mut identities = Vec::new();
     for namespace in namespaces {
         let path = netns::named_path(namespace);
-        let metadata =
-            fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?;
         identities.push((metadata.dev(), metadata.ino()));
     }
     let own = std::process::id() as libc::pid_t;
@@ -345,7 +310,7 @@ fn processes_in(namespaces: &[String]) -> Result<Vec<libc::pid_t>> {
             .is_ok_and(|metadata| identities.contains(&(metadata.dev(), metadata.ino())))
     };
     Ok(fs::read_dir("/proc")
-        .context("cannot read /proc")?
+        .context("read /proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|&pid| pid != own && inside(pid))

@@ -23,10 +23,7 @@ mod tests {
 
     #[test]
     fn only_what_a_shell_would_change_is_quoted() {
-        assert_eq!(
-            shell_line(["lab", "run", "--kill", "h2@50%"]),
-            "lab run --kill h2@50%"
-        );
+        assert_eq!(shell_line(["lab", "run", "--kill", "h2@50%"]), "lab run --kill h2@50%");
         assert_eq!(shell_line(["a b", "", "it's"]), r"'a b' '' 'it'\''s'");
     }
 }

@@ -69,26 +69,15 @@ impl Topology {
     pub fn raise(plan: &Plan, make: impl Fn(&str) -> Result<Namespace>) -> Result<Self> {
         let topology = Self {
             switch: make("switch")?,
-            hosts: (0..plan.nodes)
-                .map(|host| make(&host_name(host)))
-                .collect::<Result<_>>()?,
+            hosts: (0..plan.nodes).map(|host| make(&host_name(host))).collect::<Result<_>>()?,
             client: make("client")?,
         };
-        let quiet = [
-            ("ipv6/conf/all/disable_ipv6", "1"),
-            ("ipv6/conf/default/disable_ipv6", "1"),
-        ];
-        for namespace in topology
-            .hosts
-            .iter()
-            .chain([&topology.switch, &topology.client])
-        {
+        let quiet = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
+        for namespace in topology.hosts.iter().chain([&topology.switch, &topology.client]) {
             namespace.set_sysctls(&quiet)?;
         }
         // Frames that cross the switch are none of its IP layer's business.
-        topology
-            .switch
-            .set_sysctls(&[("bridge/bridge-nf-call-iptables", "0")])?;
+        topology.switch.set_sysctls(&[("bridge/bridge-nf-call-iptables", "0")])?;
         // A fast run opens more connections within TIME_WAIT than there are ports.
         topology.client.set_sysctls(&[
             ("ipv4/ip_local_port_range", "1024 65535"),
@@ -99,10 +88,8 @@ impl Topology {
         for (index, host) in topology.hosts.iter().enumerate() {
             topology.ip(host, &interface_commands([host_address(index)]))?;
         }
-        topology.ip(
-            &topology.client,
-            &interface_commands(client_addresses(plan.client_addresses)),
-        )?;
+        topology
+            .ip(&topology.client, &interface_commands(client_addresses(plan.client_addresses)))?;
         if let Some(rules) = plan.claim_loss.rules(plan.nodes) {
             feed(&topology.switch, "nft", &["-f", "-"], &rules).context(
                 "cannot install the claim loss in the switch; this needs nftables and Linux 5.16",
@@ -113,10 +100,7 @@ impl Topology {
 
     /// Takes the switch port of a host down, as pulling its cable does.
     pub fn unplug(&self, host: usize) -> Result<()> {
-        self.ip(
-            &self.switch,
-            &format!("link set {} down\n", host_name(host)),
-        )
+        self.ip(&self.switch, &format!("link set {} down\n", host_name(host)))
     }
 
     fn switch_commands(&self, plan: &Plan) -> String {
@@ -195,14 +179,12 @@ fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run `{program}`; is it installed?"))?;
+        .with_context(|| format!("run `{program}`; is it installed?"))?;
     let mut stdin = child.stdin.take().expect("stdin was requested as a pipe");
     // A tool that gave up early closes the pipe; its own message says more.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("cannot wait for `{program}`"))?;
+    let output = child.wait_with_output().with_context(|| format!("wait for `{program}`"))?;
     if !output.status.success() {
         bail!(
             "`{program} {}` failed: {}\nit was given:\n{input}",
@@ -210,7 +192,7 @@ fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    written.with_context(|| format!("cannot write to `{program}`"))
+    written.with_context(|| format!("write to `{program}`"))
 }
 
 #[cfg(test)]

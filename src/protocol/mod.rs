@@ -1,1 +1,204 @@
-//! x
+//! Decisions: which host answers which connection attempt.
+//!
+//! [`Node`] is the whole surface. A driver (the daemon, a test, the simulator)
+//!
+//! 1. tells it what happened with one of the `handle_*` methods, in this order
+//!    when several things are at hand: frames, then SYNs, then
+//!    [`Node::handle_timeout`] — a claim already received must not lose to a
+//!    SYN read earlier (spec 6.1, *drain before you decide*);
+//! 2. takes every [`Output`] with [`Node::poll_output`] and carries it out;
+//! 3. sends every frame that [`Node::poll_frame`] returns, at the end of its turn;
+//! 4. sleeps until [`Node::poll_timeout`] or the next input.
+//!
+//! Time never runs backwards from one call to the next.
+//!
+//! Invariants, numbered as in spec 8: every held packet gets exactly one
+//! verdict, within [`Timers::stale`] (I5); a node that cannot serve a port
+//! never claims it (I8); no claim undoes an attempt whose SYN-ACK has left (I4);
+//! every table has a bound in [`Limits`] (I7).
+
+mod attempt;
+mod counters;
+mod membership;
+mod node;
+mod time;
+mod view;
+
+use std::time::Duration;
+
+use crate::flow::{ClusterKey, FlowKey, NodeId};
+pub use counters::Counters;
+pub use node::Node;
+pub use time::Instant;
+
+/// A packet that the driver holds until the core decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What a held packet gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The kernel goes on with the packet.
+    Accept,
+    /// The packet disappears without an answer.
+    Drop,
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Output {
+    /// Release a held packet.
+    Decide(Ticket, Verdict),
+    /// The client chose another host: remove the half-open socket of this flow
+    /// without a word on the wire, and its connection tracking entry.
+    Destroy(FlowKey),
+    /// Another host took this flow over: remove its connection tracking entry.
+    Forget(FlowKey),
+    /// Something for the log.
+    Notice(Notice),
+}
+
+/// A state change worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// This node has listened long enough and takes part now.
+    Joined,
+    /// A node was heard for the first time, or after it had been lost.
+    PeerFound(NodeId),
+    /// A known node runs a new incarnation of its daemon.
+    PeerRestarted(NodeId),
+    /// A node takes part now.
+    PeerJoined(NodeId),
+    /// A node said that it leaves.
+    PeerLeft(NodeId),
+    /// A node was silent for [`Timers::suspect`]: it is not ranked any more.
+    PeerSuspect(NodeId),
+    /// A suspect node was heard again.
+    PeerBack(NodeId),
+    /// A node was silent for [`Timers::dead`]: it is forgotten.
+    PeerLost(NodeId),
+    /// Another host sends frames under this node's id.
+    DuplicateNodeId,
+    /// This node can serve connections to a port again.
+    ServiceUp(u16),
+    /// This node has no listener on a port and leaves it to the others.
+    ServiceDown(u16),
+}
+
+/// Can this host serve a new connection to a port?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// There is a listener with room in its accept queue.
+    Ready,
+    /// The accept queue of the listener is nearly full.
+    Busy,
+    /// Nobody listens.
+    Absent,
+}
+
+/// A SYN that the driver holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Syn {
+    /// Handle of the held packet.
+    pub ticket: Ticket,
+    /// Who wants what.
+    pub flow: FlowKey,
+    /// The client's initial sequence number.
+    pub isn: u32,
+    /// The kernel tracks a connection with these addresses and ports already.
+    pub incumbent: bool,
+}
+
+/// When a node claims (spec 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// In rank order, [`Timers::slot`] apart: one claim per connection as a rule.
+    Rank,
+    /// Every node at once, as in 2000; crossing claims settle by content.
+    Race,
+}
+
+/// Everything a node must know from the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// Greater than that of any earlier start of this node.
+    pub incarnation: u64,
+    /// Shared by the cluster.
+    pub key: ClusterKey,
+    /// When to claim.
+    pub pacing: Pacing,
+    /// How long to wait for what.
+    pub timers: Timers,
+    /// Bounds of the tables.
+    pub limits: Limits,
+}
+
+/// The timers of spec 7 with their defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct Timers {
+    /// S: how long the next rank waits for the one before it.
+    pub slot: Duration,
+    /// D: how long a claim that may have crossed another settles.
+    pub settle: Duration,
+    /// T_own: how long a claim defers the others without an OWN.
+    pub own: Duration,
+    /// T_emit: how long an accepted SYN may take to produce its SYN-ACK.
+    pub emit: Duration,
+    /// T_stale: a SYN held longer is dropped, the contest is over.
+    pub stale: Duration,
+    /// How long a node remembers who owns an attempt that is not its own.
+    pub foreign: Duration,
+    /// How long a node remembers an attempt of its own after the SYN-ACK.
+    pub owned: Duration,
+    /// HELLO interval.
+    pub hello: Duration,
+    /// A peer silent for so long is not ranked.
+    pub suspect: Duration,
+    /// A peer silent for so long is forgotten.
+    pub dead: Duration,
+    /// A starting node only listens for so long.
+    pub listen: Duration,
+    /// After a change of members or services views may differ for so long.
+    pub quiet: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            slot: Duration::from_millis(1),
+            settle: Duration::from_millis(1),
+            own: Duration::from_millis(20),
+            emit: Duration::from_millis(5),
+            stale: Duration::from_millis(500),
+            foreign: Duration::from_secs(3),
+            owned: Duration::from_secs(10),
+            hello: Duration::from_millis(250),
+            suspect: Duration::from_millis(800),
+            dead: Duration::from_secs(3),
+            listen: Duration::from_secs(1),
+            quiet: Duration::from_millis(50),
+        }
+    }
+}
+
+/// Bounds; what happens at each is counted in [`Counters`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Attempts remembered; beyond it a new SYN is dropped, a claim forgotten.
+    pub attempts: usize,
+    /// SYNs held at once; beyond it a new SYN is dropped.
+    pub held: usize,
+    /// Peers; frames of further nodes are ignored.
+    pub peers: usize,
+    /// Connections taken over from an earlier daemon on this host.
+    pub adopted: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { attempts: 262_144, held: 4_096, peers: 64, adopted: 262_144 }
+    }
+}

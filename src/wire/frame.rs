@@ -151,13 +151,7 @@ struct RawHeader {
 /// protocol core splits its entries into frames before they get here.
 pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + frame.entries.len() * 24 + TAG_LEN);
-    let Header {
-        node,
-        incarnation,
-        sequence,
-        joining,
-        leaving,
-    } = frame.header;
+    let Header { node, incarnation, sequence, joining, leaving } = frame.header;
     put(
         &mut bytes,
         &RawHeader {
@@ -189,11 +183,7 @@ pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
     }
     let tag = key.tag(&bytes);
     bytes.extend(tag);
-    assert!(
-        bytes.len() <= FRAME_MAX,
-        "frame of {} bytes exceeds FRAME_MAX",
-        bytes.len()
-    );
+    assert!(bytes.len() <= FRAME_MAX, "frame of {} bytes exceeds FRAME_MAX", bytes.len());
     bytes
 }
 
@@ -251,9 +241,7 @@ pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
         let Some((entry, after)) = rest.split_at_checked(usize::from(len)) else {
             return Err(DecodeError::Truncated(bytes.len()));
         };
-        let body = entry
-            .get(ENTRY_HEADER_LEN..)
-            .ok_or(DecodeError::Entry { kind, len })?;
+        let body = entry.get(ENTRY_HEADER_LEN..).ok_or(DecodeError::Entry { kind, len })?;
         entries.extend(decode_entry(kind, len, body)?);
         rest = after;
     }
@@ -283,12 +271,8 @@ fn decode_entry(kind: u8, len: u8, body: &[u8]) -> Result<Option<Entry>, DecodeE
         KIND_OWN => Some(Entry::Own(contest()?)),
         KIND_RELEASE => Some(Entry::Release(contest()?)),
         KIND_HELLO if body.len().is_multiple_of(2) && body.len() <= 2 * PORTS_MAX => {
-            let ports = body
-                .chunks_exact(2)
-                .map(|port| u16::from_be_bytes([port[0], port[1]]));
-            Some(Entry::Hello {
-                unavailable: ports.collect(),
-            })
+            let ports = body.chunks_exact(2).map(|port| u16::from_be_bytes([port[0], port[1]]));
+            Some(Entry::Hello { unavailable: ports.collect() })
         }
         KIND_HELLO => return Err(DecodeError::Entry { kind, len }),
         _ => None,
@@ -309,12 +293,7 @@ impl fmt::Display for Entry {
             Entry::Release(contest) => ("RELEASE", contest),
             Entry::Hello { unavailable } => return write!(f, "HELLO unavailable {unavailable:?}"),
         };
-        let Contest {
-            attempt,
-            port,
-            tries,
-            rank,
-        } = contest;
+        let Contest { attempt, port, tries, rank } = contest;
         write!(f, "{kind} {attempt} port {port} try {tries} rank {rank}")
     }
 }
@@ -322,9 +301,7 @@ impl fmt::Display for Entry {
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} #{}", self.header.node, self.header.sequence)?;
-        self.entries
-            .iter()
-            .try_for_each(|entry| write!(f, ", {entry}"))
+        self.entries.iter().try_for_each(|entry| write!(f, ", {entry}"))
     }
 }
 
@@ -393,20 +370,9 @@ mod tests {
 
     /// A frame with the given body, correctly tagged.
     fn tagged(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let header = Header {
-            node: NodeId(1),
-            incarnation: 2,
-            sequence: 3,
-            joining: false,
-            leaving: false,
-        };
-        let mut bytes = encode(
-            &Frame {
-                header,
-                entries: vec![],
-            },
-            &key(),
-        );
+        let header =
+            Header { node: NodeId(1), incarnation: 2, sequence: 3, joining: false, leaving: false };
+        let mut bytes = encode(&Frame { header, entries: vec![] }, &key());
         bytes.truncate(HEADER_LEN);
         edit(&mut bytes);
         let tag = key().tag(&bytes);
@@ -430,20 +396,14 @@ mod tests {
                     b[13] = 1;
                     b.extend([KIND_CLAIM, 3, 0]);
                 }),
-                DecodeError::Entry {
-                    kind: KIND_CLAIM,
-                    len: 3,
-                },
+                DecodeError::Entry { kind: KIND_CLAIM, len: 3 },
             ),
             (
                 tagged(|b| {
                     b[13] = 1;
                     b.extend([KIND_HELLO, 1]);
                 }),
-                DecodeError::Entry {
-                    kind: KIND_HELLO,
-                    len: 1,
-                },
+                DecodeError::Entry { kind: KIND_HELLO, len: 1 },
             ),
         ];
         for (bytes, error) in cases {
@@ -459,11 +419,6 @@ mod tests {
             b.extend([99, 5, 1, 2, 3, KIND_HELLO, 4, 0, 80]);
         });
         let frame = decode(&bytes, &key()).unwrap();
-        assert_eq!(
-            frame.entries,
-            [Entry::Hello {
-                unavailable: vec![80]
-            }]
-        );
+        assert_eq!(frame.entries, [Entry::Hello { unavailable: vec![80] }]);
     }
 }

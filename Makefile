@@ -1,0 +1,57 @@
+# The two commands of the README, for a fresh Debian 12 machine as root, and
+# what .ci/run and developers type. Each installs what it lacks first.
+
+SHELL    := /bin/bash
+PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps
+CARGO    ?= cargo
+
+.PHONY: all build lab test lint deny bench packages toolchain clean
+
+all: build
+
+# A three-host cluster on real kernels, in network namespaces: connections,
+# one host killed half way, what happened. Leaves nothing behind.
+lab: build
+	target/release/clusterd lab run --nodes 3 --connections 10000 --concurrency 64 --kill h2@50%
+
+# Everything that can be tested here; what needs root or a kernel feature
+# skips with its reason.
+test: build
+	$(CARGO) test --release
+
+bench: build
+	target/release/clusterd lab bench
+
+build: packages toolchain
+	$(CARGO) build --release
+
+lint: packages toolchain
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) check --lib --no-default-features
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
+
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+	@if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
+	else echo "advisories: skipped, the advisory database cannot be fetched from here"; fi
+
+packages:
+	@missing=$$(comm -13 \
+		<(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null \
+			| awk '/ ok installed$$/ { print $$1 }' | sort) \
+		<(printf '%s\n' $(PACKAGES) | sort)); \
+	if [ -n "$$missing" ]; then \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes $$missing; \
+	fi
+
+# Debian 12's own Rust is too old (1.63), so the toolchain is the one thing to bring along.
+toolchain:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "clusterd needs Rust 1.89 or newer (cargo); install it with rustup, see README" >&2; \
+		exit 1; \
+	}
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,34 @@
+//! `clusterd cleanup`: removes what a killed daemon left behind.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use crate::control;
+use crate::daemon::install;
+use crate::io::link::Links;
+use crate::io::nft;
+
+/// Cleans up after `vip`, or after all virtual IPs without a running daemon.
+pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start tokio")?;
+    runtime.block_on(async {
+        let links = Links::open()?;
+        let left: Vec<_> = nft::installed()?
+            .into_iter()
+            .filter(|left| vip.is_none_or(|vip| vip == *left))
+            .collect();
+        for vip in left {
+            if !control::is_running(vip) {
+                install::remove(&links, vip).await?;
+                println!("removed what was left of {vip}");
+            } else {
+                println!("left {vip} alone: its daemon is running");
+            }
+        }
+        Ok(())
+    })
+}

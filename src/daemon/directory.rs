@@ -1,0 +1,148 @@
+//! What the hot loop lets the rest of the process see.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use clusterd::flow::{FlowKey, NodeId};
+use clusterd::protocol::{Counters, Instant};
+use dashmap::DashMap;
+use serde::Serialize;
+
+use crate::io::nfqueue;
+
+/// Connections listed at most, and for how long.
+const FLOWS_MAX: usize = 65_536;
+const FLOW_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What the hot loop publishes a few times a second.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// This node takes part.
+    pub joined: bool,
+    /// Peers ranked now.
+    pub peers: Vec<String>,
+    /// Attempts remembered.
+    pub attempts: usize,
+    /// SYNs held.
+    pub held: usize,
+    /// Totals of the protocol core.
+    pub protocol: Counters,
+    /// Totals of the receive path of claims, by outcome.
+    pub wire: WireCounters,
+    /// Totals of the queue.
+    pub queue: QueueCounters,
+}
+
+/// Frames of IP protocol 150 that were not used, by reason.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct WireCounters {
+    /// The TTL was not 255: the frame crossed a router, or was forged.
+    pub ttl: u64,
+    /// Too short for its contents.
+    pub truncated: u64,
+    /// Longer than any frame.
+    pub too_long: u64,
+    /// Not a claim frame.
+    pub magic: u64,
+    /// Another major version.
+    pub version: u64,
+    /// Another cluster.
+    pub cluster: u64,
+    /// Corrupted.
+    pub tag: u64,
+    /// An entry of the wrong length, or bytes after the last one.
+    pub malformed: u64,
+    /// Own frames that the kernel did not take.
+    pub unsent: u64,
+}
+
+/// Events of the kernel's queue.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct QueueCounters {
+    /// Packets dropped because the queue was full.
+    pub queue_dropped: u64,
+    /// Packets dropped because the socket was full.
+    pub user_dropped: u64,
+    /// Times that the kernel reported a full socket.
+    pub overruns: u64,
+    /// Verdicts that came too late.
+    pub stale_verdicts: u64,
+    /// Packets in the queue that were none of the protocol's.
+    pub unexpected: u64,
+}
+
+impl QueueCounters {
+    /// The queue's own counters; the kernel's drop counts are read when asked for.
+    pub fn new(counters: nfqueue::Counters, unexpected: u64) -> Self {
+        Self {
+            overruns: counters.enobufs,
+            stale_verdicts: counters.stale_verdicts + counters.refused_verdicts,
+            unexpected,
+            ..Self::default()
+        }
+    }
+}
+
+/// Shared by the hot loop, which writes, and the control socket, which reads.
+pub struct Shared {
+    /// This node.
+    pub node: NodeId,
+    snapshot: Mutex<Snapshot>,
+    /// When each recently answered connection was.
+    pub answered: DashMap<FlowKey, Answered>,
+}
+
+/// A connection that this host answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// Wall-clock time of the SYN-ACK.
+    pub at: SystemTime,
+}
+
+impl Shared {
+    /// Nothing published yet.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, snapshot: Mutex::default(), answered: DashMap::new() }
+    }
+
+    /// Replaces the snapshot, unless a reader has it just now: the hot loop does not wait.
+    pub fn publish(&self, snapshot: Snapshot) {
+        if let Ok(mut published) = self.snapshot.try_lock() {
+            *published = snapshot;
+        }
+    }
+
+    /// The snapshot published last.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().map(|snapshot| snapshot.clone()).unwrap_or_default()
+    }
+}
+
+/// The hot loop's side of [`Shared::answered`]: it also forgets what is old.
+#[derive(Default)]
+pub struct Directory {
+    order: VecDeque<(Instant, FlowKey)>,
+}
+
+impl Directory {
+    /// Notes an answered connection and forgets those older than ten seconds.
+    pub fn answered(&mut self, shared: &Shared, now: Instant, flow: FlowKey) {
+        self.expire(shared, now);
+        if self.order.len() < FLOWS_MAX {
+            self.order.push_back((now, flow));
+            shared.answered.insert(flow, Answered { at: SystemTime::now() });
+        }
+    }
+
+    /// Forgets connections older than ten seconds.
+    pub fn expire(&mut self, shared: &Shared, now: Instant) {
+        while let Some(&(at, flow)) = self.order.front() {
+            if now.since(at) < FLOW_AGE_MAX {
+                break;
+            }
+            self.order.pop_front();
+            shared.answered.remove(&flow);
+        }
+    }
+}

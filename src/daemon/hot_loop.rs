@@ -1,0 +1,427 @@
+//! The hot loop: the only place where the protocol core meets the kernel.
+//!
+//! Each turn does things in this order, and each place has its reason:
+//!
+//! 1. frames — a claim that is already here must not lose to a SYN read earlier;
+//! 2. the log — the kernel's SYN-ACKs and the clients' wrong ACKs;
+//! 3. held packets;
+//! 4. frames again, then timers — *drain before you decide* (spec 6.1);
+//! 5. outputs: verdicts leave in one send, and with it the kernel sends its
+//!    SYN-ACKs before the call returns; these are read back at once;
+//! 6. one frame with everything the turn has to say.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{self, Duration};
+
+use anyhow::{Context, Result};
+use clusterd::flow::{ClusterKey, FlowKey};
+use clusterd::protocol::{self, Instant, Listener, Node, Notice, Output, Syn, Ticket, Verdict};
+use clusterd::wire::{self, DecodeError};
+use tokio::sync::mpsc;
+
+use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters};
+use crate::failure::Failure;
+use crate::io::claim_socket::ClaimSocket;
+use crate::io::conntrack::Conntrack;
+use crate::io::error::errno;
+use crate::io::link::Link;
+use crate::io::nflog::Log;
+use crate::io::nfqueue::{self, Queue};
+use crate::io::packet::{self, Segment};
+use crate::io::poller::Poller;
+use crate::io::realtime::{self, Realtime};
+use crate::io::sock_diag::SockDiag;
+
+/// Packets that the kernel holds at most; more are dropped and counted.
+const QUEUE_LENGTH: u32 = 8192;
+/// Held packets, log entries and frames taken in one step, so that none of
+/// them starves the others.
+const BUDGET: usize = 64;
+const FRAMES_BUDGET: usize = 1024;
+/// How old the knowledge of a listener may be when a SYN for it is handled.
+const LISTENER_AGE_MAX: Duration = Duration::from_millis(5);
+/// Ports whose listener is remembered.
+const LISTENERS_MAX: usize = 256;
+/// A queue of the listener's accept backlog filled to this share of it is busy.
+const BUSY_SHARE: (u32, u32) = (3, 4);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+
+const STOP: u64 = 0;
+const CLAIMS: u64 = 1;
+const QUEUE: u64 = 2;
+const LOG: u64 = 3;
+
+/// The kernel interfaces of one virtual IP.
+pub struct Kernel {
+    claims: ClaimSocket,
+    queue: Queue,
+    log: Log,
+    sockets: SockDiag,
+    conntrack: Conntrack,
+    number: u16,
+}
+
+/// Queue numbers to try for a virtual IP: daemons of several virtual IPs share
+/// a host, and so do other programs with queues of their own.
+pub fn queue_candidates(vip: Ipv4Addr) -> [u16; 8] {
+    let first = u32::from(vip).wrapping_mul(2) as u16 & 0x7ffe;
+    std::array::from_fn(|try_| 0x4000 + ((first + 2 * try_ as u16) & 0x7ffe))
+}
+
+impl Kernel {
+    /// Opens everything but changes nothing on the host.
+    pub fn open(link: &Link, vip: Ipv4Addr) -> Result<Self> {
+        let claims = ClaimSocket::open(link, vip).context("open the claim socket")?;
+        let sockets = SockDiag::open()?.on_interface(link.index);
+        let conntrack = Conntrack::open()?;
+        for number in queue_candidates(vip) {
+            let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)
+                .and_then(|queue| Ok((queue, Log::bind(number)?)));
+            match bound {
+                Ok((queue, log)) => {
+                    return Ok(Self { claims, queue, log, sockets, conntrack, number });
+                }
+                Err(error) if errno(&error) == Some(libc::EBUSY) => {}
+                Err(error) => {
+                    return Err(Failure::unavailable(&format!(
+                        "{error}; the kernel needs nfnetlink_queue and nfnetlink_log"
+                    )));
+                }
+            }
+        }
+        let tried = queue_candidates(vip).map(|number| number.to_string()).join(", ");
+        Err(Failure::in_use(&format!("the queue numbers {tried} are all taken by other programs")))
+    }
+
+    /// Number of the queue for new attempts, and of the log group.
+    pub fn queue_number(&self) -> u16 {
+        self.number
+    }
+}
+
+/// State of the loop.
+pub struct HotLoop {
+    node: Node,
+    key: ClusterKey,
+    vip: Ipv4Addr,
+    kernel: Kernel,
+    poller: Poller,
+    started: time::Instant,
+    /// When the listener of a port was looked at last.
+    listeners: BTreeMap<u16, Instant>,
+    wire: WireCounters,
+    unexpected: u64,
+    directory: Directory,
+    shared: Arc<Shared>,
+    published: Instant,
+    notices: mpsc::Sender<Notice>,
+    /// Kept open: the poller watches it.
+    _stopped: UnixStream,
+}
+
+impl HotLoop {
+    /// A loop that ends when the other end of `stopped` closes.
+    pub fn new(
+        config: protocol::Config,
+        vip: Ipv4Addr,
+        kernel: Kernel,
+        stopped: UnixStream,
+        shared: Arc<Shared>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Self> {
+        let poller = Poller::new()?;
+        poller.add(&stopped, STOP)?;
+        poller.add(&kernel.claims, CLAIMS)?;
+        poller.add(&kernel.queue, QUEUE)?;
+        poller.add(&kernel.log, LOG)?;
+        Ok(Self {
+            key: config.key,
+            node: Node::new(config, Instant::default()),
+            vip,
+            kernel,
+            poller,
+            started: time::Instant::now(),
+            listeners: BTreeMap::new(),
+            wire: WireCounters::default(),
+            unexpected: 0,
+            directory: Directory::default(),
+            shared,
+            published: Instant::default(),
+            notices,
+            _stopped: stopped,
+        })
+    }
+
+    /// Runs until told to stop; says goodbye to the cluster then.
+    pub fn run(mut self, report: impl FnOnce(&Realtime)) -> Result<()> {
+        report(&realtime::enter());
+        for (client, service) in self.kernel.sockets.established(self.vip)? {
+            self.node.adopt(FlowKey { client: client.into(), service: service.into() });
+        }
+        loop {
+            let wait = self.node.poll_timeout().since(self.now());
+            let ready = self.poller.wait(Some(wait))?;
+            if ready.contains(STOP) {
+                let frame = self.node.leave();
+                self.kernel.claims.send(&wire::encode(&frame, &self.key));
+                return Ok(());
+            }
+            self.hear()?;
+            if ready.contains(LOG) {
+                self.read_log()?;
+            }
+            if ready.contains(QUEUE) {
+                self.read_queue()?;
+            }
+            if self.node.poll_timeout() <= self.now() {
+                self.hear()?;
+                self.look_at_listeners()?;
+                self.node.handle_timeout(self.now());
+            }
+            self.carry_out()?;
+            self.publish();
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Hands all frames that have arrived to the core.
+    fn hear(&mut self) -> Result<()> {
+        let mut buffer = [MaybeUninit::uninit(); 2048];
+        for _ in 0..FRAMES_BUDGET {
+            let Some(bytes) = self.kernel.claims.receive(&mut buffer).context("receive claims")?
+            else {
+                break;
+            };
+            let Some((ttl, payload)) = packet::ipv4_payload(bytes) else {
+                self.wire.truncated += 1;
+                continue;
+            };
+            if ttl != wire::TTL {
+                self.wire.ttl += 1;
+                continue;
+            }
+            match wire::decode(payload, &self.key) {
+                Ok(frame) => {
+                    tracing::trace!(%frame, "heard");
+                    self.node.handle_frame(self.now(), &frame);
+                }
+                Err(error) => self.wire.count(&error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core.
+    fn read_log(&mut self) -> Result<()> {
+        let now = self.now();
+        let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
+        kernel.log.recv(BUDGET, |bytes, _hook| match packet::parse(bytes, *vip) {
+            Some(Segment::SynAck { flow, client_isn, isn }) => {
+                node.handle_syn_ack(now, flow, client_isn, isn);
+                directory.answered(shared, now, flow);
+                tracing::debug!(%flow, "answered");
+            }
+            Some(Segment::Ack { flow, number }) => node.handle_ack(now, flow, number, None),
+            Some(Segment::Syn { .. } | Segment::Refusal { .. }) | None => *unexpected += 1,
+        })?;
+        Ok(())
+    }
+
+    /// Hands held packets to the core.
+    fn read_queue(&mut self) -> Result<()> {
+        let now = self.now();
+        let Self { kernel, node, listeners, unexpected, vip, .. } = self;
+        let Kernel { queue, sockets, number, .. } = kernel;
+        let mut none_of_ours = Vec::new();
+        queue.recv(BUDGET, |packet| {
+            let ticket = pack(packet.ticket);
+            match packet::parse(packet.payload, *vip) {
+                Some(Segment::Syn { flow, isn }) => {
+                    let port = flow.service.port();
+                    let age = listeners.get(&port).map(|&looked| now.since(looked));
+                    if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
+                        if listeners.len() >= LISTENERS_MAX {
+                            listeners.clear();
+                        }
+                        listeners.insert(port, now);
+                        if let Some(listener) = look_at(sockets, *vip, port) {
+                            node.handle_listener(now, port, listener);
+                        }
+                    }
+                    let incumbent = packet.ticket.queue != *number;
+                    node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
+                }
+                Some(Segment::Ack { flow, number }) => {
+                    node.handle_ack(now, flow, number, Some(ticket));
+                }
+                Some(Segment::Refusal { flow, client_isn }) => {
+                    node.handle_refusal(now, flow, client_isn, ticket);
+                }
+                Some(Segment::SynAck { .. }) | None => {
+                    *unexpected += 1;
+                    none_of_ours.push(packet.ticket);
+                }
+            }
+        })?;
+        for ticket in none_of_ours {
+            queue.verdict(ticket, nfqueue::Verdict::Drop);
+        }
+        Ok(())
+    }
+
+    /// Looks again at listeners not looked at for a while, so that a service
+    /// that has come back is noticed without a SYN.
+    fn look_at_listeners(&mut self) -> Result<()> {
+        let now = self.now();
+        for (&port, looked) in &mut self.listeners {
+            if now.since(*looked) >= PUBLISH_INTERVAL {
+                *looked = now;
+                if let Some(listener) = look_at(&mut self.kernel.sockets, self.vip, port) {
+                    self.node.handle_listener(now, port, listener);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the core wants, until it wants nothing more.
+    fn carry_out(&mut self) -> Result<()> {
+        loop {
+            let mut decided = false;
+            while let Some(output) = self.node.poll_output() {
+                match output {
+                    Output::Decide(ticket, verdict) => {
+                        decided = true;
+                        let verdict = match verdict {
+                            Verdict::Accept => nfqueue::Verdict::Accept,
+                            Verdict::Drop => nfqueue::Verdict::Drop,
+                        };
+                        self.kernel.queue.verdict(unpack(ticket), verdict);
+                    }
+                    Output::Destroy(flow) => self.destroy(&flow)?,
+                    Output::Forget(flow) => self.forget(&flow)?,
+                    // A log that cannot keep up loses lines, not connections.
+                    Output::Notice(notice) => drop(self.notices.try_send(notice)),
+                }
+            }
+            if !decided {
+                break;
+            }
+            self.kernel.queue.flush()?;
+            self.read_log()?;
+        }
+        self.kernel.queue.flush()?;
+        while let Some(frame) = self.node.poll_frame(self.now()) {
+            tracing::trace!(%frame, "sent");
+            self.kernel.claims.send(&wire::encode(&frame, &self.key));
+        }
+        Ok(())
+    }
+
+    /// Removes a half-open connection whose client chose another host.
+    fn destroy(&mut self, flow: &FlowKey) -> Result<()> {
+        if let Some((client, service)) = v4(flow) {
+            self.kernel.sockets.destroy_request(client, service)?;
+        }
+        self.forget(flow)
+    }
+
+    fn forget(&mut self, flow: &FlowKey) -> Result<()> {
+        if let Some((client, service)) = v4(flow) {
+            self.kernel.conntrack.delete(client, service)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let now = self.now();
+        if now.since(self.published) < PUBLISH_INTERVAL {
+            return;
+        }
+        self.published = now;
+        self.directory.expire(&self.shared, now);
+        let (attempts, held) = self.node.load();
+        self.shared.publish(Snapshot {
+            joined: self.node.joined(),
+            peers: self.node.peers().map(|peer| peer.to_string()).collect(),
+            attempts,
+            held,
+            protocol: *self.node.counters(),
+            wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
+            queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected),
+        });
+    }
+}
+
+impl WireCounters {
+    fn count(&mut self, error: &DecodeError) {
+        *match error {
+            DecodeError::Truncated(_) => &mut self.truncated,
+            DecodeError::TooLong(_) => &mut self.too_long,
+            DecodeError::Magic(_) => &mut self.magic,
+            DecodeError::Version(_) => &mut self.version,
+            DecodeError::Cluster(_) => &mut self.cluster,
+            DecodeError::Tag => &mut self.tag,
+            DecodeError::Entry { .. } | DecodeError::Trailing(_) => &mut self.malformed,
+        } += 1;
+    }
+}
+
+/// The state of a port's listener, or `None` if the kernel did not say: then
+/// the state known before stays.
+fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, port: u16) -> Option<Listener> {
+    match sockets.listener(vip, port) {
+        Ok(None) => Some(Listener::Absent),
+        Ok(Some(listener)) => {
+            let (share, whole) = BUSY_SHARE;
+            let busy =
+                listener.queued.saturating_mul(whole) >= listener.backlog.saturating_mul(share);
+            Some(if busy { Listener::Busy } else { Listener::Ready })
+        }
+        Err(_) => None,
+    }
+}
+
+fn pack(ticket: nfqueue::Ticket) -> Ticket {
+    Ticket(u64::from(ticket.queue) << 32 | u64::from(ticket.id))
+}
+
+fn unpack(ticket: Ticket) -> nfqueue::Ticket {
+    nfqueue::Ticket { queue: (ticket.0 >> 32) as u16, id: ticket.0 as u32 }
+}
+
+fn v4(flow: &FlowKey) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    match (flow.client, flow.service) {
+        (SocketAddr::V4(client), SocketAddr::V4(service)) => Some((client, service)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_survives_packing() {
+        let ticket = nfqueue::Ticket { queue: 0x4001, id: u32::MAX };
+        assert_eq!(unpack(pack(ticket)), ticket);
+    }
+
+    #[test]
+    fn queue_candidates_come_in_distinct_pairs() {
+        let mut numbers: Vec<_> = queue_candidates([10, 0, 255, 255].into())
+            .into_iter()
+            .flat_map(|number| [number, number + 1])
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 16);
+    }
+}

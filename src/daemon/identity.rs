@@ -1,0 +1,48 @@
+//! Who this host is, and whether this process may be it.
+
+use std::fs;
+use std::hash::Hasher;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clusterd::flow::NodeId;
+use pnet::util::MacAddr;
+use siphasher::sip::SipHasher24;
+
+use crate::failure::Failure;
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
+
+/// The node id: the same after a restart, different on each host.
+///
+/// The machine id alone would not do, since cloned machines and containers
+/// share it; the MAC must be unique on the segment anyway.
+pub fn node_id(mac: MacAddr) -> NodeId {
+    let machine = fs::read("/etc/machine-id").unwrap_or_default();
+    let mut hasher = SipHasher24::new();
+    hasher.write(&machine);
+    hasher.write(&mac.octets());
+    NodeId(hasher.finish() as u32)
+}
+
+/// Grows from start to start as long as the clock is not set back.
+pub fn incarnation() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64)
+}
+
+/// Fails unless this process may change the network and open packet sockets.
+pub fn require_capabilities() -> Result<()> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .context("find CapEff in /proc/self/status")?;
+    for (bit, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_NET_RAW, "CAP_NET_RAW")] {
+        if effective & (1 << bit) == 0 {
+            return Err(Failure::privilege(&format!("{name} is missing")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! What the daemon changes on the host, and how it is taken back.
+//!
+//! The order matters. Rules come before the address, so that the kernel never
+//! answers ARP or TCP for the virtual IP by itself; the address goes before
+//! the rules for the same reason.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use crate::io::link::{Link, Links};
+use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
+use crate::io::{nft, xt_queue};
+
+/// The rules and the address, in force.
+#[must_use]
+pub struct Installed<'a> {
+    links: &'a Links,
+    vip: Ipv4Addr,
+}
+
+impl<'a> Installed<'a> {
+    /// Installs the rules, then the address. On failure nothing remains.
+    pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
+        let installed = Self { links, vip: rules.vip };
+        match Self::install(links, link, rules).await {
+            Ok(()) => Ok(installed),
+            Err(error) => {
+                installed.remove().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
+        nft::apply(&rules.install(), "install the rules")?;
+        if rules.backend == QueueBackend::Xtables {
+            let table = table_name(rules.vip);
+            for (chain, offset) in QUEUE_CHAINS {
+                xt_queue::insert(&table, chain, rules.queue + offset)
+                    .context("insert the NFQUEUE target; the kernel needs nft `queue` or it")?;
+            }
+        }
+        links.add_address(link.index, rules.vip).await
+    }
+
+    /// Takes the address and the rules back.
+    pub async fn remove(self) -> Result<()> {
+        remove(self.links, self.vip).await
+    }
+}
+
+/// Removes the address and the rules of `vip`, whoever installed them.
+pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
+    for index in links.holders(vip).await? {
+        links.remove_address(index, vip).await?;
+    }
+    nft::apply(&Ruleset::remove(vip), "remove the rules")
+}

@@ -1,0 +1,181 @@
+//! The daemon: assembles the parts, and takes them down in reverse.
+//!
+//! Two threads. The *hot loop* ([`hot_loop`]) holds SYNs, hears and sends
+//! claims, and decides; it runs under SCHED_FIFO where permitted and never
+//! waits for anything but its own descriptors. The *main* thread answers ARP,
+//! logs, serves `clusterd status` and waits for signals, on tokio.
+
+mod directory;
+mod hot_loop;
+mod identity;
+pub mod install;
+
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use clusterd::flow::ClusterKey;
+use clusterd::protocol::{self, Limits, Notice};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::cli::ClusterArgs;
+use crate::control;
+use crate::failure::Failure;
+use crate::io::arp::Arp;
+use crate::io::link::{Link, Links};
+use crate::io::nft;
+use crate::io::realtime::Realtime;
+use crate::io::rules::{QueueBackend, Ruleset, group_mac};
+pub use directory::{Shared, Snapshot};
+use hot_loop::{HotLoop, Kernel};
+
+/// Notices that wait for the log; beyond it they are only counted.
+const NOTICES_MAX: usize = 1024;
+
+/// `clusterd rules`: what would be installed, as far as it is known without privilege.
+pub fn print_rules(args: &ClusterArgs) -> Result<()> {
+    let runtime = runtime()?;
+    let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
+    let rules = ruleset(args, &link, hot_loop::queue_candidates(args.vip)[0], QueueBackend::Nft);
+    print!("{}", rules.install());
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT; leaves nothing behind.
+pub fn run(args: &ClusterArgs) -> Result<()> {
+    runtime()?.block_on(serve(args))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")
+}
+
+fn ruleset(args: &ClusterArgs, link: &Link, queue: u16, backend: QueueBackend) -> Ruleset {
+    Ruleset {
+        interface: args.interface.clone(),
+        vip: args.vip,
+        own: link.address,
+        guard: args.guard,
+        queue,
+        backend,
+    }
+}
+
+async fn serve(args: &ClusterArgs) -> Result<()> {
+    let vip = args.vip;
+    // Signals first: whatever has been installed when one comes is removed.
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+
+    let links = Links::open()?;
+    let link = links.find(&args.interface, vip).await?;
+    identity::require_capabilities()?;
+    let has_queue = nft::has_queue()?;
+    let control = control::Server::bind(vip)?;
+    let stale = nft::installed()?.contains(&vip);
+    if stale {
+        info!(%vip, "taking over from a daemon that was killed");
+    } else if !links.holders(vip).await?.is_empty() {
+        return Err(Failure::in_use(&format!(
+            "{vip} is already an address of this host; clusterd adds and removes it itself, \
+             so remove it first: ip address del {vip} dev INTERFACE"
+        )));
+    }
+
+    let arp = Arp::open(&link, vip).context("open the ARP socket")?;
+    let kernel = Kernel::open(&link, vip)?;
+    let queue = kernel.queue_number();
+    let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
+
+    let config = protocol::Config {
+        node: identity::node_id(link.mac),
+        incarnation: identity::incarnation(),
+        key: ClusterKey::public(vip.into()),
+        pacing: args.pacing.into(),
+        timers: args.timers(),
+        limits: Limits::default(),
+    };
+    let node = config.node;
+    let shared = Arc::new(Shared::new(node));
+    let (notices, heard) = mpsc::channel(NOTICES_MAX);
+    let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
+    let (ended, mut end) = oneshot::channel();
+    let hot_loop = HotLoop::new(config, vip, kernel, stopped, Arc::clone(&shared), notices)?;
+    thread::Builder::new()
+        .name("hot-loop".to_owned())
+        .spawn(move || drop(ended.send(hot_loop.run(warn_of_missing))))
+        .context("start the hot loop")?;
+
+    // The hot loop listens to the cluster while ARP asks the rest of the segment.
+    if let Some(mac) = arp.probe().await.context("probe for the virtual IP")? {
+        return Err(Failure::in_use(&format!(
+            "{vip} is in use by a host outside the cluster ({mac}, expected {}); stop it there or \
+             choose another address",
+            group_mac(vip)
+        )));
+    }
+    let rules = ruleset(args, &link, queue, backend);
+    let installed = install::Installed::new(&links, &link, &rules).await?;
+    let outcome = async {
+        arp.announce().context("announce the virtual IP")?;
+        tokio::select! {
+            outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
+            outcome = answer_arp(&arp, vip) => outcome,
+            () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
+            outcome = control.serve(&shared) => outcome,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    }
+    .await;
+    info!(%vip, "leaving");
+    drop(stop);
+    let left = end.await;
+    installed.remove().await?;
+    outcome.and(left.unwrap_or(Ok(())))
+}
+
+/// Says which latency measures this host does not permit.
+fn warn_of_missing(realtime: &Realtime) {
+    for (what, outcome) in [
+        ("SCHED_FIFO", &realtime.scheduler),
+        ("locked memory", &realtime.memory),
+        ("timer slack", &realtime.timer_slack),
+    ] {
+        if let Err(error) = outcome {
+            warn!(%error, "running without {what}: slower under load");
+        }
+    }
+}
+
+async fn answer_arp(arp: &Arp, vip: Ipv4Addr) -> Result<()> {
+    loop {
+        let mac = arp.answer().await.context("answer ARP")?;
+        warn!(%vip, %mac, "a host outside the cluster claims the virtual IP");
+    }
+}
+
+/// One line per state change. Ends when the hot loop does.
+async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: Ipv4Addr) {
+    while let Some(notice) = heard.recv().await {
+        match notice {
+            Notice::Joined => info!(%vip, "ready"),
+            Notice::PeerFound(peer) => info!(%peer, "peer found"),
+            Notice::PeerRestarted(peer) => info!(%peer, "peer restarted"),
+            Notice::PeerJoined(peer) => info!(%peer, "peer joined"),
+            Notice::PeerLeft(peer) => info!(%peer, "peer left"),
+            Notice::PeerSuspect(peer) => info!(%peer, "peer silent, not ranked"),
+            Notice::PeerBack(peer) => info!(%peer, "peer back"),
+            Notice::PeerLost(peer) => info!(%peer, "peer lost"),
+            Notice::DuplicateNodeId => {
+                warn!("another host uses this node's id: same machine-id and MAC on two hosts?");
+            }
+            Notice::ServiceUp(port) => info!(port, "serving"),
+            Notice::ServiceDown(port) => info!(port, "no listener, leaving it to the others"),
+        }
+    }
+}

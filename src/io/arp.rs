@@ -1,0 +1,153 @@
+//! ARP for the virtual IP: a probe before the start, answers afterwards.
+//!
+//! Every host of the cluster answers every request with the same group MAC, so
+//! it does not matter whose answer comes first. The kernel's own answers are
+//! suppressed by the rules. Overrun: a lost request is asked again.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use pnet::packet::Packet;
+use pnet::packet::arp::{
+    ArpHardwareTypes, ArpOperation, ArpOperations, ArpPacket, MutableArpPacket,
+};
+use pnet::packet::ethernet::EtherTypes;
+use pnet::util::MacAddr;
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
+
+use super::link::Link;
+use super::packet_socket;
+use super::rules::group_mac;
+
+/// Probes sent, and the time after each in which another host may object
+/// (RFC 5227 2.1.1 allows up to three in two seconds each; a LAN answers in
+/// milliseconds).
+const PROBES: u32 = 3;
+const PROBE_INTERVAL: Duration = Duration::from_millis(150);
+
+/// ARP for one virtual IP on one interface.
+pub struct Arp {
+    socket: AsyncFd<Socket>,
+    link: Link,
+    vip: Ipv4Addr,
+    group: MacAddr,
+}
+
+/// An ARP packet about the virtual IP, or from a host that claims to have it.
+struct Message {
+    operation: ArpOperation,
+    sender_mac: MacAddr,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+}
+
+impl Arp {
+    /// Opens the socket.
+    pub fn open(link: &Link, vip: Ipv4Addr) -> io::Result<Self> {
+        // arp[14..18] is the sender's IP address, arp[24..28] the target's.
+        let filter = [
+            packet_socket::load_word(14),
+            packet_socket::if_equal(vip.into(), 2),
+            packet_socket::load_word(24),
+            packet_socket::unless_equal(vip.into(), 1),
+            packet_socket::accept(),
+            packet_socket::reject(),
+        ];
+        let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
+        // SAFETY: a `Socket` keeps its descriptor until it is dropped.
+        let socket = unsafe { AsyncFd::register(socket)? };
+        Ok(Self { socket, link: link.clone(), vip, group: group_mac(vip) })
+    }
+
+    /// Asks whether a host outside the cluster has the virtual IP, and if so returns its MAC.
+    pub async fn probe(&self) -> io::Result<Option<MacAddr>> {
+        for _ in 0..PROBES {
+            // RFC 5227: a probe has no sender address, so it teaches nobody anything.
+            self.send(ArpOperations::Request, self.link.mac, Ipv4Addr::UNSPECIFIED, None)?;
+            let deadline = Instant::now() + PROBE_INTERVAL;
+            while let Ok(message) = timeout_at(deadline, self.receive()).await {
+                let message = message?;
+                if message.sender == self.vip && message.sender_mac != self.group {
+                    return Ok(Some(message.sender_mac));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells the segment where the virtual IP is, for hosts that knew it elsewhere.
+    pub fn announce(&self) -> io::Result<()> {
+        self.send(ArpOperations::Request, self.group, self.vip, None)
+    }
+
+    /// Answers requests until a host outside the cluster claims the virtual IP;
+    /// returns its MAC then, and may be called again.
+    pub async fn answer(&self) -> io::Result<MacAddr> {
+        loop {
+            let message = self.receive().await?;
+            if message.sender == self.vip && message.sender_mac != self.group {
+                return Ok(message.sender_mac);
+            }
+            let request = message.operation == ArpOperations::Request;
+            if request && message.target == self.vip && message.sender != self.vip {
+                self.send(ArpOperations::Reply, self.group, self.vip, Some(&message))?;
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        operation: ArpOperation,
+        sender_mac: MacAddr,
+        sender: Ipv4Addr,
+        to: Option<&Message>,
+    ) -> io::Result<()> {
+        let mut bytes = [0; MutableArpPacket::minimum_packet_size()];
+        let mut arp = MutableArpPacket::new(&mut bytes).expect("the buffer has ARP's length");
+        arp.set_hardware_type(ArpHardwareTypes::Ethernet);
+        arp.set_protocol_type(EtherTypes::Ipv4);
+        arp.set_hw_addr_len(6);
+        arp.set_proto_addr_len(4);
+        arp.set_operation(operation);
+        arp.set_sender_hw_addr(sender_mac);
+        arp.set_sender_proto_addr(sender);
+        arp.set_target_hw_addr(to.map_or(MacAddr::zero(), |message| message.sender_mac));
+        arp.set_target_proto_addr(to.map_or(self.vip, |message| message.sender));
+        let destination = to.map_or(MacAddr::broadcast(), |message| message.sender_mac);
+        let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);
+        self.socket.get_ref().send_to(arp.packet(), &address).map(drop)
+    }
+
+    async fn receive(&self) -> io::Result<Message> {
+        let mut buffer = [MaybeUninit::uninit(); 128];
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match packet_socket::receive(self.socket.get_ref(), &mut buffer)? {
+                None => ready.clear_ready(),
+                Some(bytes) => {
+                    if let Some(message) = parse(bytes) {
+                        return Ok(message);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Message> {
+    let arp = ArpPacket::new(bytes)?;
+    let ethernet_ipv4 = arp.get_hardware_type() == ArpHardwareTypes::Ethernet
+        && arp.get_protocol_type() == EtherTypes::Ipv4
+        && arp.get_hw_addr_len() == 6
+        && arp.get_proto_addr_len() == 4;
+    ethernet_ipv4.then(|| Message {
+        operation: arp.get_operation(),
+        sender_mac: arp.get_sender_hw_addr(),
+        sender: arp.get_sender_proto_addr(),
+        target: arp.get_target_proto_addr(),
+    })
+}

@@ -1,0 +1,169 @@
+//! The interface: its facts, and the virtual IP as one of its addresses (rtnetlink).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
+use pnet::util::MacAddr;
+use rtnetlink::packet_core::ErrorMessage;
+
+use crate::failure::Failure;
+
+/// What the daemon must know of its interface.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Name, as given.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// The interface's own MAC.
+    pub mac: MacAddr,
+    /// This host's own address in the subnet of the virtual IP.
+    pub address: Ipv4Addr,
+}
+
+/// A connection to rtnetlink, driven by the current tokio runtime.
+pub struct Links {
+    handle: rtnetlink::Handle,
+}
+
+impl Links {
+    /// Connects to the kernel.
+    pub fn open() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("open rtnetlink")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Looks an interface up and checks that it can carry `vip`.
+    pub async fn find(&self, name: &str, vip: Ipv4Addr) -> Result<Link> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        let link = match links.next().await {
+            Some(Ok(link)) => link,
+            None | Some(Err(_)) => {
+                let known = pnet::datalink::interfaces()
+                    .into_iter()
+                    .map(|interface| interface.name)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(Failure::unavailable(&format!(
+                    "there is no interface {name} here; there are: {known}"
+                )));
+            }
+        };
+        let mac = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(&mac[..]).ok(),
+            _ => None,
+        });
+        let (LinkLayerType::Ether, Some(mac)) = (link.header.link_layer_type, mac) else {
+            return Err(Failure::config(&format!(
+                "{name} is not an Ethernet interface ({:?}): a virtual IP needs a segment on \
+                 which every host receives every frame",
+                link.header.link_layer_type
+            )));
+        };
+        if !link.header.flags.contains(LinkFlags::Up) {
+            return Err(Failure::unavailable(&format!(
+                "{name} is down; bring it up first: ip link set {name} up"
+            )));
+        }
+        let index = link.header.index;
+        let address = self.own_address(name, index, vip).await?;
+        Ok(Link { name: name.to_owned(), index, mac: mac.into(), address })
+    }
+
+    /// This host's address in the subnet that contains `vip`.
+    async fn own_address(&self, name: &str, index: u32, vip: Ipv4Addr) -> Result<Ipv4Addr> {
+        let addresses: Vec<_> =
+            self.addresses().await?.into_iter().filter(|a| a.index == index).collect();
+        let subnet = |a: &Address| u32::MAX.checked_shl(32 - u32::from(a.prefix)).unwrap_or(0);
+        let found = addresses
+            .iter()
+            .find(|a| a.prefix < 32 && (u32::from(a.ip) ^ u32::from(vip)) & subnet(a) == 0);
+        let Some(own) = found else {
+            let has = addresses
+                .iter()
+                .map(|a| format!("{}/{}", a.ip, a.prefix))
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(Failure::config(&format!(
+                "{vip} is in no subnet of {name} ({}): choose an unused address of a subnet that \
+                 this host has an address in, or add one: ip address add ADDRESS/LEN dev {name}",
+                if has.is_empty() { "it has no IPv4 address" } else { &has }
+            )));
+        };
+        let host_part = u32::from(vip) & !subnet(own);
+        if own.ip == vip {
+            return Err(Failure::config(&format!(
+                "{vip} is this host's own address on {name}; the virtual IP must be another one"
+            )));
+        }
+        if own.prefix < 31 && (host_part == 0 || host_part == !subnet(own)) {
+            return Err(Failure::config(&format!(
+                "{vip} is the network or broadcast address of {}/{}; choose another one",
+                own.ip, own.prefix
+            )));
+        }
+        Ok(own.ip)
+    }
+
+    /// The interfaces that have `vip` as an address.
+    pub async fn holders(&self, vip: Ipv4Addr) -> Result<Vec<u32>> {
+        let holders = self.addresses().await?.into_iter().filter(|a| a.ip == vip);
+        Ok(holders.map(|a| a.index).collect())
+    }
+
+    /// Makes `vip` an address of the interface. It may be one already.
+    pub async fn add_address(&self, index: u32, vip: Ipv4Addr) -> Result<()> {
+        let request = self.handle.address().add(index, IpAddr::V4(vip), 32).replace();
+        request.execute().await.with_context(|| format!("add address {vip}/32"))
+    }
+
+    /// Removes `vip` from the interface. It may be gone already.
+    pub async fn remove_address(&self, index: u32, vip: Ipv4Addr) -> Result<()> {
+        let mut listing = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_address_filter(IpAddr::V4(vip))
+            .execute();
+        while let Some(message) = listing.next().await {
+            let message = message.with_context(|| format!("look for address {vip}"))?;
+            match self.handle.address().del(message).execute().await {
+                Ok(()) => {}
+                Err(rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }))
+                    if code.get() == -libc::EADDRNOTAVAIL => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("remove address {vip}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn addresses(&self) -> Result<Vec<Address>> {
+        let mut listing = self.handle.address().get().execute();
+        let mut addresses = Vec::new();
+        while let Some(message) = listing.next().await {
+            let message = message.context("list addresses")?;
+            let ip = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+                _ => None,
+            });
+            if let Some(ip) = ip {
+                let (index, prefix) = (message.header.index, message.header.prefix_len);
+                addresses.push(Address { index, ip, prefix });
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+struct Address {
+    index: u32,
+    ip: Ipv4Addr,
+    prefix: u8,
+}

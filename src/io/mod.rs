@@ -1,0 +1,40 @@
+//! Everything that talks to the kernel, one file per kernel interface.
+//!
+//! | file | interface | what for |
+//! |---|---|---|
+//! | [`netlink`], [`message`] | `AF_NETLINK` | sockets, message builder and parser the others share |
+//! | [`nfqueue`] | `nfnetlink_queue` | SYNs held by the kernel until this host decides |
+//! | [`nflog`] | `nfnetlink_log` | copies of packets that go on (SYN-ACK, wrong ACK) |
+//! | [`xt_queue`] | `nf_tables` + `nft_compat` | a queue rule where nft lacks `queue` |
+//! | [`sock_diag`] | `inet_diag` | listeners, half-open requests, established sockets |
+//! | [`conntrack`] | `ctnetlink` | removing one flow |
+//! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
+//! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
+//! | [`link`] | rtnetlink | the interface and its addresses |
+//! | [`packet`] | none | IPv4 and TCP headers of what the others deliver |
+//! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
+//! | [`poller`] | `epoll` | waiting with nanosecond deadlines |
+//!
+//! All sockets belong to the network namespace of the thread that opened them
+//! and stay there; all are close-on-exec and non-blocking.
+
+pub mod arp;
+pub mod claim_socket;
+pub mod conntrack;
+pub mod error;
+pub mod link;
+pub mod message;
+pub mod netlink;
+pub mod nflog;
+pub mod nfqueue;
+pub mod nft;
+pub mod packet;
+pub mod packet_socket;
+pub mod poller;
+pub mod realtime;
+pub mod rules;
+pub mod sock_diag;
+pub mod xt_queue;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,196 @@
+//! The nft ruleset of one virtual IP, as text (spec 9 says what each rule is for).
+//!
+//! Nothing here touches the kernel, so that `clusterd rules` can print the
+//! rules without privileges. Everything lies in two tables of our own, one in
+//! family `inet`, one in family `arp`, named after the virtual IP.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use clap::ValueEnum;
+use clusterd::wire::IP_PROTOCOL;
+use pnet::util::MacAddr;
+
+/// Connection tracking label of flows whose client has chosen this host.
+///
+/// A label and not a mark: nothing else looks at it, and other rules that set
+/// or compare whole marks neither break it nor see it.
+const CONFIRMED_LABEL: u8 = 100;
+
+/// Bytes of a logged packet: IP and TCP headers with options fit.
+const LOG_SNAPLEN: u8 = 80;
+
+/// Which packets of the other hosts' connections may reach this host's TCP,
+/// and which of its answers may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guard {
+    /// A RST without ACK leaves only if connection tracking calls the flow ASSURED.
+    Rst,
+    /// The client's first ACK must acknowledge this host's own sequence number.
+    Strict,
+}
+
+/// How a held packet gets to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueBackend {
+    /// The nft expression `queue`.
+    Nft,
+    /// The xtables target `NFQUEUE`, inserted into our own chains by the daemon.
+    Xtables,
+}
+
+/// Everything the ruleset depends on.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    /// Interface on which the cluster lives.
+    pub interface: String,
+    /// The virtual IP.
+    pub vip: Ipv4Addr,
+    /// This host's own address on the interface.
+    pub own: Ipv4Addr,
+    /// Form of the handshake guard.
+    pub guard: Guard,
+    /// Queue number of new attempts; the next one is for flows that the kernel
+    /// already tracks. The log group has the same number.
+    pub queue: u16,
+    /// Form of the queueing rules.
+    pub backend: QueueBackend,
+}
+
+/// The chains whose first rule hands packets to a queue, with that queue's
+/// offset to [`Ruleset::queue`].
+pub const QUEUE_CHAINS: [(&str, u16); 2] = [("contest", 0), ("incumbent", 1)];
+
+/// Name of both tables of a virtual IP.
+pub fn table_name(vip: Ipv4Addr) -> String {
+    format!("clusterd_{vip}")
+}
+
+/// The virtual IP that a table of ours is named after.
+pub fn vip_of_table(name: &str) -> Option<Ipv4Addr> {
+    name.strip_prefix("clusterd_")?.parse().ok()
+}
+
+/// The group MAC that a virtual IP resolves to: locally administered
+/// multicast, the prefix known from other shared-address clusters, then the IP.
+pub fn group_mac(vip: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = vip.octets();
+    MacAddr::new(0x03, 0xbf, a, b, c, d)
+}
+
+impl Ruleset {
+    /// The commands that install the tables, replacing earlier ones of the
+    /// same name in one transaction.
+    pub fn install(&self) -> String {
+        let mut text = Self::remove(self.vip);
+        self.inet_table(&mut text).expect("writing to a string cannot fail");
+        self.arp_table(&mut text).expect("writing to a string cannot fail");
+        text
+    }
+
+    /// The commands that remove the tables of a virtual IP, present or not.
+    pub fn remove(vip: Ipv4Addr) -> String {
+        let name = table_name(vip);
+        ["inet", "arp"]
+            .map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"))
+            .concat()
+    }
+
+    fn inet_table(&self, text: &mut String) -> std::fmt::Result {
+        let Self { interface, vip, guard, queue, .. } = self;
+        let log = format!("log group {queue} snaplen {LOG_SNAPLEN} queue-threshold 1");
+        writeln!(text, "table inet {} {{", table_name(*vip))?;
+        for (chain, offset) in QUEUE_CHAINS {
+            writeln!(text, "  chain {chain} {{")?;
+            match self.backend {
+                QueueBackend::Nft => writeln!(text, "    queue num {}", queue + offset)?,
+                // The daemon inserts `-j NFQUEUE` before this rule.
+                QueueBackend::Xtables => {}
+            }
+            writeln!(text, "    drop\n  }}")?;
+        }
+        writeln!(text, "  chain inbound {{")?;
+        writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
+        writeln!(text, "    ip daddr != {vip} accept")?;
+        writeln!(text, "    iifname \"lo\" accept")?;
+        writeln!(text, "    iifname != \"{interface}\" drop")?;
+        writeln!(text, "    meta pkttype {{ multicast, broadcast }} meta pkttype set host")?;
+        writeln!(text, "    ip protocol {IP_PROTOCOL} drop")?;
+        let syn = "tcp flags & (fin|syn|rst|ack) == syn";
+        writeln!(
+            text,
+            "    {syn} ct state new reset tcp option fastopen reset tcp option mptcp goto contest"
+        )?;
+        writeln!(text, "    {syn} goto incumbent")?;
+        if *guard == Guard::Strict {
+            writeln!(
+                text,
+                "    meta l4proto tcp ct state established ct direction original \
+                 ct label != {CONFIRMED_LABEL} goto contest"
+            )?;
+        }
+        writeln!(text, "    ct state established,related accept")?;
+        if *guard == Guard::Rst {
+            writeln!(
+                text,
+                "    tcp flags & (syn|rst|ack) == ack ct state invalid limit rate 1000/second {log}"
+            )?;
+        }
+        writeln!(text, "    drop\n  }}")?;
+        if *guard == Guard::Strict {
+            // What passes `inbound` has been confirmed, now or earlier.
+            writeln!(text, "  chain confirm {{")?;
+            writeln!(text, "    type filter hook prerouting priority mangle + 1; policy accept;")?;
+            writeln!(
+                text,
+                "    iifname \"{interface}\" ip daddr {vip} tcp flags & syn == 0 \
+                 ct label != {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
+            )?;
+            writeln!(text, "  }}")?;
+        }
+        writeln!(text, "  chain outbound {{")?;
+        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+        writeln!(text, "    ip saddr != {vip} accept")?;
+        writeln!(text, "    oifname \"lo\" accept")?;
+        writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
+        // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
+        writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
+        let chosen = match guard {
+            Guard::Rst => "ct status ! assured".to_owned(),
+            Guard::Strict => format!("ct label != {CONFIRMED_LABEL}"),
+        };
+        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} {log} drop")?;
+        writeln!(text, "  }}\n}}")
+    }
+
+    /// The kernel must not reveal this host's own MAC for the virtual IP: the
+    /// daemon answers requests for it, and the kernel's own requests carry the
+    /// host's own address as sender.
+    fn arp_table(&self, text: &mut String) -> std::fmt::Result {
+        let Self { vip, own, .. } = self;
+        writeln!(text, "table arp {} {{", table_name(*vip))?;
+        writeln!(text, "  chain outbound {{")?;
+        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+        writeln!(text, "    arp operation reply arp saddr ip {vip} drop")?;
+        writeln!(text, "    arp operation request arp saddr ip {vip} arp saddr ip set {own}")?;
+        writeln!(text, "  }}\n}}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_name_leads_back_to_its_address() {
+        let vip = Ipv4Addr::new(10, 0, 0, 2);
+        assert_eq!(vip_of_table(&table_name(vip)), Some(vip));
+        assert_eq!(vip_of_table("clusterd_x"), None);
+        assert_eq!(vip_of_table("filter"), None);
+    }
+
+    #[test]
+    fn the_group_mac_is_a_group_address_made_of_the_ip() {
+        assert_eq!(group_mac(Ipv4Addr::new(10, 0, 0, 2)).to_string(), "03:bf:0a:00:00:02");
+    }
+}

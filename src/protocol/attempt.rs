@@ -1,0 +1,519 @@
+//! One connection attempt on one node: the states of spec 5 and their transitions.
+
+use std::collections::VecDeque;
+
+use super::view::{ClaimKey, Turn, View};
+use super::{Counters, Instant, Listener, Output, Ticket, Verdict};
+use crate::flow::{AttemptId, FlowKey, NodeId};
+use crate::wire::{Contest, Entry};
+
+/// Where an attempt stands on this node. Each state owns what exists only in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The SYN waits for this node's turn.
+    Held { ticket: Ticket, turn: Turn, until: Instant },
+    /// Claimed by this node, settling.
+    Claimed { ticket: Ticket, rank: u8, reasserted: bool, until: Instant },
+    /// Claimed better by another node, which has not answered yet. Without a
+    /// ticket the claim came before the SYN.
+    Deferred { ticket: Option<Ticket>, to: NodeId, key: ClaimKey, until: Instant },
+    /// The kernel has the SYN; no SYN-ACK was seen yet.
+    Accepted { rank: u8, purpose: Purpose, until: Instant },
+    /// The SYN-ACK with `isn` has left; the client has not chosen yet.
+    Half { isn: u32, until: Instant },
+    /// The client completed the handshake with this node.
+    Owned { until: Instant },
+    /// Another node's, or (`None`) given up by this one.
+    Foreign { owner: Option<NodeId>, until: Instant },
+}
+
+/// Why a SYN was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To serve it.
+    Serve,
+    /// To let the kernel refuse it, since nobody can serve it.
+    Refuse,
+}
+
+/// What can happen to an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The SYN arrived, first or again.
+    Syn(Ticket),
+    /// Another node claims.
+    Claim(ClaimKey),
+    /// Another node's SYN-ACK has left.
+    Own(NodeId),
+    /// Another node passes or failed.
+    Release(NodeId),
+    /// This node's kernel sent a SYN-ACK.
+    SynAck { isn: u32 },
+    /// This node's kernel wants to refuse the SYN with a RST, which is held.
+    Refusal(Ticket),
+    /// A packet of the client acknowledges `number`. With the strict guard it
+    /// is held; with the other one it is only a copy.
+    Ack { number: u32, ticket: Option<Ticket> },
+    /// The state's time is up.
+    Timeout,
+}
+
+impl Event {
+    /// Is this worth remembering about an attempt not heard of before?
+    pub fn opens(&self) -> bool {
+        match self {
+            Event::Syn(_) | Event::Claim(_) | Event::Own(_) | Event::SynAck { .. } => true,
+            Event::Release(_) | Event::Refusal(_) | Event::Ack { .. } | Event::Timeout => false,
+        }
+    }
+
+    /// The packet that this event holds.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match *self {
+            Event::Syn(ticket) | Event::Refusal(ticket) => Some(ticket),
+            Event::Ack { ticket, .. } => ticket,
+            Event::Claim(_)
+            | Event::Own(_)
+            | Event::Release(_)
+            | Event::SynAck { .. }
+            | Event::Timeout => None,
+        }
+    }
+}
+
+impl State {
+    /// This host's SYN-ACK has left.
+    pub fn answered(&self) -> bool {
+        matches!(self, State::Half { .. } | State::Owned { .. })
+    }
+
+    pub fn until(&self) -> Instant {
+        match *self {
+            State::Held { until, .. }
+            | State::Claimed { until, .. }
+            | State::Deferred { until, .. }
+            | State::Accepted { until, .. }
+            | State::Half { until, .. }
+            | State::Owned { until }
+            | State::Foreign { until, .. } => until,
+        }
+    }
+
+    /// The SYN that waits for a verdict in this state.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match *self {
+            State::Held { ticket, .. } | State::Claimed { ticket, .. } => Some(ticket),
+            State::Deferred { ticket, .. } => ticket,
+            State::Accepted { .. }
+            | State::Half { .. }
+            | State::Owned { .. }
+            | State::Foreign { .. } => None,
+        }
+    }
+}
+
+/// What transitions leave for the driver, in order.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub outputs: VecDeque<Output>,
+    pub entries: VecDeque<Entry>,
+}
+
+/// An attempt and what outlives its states.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// Unknown while only other nodes' entries were heard.
+    pub flow: Option<FlowKey>,
+    /// When the SYN that is or was held last came.
+    pub arrived: Instant,
+    /// Its SYN has been seen here, not only other nodes' entries about it.
+    pub seen: bool,
+    /// The kernel had a connection with these addresses and ports already.
+    pub incumbent: bool,
+    /// How many contests this attempt has had before.
+    pub tries: u8,
+    /// Nodes that passed, failed or stayed silent in this contest.
+    pub excluded: Vec<NodeId>,
+    pub state: State,
+}
+
+/// The surroundings of a transition.
+pub(super) struct Context<'a> {
+    pub id: AttemptId,
+    pub view: View<'a>,
+    pub outbox: &'a mut Outbox,
+    pub counters: &'a mut Counters,
+}
+
+impl Attempt {
+    /// An attempt about which nothing is known yet.
+    pub fn new(cx: &Context<'_>) -> Self {
+        let until = cx.view.now + cx.view.config.timers.foreign;
+        Self {
+            flow: None,
+            arrived: cx.view.now,
+            seen: false,
+            incumbent: false,
+            tries: 0,
+            excluded: Vec::new(),
+            state: State::Foreign { owner: None, until },
+        }
+    }
+
+    /// Takes the attempt through `event`. False when nothing is left to remember.
+    #[must_use]
+    pub fn handle(&mut self, event: Event, cx: &mut Context<'_>) -> bool {
+        match self.next(event, cx) {
+            Some(state) => {
+                self.state = state;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The state table of spec 5.4: every pair of state and event has its row.
+    fn next(&mut self, event: Event, cx: &mut Context<'_>) -> Option<State> {
+        use Event as E;
+        use State as S;
+        let now = cx.view.now;
+        let timers = cx.view.config.timers;
+        let same = Some(self.state);
+        match (self.state, event) {
+            // A second copy of a SYN that is already held.
+            (
+                S::Held { .. } | S::Claimed { .. } | S::Deferred { ticket: Some(_), .. },
+                E::Syn(copy),
+            ) => {
+                cx.decide(copy, Verdict::Drop);
+                same
+            }
+            (S::Deferred { ticket: None, to, key, until }, E::Syn(ticket)) => {
+                self.arrived = now;
+                self.seen = true;
+                Some(S::Deferred { ticket: Some(ticket), to, key, until })
+            }
+            // The kernel answers its own SYN again; OWN tells the others why.
+            (S::Accepted { .. }, E::Syn(ticket)) => {
+                cx.decide(ticket, Verdict::Accept);
+                same
+            }
+            (S::Half { .. } | S::Owned { .. }, E::Syn(ticket)) => {
+                cx.decide(ticket, Verdict::Accept);
+                cx.own(self, 0);
+                same
+            }
+            // The answer was heard before the question.
+            (S::Foreign { owner: Some(_), .. }, E::Syn(ticket)) if !self.seen => {
+                self.seen = true;
+                cx.decide(ticket, Verdict::Drop);
+                cx.counters.yielded += 1;
+                same
+            }
+            // The owner re-asserts a retransmitted SYN, or it is contested again.
+            (S::Foreign { owner, .. }, E::Syn(ticket)) => {
+                self.arrived = now;
+                self.tries = self.tries.saturating_add(u8::from(self.seen));
+                self.seen = true;
+                self.excluded.clear();
+                match owner {
+                    Some(to) if cx.view.is_live(to) && !self.incumbent => Some(S::Deferred {
+                        ticket: Some(ticket),
+                        to,
+                        key: cx.view.claim_key(cx.id, to, 0, 0),
+                        until: now + timers.own,
+                    }),
+                    _ => Some(self.hold(cx, ticket)),
+                }
+            }
+
+            (S::Held { ticket, .. }, E::Claim(key)) => Some(S::Deferred {
+                ticket: Some(ticket),
+                to: key.node,
+                key,
+                until: now + timers.own,
+            }),
+            (S::Claimed { ticket, rank, reasserted, until }, E::Claim(theirs)) => {
+                let ours = cx.view.claim_key(cx.id, cx.view.me(), self.tries, rank);
+                if theirs < ours {
+                    return Some(S::Deferred {
+                        ticket: Some(ticket),
+                        to: theirs.node,
+                        key: theirs,
+                        until: now + timers.own,
+                    });
+                }
+                // They have not heard ours: say it again, once.
+                if !reasserted {
+                    cx.claim(self, rank);
+                }
+                Some(S::Claimed { ticket, rank, reasserted: true, until })
+            }
+            (S::Deferred { ticket, key, until, .. }, E::Claim(other)) if other < key => {
+                Some(S::Deferred { ticket, to: other.node, key: other, until })
+            }
+            (S::Deferred { .. }, E::Claim(_)) => same,
+            (S::Accepted { rank, .. }, E::Claim(_)) => {
+                cx.claim(self, rank);
+                same
+            }
+            (S::Half { .. } | S::Owned { .. }, E::Claim(_)) => {
+                cx.own(self, 0);
+                same
+            }
+            (S::Foreign { owner: None, .. }, E::Claim(key)) => {
+                Some(S::Deferred { ticket: None, to: key.node, key, until: now + timers.own })
+            }
+            (S::Foreign { owner: Some(_), .. }, E::Claim(_)) => same,
+
+            (S::Held { .. } | S::Claimed { .. } | S::Deferred { .. }, E::Own(owner)) => {
+                if let Some(ticket) = self.state.ticket() {
+                    cx.decide(ticket, Verdict::Drop);
+                    cx.counters.yielded += 1;
+                }
+                if let (true, Some(flow)) = (self.incumbent, self.flow) {
+                    cx.outbox.outputs.push_back(Output::Forget(flow));
+                }
+                Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
+            }
+            // Two have answered: only the client's ACK decides between them.
+            (S::Accepted { .. } | S::Half { .. } | S::Owned { .. }, E::Own(_)) => {
+                cx.counters.conflicts += 1;
+                same
+            }
+            (S::Foreign { .. }, E::Own(owner)) => {
+                Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
+            }
+
+            (S::Held { ticket, until, .. }, E::Release(from)) => {
+                self.exclude(from);
+                let next = self.hold(cx, ticket);
+                Some(match next {
+                    S::Held { ticket, turn: turn @ Turn::Candidate { .. }, until: later } => {
+                        S::Held { ticket, turn, until: until.min(later) }
+                    }
+                    other => other,
+                })
+            }
+            (S::Deferred { ticket, to, .. }, E::Release(from)) if from == to => {
+                self.exclude(from);
+                ticket.map(|ticket| self.hold(cx, ticket))
+            }
+            (S::Claimed { .. } | S::Deferred { .. }, E::Release(from)) => {
+                self.exclude(from);
+                same
+            }
+            (S::Foreign { owner: Some(owner), until }, E::Release(from)) if owner == from => {
+                Some(S::Foreign { owner: None, until })
+            }
+            (
+                S::Accepted { .. } | S::Half { .. } | S::Owned { .. } | S::Foreign { .. },
+                E::Release(_),
+            ) => same,
+
+            (S::Accepted { rank, .. }, E::SynAck { isn }) => {
+                cx.own(self, rank);
+                Some(S::Half { isn, until: now + timers.owned })
+            }
+            // The kernel answers again, or still, what this node had given up,
+            // forgotten or not accepted in this life: the fact decides.
+            (
+                S::Held { .. } | S::Claimed { .. } | S::Deferred { .. } | S::Foreign { .. },
+                E::SynAck { isn },
+            ) => {
+                if let Some(ticket) = self.state.ticket() {
+                    cx.decide(ticket, Verdict::Accept);
+                }
+                cx.own(self, 0);
+                Some(S::Half { isn, until: now + timers.owned })
+            }
+            (S::Half { .. }, E::SynAck { isn }) => Some(S::Half { isn, until: now + timers.owned }),
+            (S::Owned { .. }, E::SynAck { .. }) => same,
+
+            (S::Accepted { purpose: Purpose::Refuse, rank, .. }, E::Refusal(rst)) => {
+                cx.decide(rst, Verdict::Accept);
+                cx.counters.refusals += 1;
+                cx.own(self, rank);
+                None
+            }
+            // The listener went away under this attempt: the others go on.
+            (S::Accepted { purpose: Purpose::Serve, .. }, E::Refusal(rst)) => {
+                cx.decide(rst, Verdict::Drop);
+                cx.counters.refused += 1;
+                Some(self.give_up(cx))
+            }
+            (S::Half { .. } | S::Owned { .. }, E::Refusal(rst)) => {
+                cx.decide(rst, Verdict::Accept);
+                same
+            }
+            (
+                S::Held { .. } | S::Claimed { .. } | S::Deferred { .. } | S::Foreign { .. },
+                E::Refusal(rst),
+            ) => {
+                cx.decide(rst, Verdict::Drop);
+                same
+            }
+
+            (S::Half { isn, .. }, E::Ack { number, ticket }) if number == isn.wrapping_add(1) => {
+                if let Some(ticket) = ticket {
+                    cx.decide(ticket, Verdict::Accept);
+                }
+                cx.counters.confirmed += 1;
+                Some(S::Owned { until: now + timers.owned })
+            }
+            (S::Half { .. }, E::Ack { ticket, .. }) => {
+                if let Some(ticket) = ticket {
+                    cx.decide(ticket, Verdict::Drop);
+                }
+                cx.counters.not_chosen += 1;
+                cx.outbox.outputs.extend(self.flow.map(Output::Destroy));
+                Some(S::Foreign { owner: None, until: now + timers.foreign })
+            }
+            (S::Owned { .. }, E::Ack { ticket, .. }) => {
+                if let Some(ticket) = ticket {
+                    cx.decide(ticket, Verdict::Accept);
+                }
+                same
+            }
+            (
+                S::Held { .. }
+                | S::Claimed { .. }
+                | S::Deferred { .. }
+                | S::Accepted { .. }
+                | S::Foreign { .. },
+                E::Ack { ticket, .. },
+            ) => {
+                if let Some(ticket) = ticket {
+                    cx.decide(ticket, Verdict::Drop);
+                    cx.counters.unknown_acks += 1;
+                }
+                same
+            }
+
+            (S::Held { ticket, .. } | S::Deferred { ticket: Some(ticket), .. }, E::Timeout)
+                if now.since(self.arrived) >= timers.stale =>
+            {
+                cx.decide(ticket, Verdict::Drop);
+                cx.counters.stale += 1;
+                None
+            }
+            (S::Held { ticket, turn, .. }, E::Timeout) => Some(self.take_turn(cx, ticket, turn)),
+            (S::Claimed { ticket, rank, .. }, E::Timeout) => {
+                Some(self.accept(cx, ticket, rank, Purpose::Serve))
+            }
+            // The claimant is silent: the contest goes on without it.
+            (S::Deferred { ticket: Some(ticket), to, .. }, E::Timeout) => {
+                self.exclude(to);
+                self.tries = self.tries.saturating_add(1);
+                cx.counters.takeovers += 1;
+                Some(self.hold(cx, ticket))
+            }
+            (S::Accepted { .. }, E::Timeout) => {
+                cx.counters.mute += 1;
+                Some(self.give_up(cx))
+            }
+            (
+                S::Deferred { ticket: None, .. }
+                | S::Half { .. }
+                | S::Owned { .. }
+                | S::Foreign { .. },
+                E::Timeout,
+            ) => None,
+        }
+    }
+
+    /// Holds the SYN until this node's turn, but never beyond T_stale.
+    fn hold(&self, cx: &Context<'_>, ticket: Ticket) -> State {
+        let Some(flow) = &self.flow else {
+            unreachable!("a SYN is held, so its flow is known");
+        };
+        self.hold_for(cx, ticket, cx.view.turn(flow, self.incumbent, &self.excluded))
+    }
+
+    fn hold_for(&self, cx: &Context<'_>, ticket: Ticket, turn: Turn) -> State {
+        let timers = &cx.view.config.timers;
+        let wait = match turn {
+            Turn::Candidate { position, .. } => timers.slot * u32::from(position),
+            Turn::Spectator => timers.own * 2,
+            Turn::LastResort { position } => timers.own * u32::from(position),
+        };
+        let until = (cx.view.now + wait).min(self.arrived + timers.stale);
+        State::Held { ticket, turn, until }
+    }
+
+    /// What a node does when its turn has come and nobody has claimed.
+    fn take_turn(&mut self, cx: &mut Context<'_>, ticket: Ticket, turn: Turn) -> State {
+        let Some(flow) = self.flow else {
+            unreachable!("a SYN is held, so its flow is known");
+        };
+        let ready = cx.view.listener(flow.service.port()) == Listener::Ready;
+        match turn {
+            Turn::Candidate { position, rank } if ready => {
+                if cx.view.may_be_eager(position) {
+                    cx.counters.eager += 1;
+                    return self.accept(cx, ticket, rank, Purpose::Serve);
+                }
+                cx.claim(self, rank);
+                let until = cx.view.now + cx.view.config.timers.settle;
+                State::Claimed { ticket, rank, reasserted: false, until }
+            }
+            Turn::Candidate { .. } => {
+                self.exclude(cx.view.me());
+                cx.release(self);
+                self.hold(cx, ticket)
+            }
+            Turn::Spectator => self.hold_for(cx, ticket, cx.view.last_resort(&flow)),
+            Turn::LastResort { .. } => {
+                let purpose = if ready { Purpose::Serve } else { Purpose::Refuse };
+                self.accept(cx, ticket, u8::MAX, purpose)
+            }
+        }
+    }
+
+    fn accept(&self, cx: &mut Context<'_>, ticket: Ticket, rank: u8, purpose: Purpose) -> State {
+        cx.decide(ticket, Verdict::Accept);
+        cx.counters.accepted += 1;
+        State::Accepted { rank, purpose, until: cx.view.now + cx.view.config.timers.emit }
+    }
+
+    /// This node accepted and cannot answer: it says so and forgets its claim.
+    fn give_up(&self, cx: &mut Context<'_>) -> State {
+        cx.release(self);
+        State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.foreign }
+    }
+
+    fn exclude(&mut self, node: NodeId) {
+        if !self.excluded.contains(&node) {
+            self.excluded.push(node);
+        }
+    }
+}
+
+impl Context<'_> {
+    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
+        self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
+    }
+
+    fn claim(&mut self, attempt: &Attempt, rank: u8) {
+        self.counters.claims += 1;
+        let contest = self.contest(attempt, rank);
+        self.outbox.entries.push_back(Entry::Claim(contest));
+    }
+
+    fn own(&mut self, attempt: &Attempt, rank: u8) {
+        self.counters.owns += 1;
+        let contest = self.contest(attempt, rank);
+        self.outbox.entries.push_back(Entry::Own(contest));
+    }
+
+    fn release(&mut self, attempt: &Attempt) {
+        self.counters.releases += 1;
+        let contest = self.contest(attempt, u8::MAX);
+        self.outbox.entries.push_back(Entry::Release(contest));
+    }
+
+    fn contest(&self, attempt: &Attempt, rank: u8) -> Contest {
+        let port = attempt.flow.map_or(0, |flow| flow.service.port());
+        Contest { attempt: self.id, port, tries: attempt.tries, rank }
+    }
+}

@@ -1,0 +1,54 @@
+//! What the core counts: plain integers, no metrics library.
+
+use serde::Serialize;
+
+/// Totals since the start of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// SYNs held for a contest.
+    pub syns: u64,
+    /// Attempts whose SYN this node let through to its kernel.
+    pub accepted: u64,
+    /// Of these, accepted at once, without a settling time.
+    pub eager: u64,
+    /// SYNs dropped because another node owns the attempt.
+    pub yielded: u64,
+    /// SYNs dropped at the end of [`Timers::stale`](super::Timers::stale).
+    pub stale: u64,
+    /// CLAIM entries sent.
+    pub claims: u64,
+    /// OWN entries sent.
+    pub owns: u64,
+    /// RELEASE entries sent.
+    pub releases: u64,
+    /// Contests taken over because the claimant stayed silent.
+    pub takeovers: u64,
+    /// Accepted SYNs that produced no SYN-ACK within [`Timers::emit`](super::Timers::emit).
+    pub mute: u64,
+    /// Accepted SYNs that the kernel refused although a listener was known.
+    pub refused: u64,
+    /// Clients told that nobody serves the port, on behalf of the cluster.
+    pub refusals: u64,
+    /// Handshakes that the client completed with this node, as far as it saw them.
+    pub confirmed: u64,
+    /// Handshakes that the client completed with another node.
+    pub not_chosen: u64,
+    /// Other nodes' OWNs for attempts that this node had accepted.
+    pub conflicts: u64,
+    /// Packets of unconfirmed flows that this node knows nothing about, dropped.
+    pub unknown_acks: u64,
+    /// Frames heard and used.
+    pub frames: u64,
+    /// Frames that were older than one heard before.
+    pub stale_frames: u64,
+    /// Frames missing in the peers' sequences.
+    pub lost_frames: u64,
+    /// Frames of a node id that is ours.
+    pub own_id_frames: u64,
+    /// Frames ignored because [`Limits::peers`](super::Limits::peers) nodes were known.
+    pub too_many_peers: u64,
+    /// SYNs or claims ignored at [`Limits::attempts`](super::Limits::attempts).
+    pub table_full: u64,
+    /// SYNs dropped at [`Limits::held`](super::Limits::held).
+    pub held_full: u64,
+}
