@@ -67,6 +67,8 @@ impl Failure {
     fn of_connect(error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::ConnectRefused,
+            // The handshake was complete, but connect had not returned yet.
+            ErrorKind::ConnectionReset => Self::Reset,
             // EINPROGRESS is what a blocking connect says when SO_SNDTIMEO strikes.
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::ConnectTimeout,
             _ if error.raw_os_error() == Some(libc::EINPROGRESS) => Self::ConnectTimeout,
@@ -322,11 +324,12 @@ mod tests {
     fn failures_are_told_apart() {
         let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
         let in_progress = io::Error::from_raw_os_error(libc::EINPROGRESS);
+        let reset = io::Error::from_raw_os_error(libc::ECONNRESET);
         let no_port = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         assert_eq!(Failure::of_connect(&refused), Failure::ConnectRefused);
         assert_eq!(Failure::of_connect(&in_progress), Failure::ConnectTimeout);
+        assert_eq!(Failure::of_connect(&reset), Failure::Reset);
         assert_eq!(Failure::of_connect(&no_port), Failure::Other);
-        let reset = io::Error::from_raw_os_error(libc::ECONNRESET);
         let would_block = io::Error::from_raw_os_error(libc::EAGAIN);
         assert_eq!(Failure::of_exchange(&reset), Failure::Reset);
         assert_eq!(Failure::of_exchange(&would_block), Failure::NoAnswer);

@@ -92,7 +92,7 @@ impl Topology {
             .ip(&topology.client, &interface_commands(client_addresses(plan.client_addresses)))?;
         if let Some(rules) = plan.claim_loss.rules(plan.nodes) {
             feed(&topology.switch, "nft", &["-f", "-"], &rules).context(
-                "cannot install the claim loss in the switch; this needs nftables and Linux 5.16",
+                "install the claim loss in the switch; this needs nftables and Linux 5.16",
             )?;
         }
         Ok(topology)
