@@ -11,12 +11,16 @@ use crate::io::nft;
 
 /// Cleans up after `vip`, or after all virtual IPs without a running daemon.
 pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start tokio")?;
     runtime.block_on(async {
         let links = Links::open()?;
-        let left: Vec<_> =
-            nft::installed()?.into_iter().filter(|left| vip.is_none_or(|vip| vip == *left)).collect();
+        let left: Vec<_> = nft::installed()?
+            .into_iter()
+            .filter(|left| vip.is_none_or(|vip| vip == *left))
+            .collect();
         for vip in left {
             if !control::is_running(vip) {
                 install::remove(&links, vip).await?;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clusterd::protocol::{Pacing, Timers};
 
 use crate::io::rules::Guard;
+use crate::lab::LabCommand;
 
 /// Several hosts on one Ethernet segment answer one virtual IP together:
 /// type `clusterd eth0 10.0.0.2` on each of them.
@@ -46,6 +47,9 @@ pub enum Command {
     Rules(ClusterArgs),
     /// Show what the daemons on this host see and count.
     Status(StatusArgs),
+    /// Try a whole cluster on this machine, in network namespaces.
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Remove what a killed daemon left behind.
     Cleanup {
         /// Only for this virtual IP [default: for all without a running daemon].

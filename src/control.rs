@@ -79,7 +79,8 @@ impl Server {
     /// Answers one request after the other, for ever.
     pub async fn serve(&self, shared: &Shared) -> Result<()> {
         loop {
-            let (stream, _) = self.listener.accept().await.context("accept on the control socket")?;
+            let (stream, _) =
+                self.listener.accept().await.context("accept on the control socket")?;
             // A client that goes away early concerns nobody else.
             drop(self.answer(stream, shared).await);
         }

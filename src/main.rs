@@ -6,6 +6,7 @@ mod control;
 mod daemon;
 mod failure;
 mod io;
+mod lab;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         None => daemon::run(&cli.cluster()?),
         Some(Command::Rules(cluster)) => daemon::print_rules(&cluster),
         Some(Command::Status(status)) => control::print_status(&status),
+        Some(Command::Lab(command)) => return lab::execute(&command),
         Some(Command::Cleanup { vip }) => cleanup::run(vip),
     }
     .map(|()| ExitCode::SUCCESS)

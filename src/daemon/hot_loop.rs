@@ -381,7 +381,8 @@ fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, port: u16) -> Option<Listener>
         Ok(None) => Some(Listener::Absent),
         Ok(Some(listener)) => {
             let (share, whole) = BUSY_SHARE;
-            let busy = listener.queued.saturating_mul(whole) >= listener.backlog.saturating_mul(share);
+            let busy =
+                listener.queued.saturating_mul(whole) >= listener.backlog.saturating_mul(share);
             Some(if busy { Listener::Busy } else { Listener::Ready })
         }
         Err(_) => None,

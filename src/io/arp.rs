@@ -10,7 +10,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use pnet::packet::Packet;
-use pnet::packet::arp::{ArpHardwareTypes, ArpOperation, ArpOperations, ArpPacket, MutableArpPacket};
+use pnet::packet::arp::{
+    ArpHardwareTypes, ArpOperation, ArpOperations, ArpPacket, MutableArpPacket,
+};
 use pnet::packet::ethernet::EtherTypes;
 use pnet::util::MacAddr;
 use socket2::Socket;

@@ -78,10 +78,7 @@ impl ClaimSocket {
     }
 
     /// The next IP packet of the claim protocol, or `None` when there is no more.
-    pub fn receive<'b>(
-        &self,
-        buffer: &'b mut [MaybeUninit<u8>],
-    ) -> io::Result<Option<&'b [u8]>> {
+    pub fn receive<'b>(&self, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<Option<&'b [u8]>> {
         packet_socket::receive(&self.socket, buffer)
     }
 }

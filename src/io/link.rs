@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
+use futures_util::StreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
 use pnet::util::MacAddr;
 use rtnetlink::packet_core::ErrorMessage;
-use futures_util::StreamExt;
 
 use crate::failure::Failure;
 
@@ -79,9 +79,9 @@ impl Links {
         let addresses: Vec<_> =
             self.addresses().await?.into_iter().filter(|a| a.index == index).collect();
         let subnet = |a: &Address| u32::MAX.checked_shl(32 - u32::from(a.prefix)).unwrap_or(0);
-        let found = addresses.iter().find(|a| {
-            a.prefix < 32 && (u32::from(a.ip) ^ u32::from(vip)) & subnet(a) == 0
-        });
+        let found = addresses
+            .iter()
+            .find(|a| a.prefix < 32 && (u32::from(a.ip) ^ u32::from(vip)) & subnet(a) == 0);
         let Some(own) = found else {
             let has = addresses
                 .iter()

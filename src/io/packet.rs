@@ -149,7 +149,10 @@ mod tests {
         for (inbound, flags, expected) in cases {
             assert_eq!(parse(&segment(inbound, flags), VIP), expected, "{inbound} {flags:#x}");
         }
-        assert_eq!(parse(&segment(true, TcpFlags::SYN), CLIENT.octets().map(|b| b ^ 1).into()), None);
+        assert_eq!(
+            parse(&segment(true, TcpFlags::SYN), CLIENT.octets().map(|b| b ^ 1).into()),
+            None
+        );
     }
 
     proptest! {

@@ -154,10 +154,7 @@ impl Ruleset {
         writeln!(text, "    oifname \"lo\" accept")?;
         writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
         // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
-        writeln!(
-            text,
-            "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest"
-        )?;
+        writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
         let chosen = match guard {
             Guard::Rst => "ct status ! assured".to_owned(),
             Guard::Strict => format!("ct label != {CONFIRMED_LABEL}"),

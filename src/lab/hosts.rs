@@ -1,0 +1,73 @@
+//! The commands that make a namespace a host of the cluster: service and daemon.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::netns::Namespace;
+use super::topology::{VIP, host_name};
+use crate::cli::PacingArg;
+use crate::io::rules::Guard;
+
+/// How the lab's daemons are to run.
+#[derive(Clone, Debug, Args)]
+pub struct DaemonArgs {
+    /// When a host claims a connection.
+    #[arg(long, value_enum, default_value_t = PacingArg::Rank)]
+    pub pacing: PacingArg,
+
+    /// How the hosts not chosen are kept from breaking a connection.
+    #[arg(long, value_enum, default_value_t = Guard::Rst)]
+    pub guard: Guard,
+
+    /// One more argument for every daemon, such as --daemon-arg=--slot=2ms; repeatable.
+    #[arg(long = "daemon-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub extra: Vec<String>,
+}
+
+impl DaemonArgs {
+    /// These options as arguments of the daemon.
+    fn to_daemon_arguments(&self) -> Vec<String> {
+        let mut arguments = self.modes();
+        arguments.extend(self.extra.iter().cloned());
+        arguments
+    }
+
+    /// These options as the lab takes them.
+    pub fn to_lab_options(&self) -> Vec<String> {
+        let mut options = self.modes();
+        options.extend(self.extra.iter().map(|argument| format!("--daemon-arg={argument}")));
+        options
+    }
+
+    fn modes(&self) -> Vec<String> {
+        ["--pacing".to_owned(), name_of(&self.pacing), "--guard".to_owned(), name_of(&self.guard)]
+            .into()
+    }
+}
+
+/// The name of a value as the command line has it.
+pub fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// The service of the host at `index`.
+pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
+    let mut command = this_program_in(namespace)?;
+    command.args(["lab", "serve", "--name", &host_name(index)]);
+    Ok(command)
+}
+
+/// The daemon of a host.
+pub fn daemon_command(namespace: &Namespace, args: &DaemonArgs) -> Result<Command> {
+    let mut command = this_program_in(namespace)?;
+    command.arg("eth0").arg(VIP.to_string()).args(args.to_daemon_arguments());
+    Ok(command)
+}
+
+fn this_program_in(namespace: &Namespace) -> Result<Command> {
+    let program =
+        std::env::current_exe().context("find this program's own file to start hosts with")?;
+    Ok(namespace.command(program))
+}

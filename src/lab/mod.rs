@@ -1,0 +1,180 @@
+//! `clusterd lab`: a whole cluster on one machine, in network namespaces.
+//!
+//! Real kernels, the real daemon, real TCP clients and a capture as the judge;
+//! only the cables are virtual. `run` raises a cluster, loads it, breaks it as
+//! asked, reports and leaves nothing behind. `up`, `exec` and `down` keep one
+//! for looking around.
+
+mod capture;
+mod client;
+mod faults;
+mod hosts;
+mod latency;
+mod loss;
+mod netns;
+mod oracle;
+mod process;
+mod report;
+mod run;
+mod service;
+mod standing;
+mod text;
+mod topology;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use faults::{Fault, FaultKind, PauseTarget, Target};
+use hosts::DaemonArgs;
+use loss::ClaimLoss;
+use topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, Medium, Plan};
+
+/// What to do with a lab.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Raise a cluster, load it, report what happened and take it down
+    ///
+    /// Exits with 0 if every connection was answered, and 1 if not.
+    Run(RunArgs),
+    /// Raise a cluster that stays until `lab down`
+    Up(standing::UpArgs),
+    /// Run a command on a host of a lab (h1, h2..., client or switch)
+    Exec(standing::ExecArgs),
+    /// Take a lab down
+    Down(standing::DownArgs),
+    /// The TCP service of a lab host
+    #[command(hide = true)]
+    Serve(service::ServeArgs),
+}
+
+/// The cluster to raise.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// Number of hosts
+    #[arg(long, default_value_t = 3, value_parser = parse_within::<1, HOSTS_MAX>)]
+    nodes: usize,
+    /// What connects them
+    #[arg(long, value_enum, default_value_t = Medium::Switch)]
+    topology: Medium,
+    /// Number of addresses the client has
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_within::<1, CLIENT_ADDRESSES_MAX>)]
+    client_addresses: usize,
+    /// Claims the switch loses on the way to each host: 0.01, 1%, 100%
+    #[arg(long, value_name = "SHARE", default_value = "0%")]
+    claim_loss: ClaimLoss,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// Options of `lab run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Number of connections
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    connections: u64,
+    /// How many connections are attempted at a time
+    #[arg(long, default_value_t = 64, value_parser = parse_within::<1, 4096>)]
+    concurrency: usize,
+    /// Kill the daemon of a host (SIGKILL): h2@50% of the connections, or h2@1.5s; repeatable
+    #[arg(long, value_name = "HOST@WHEN")]
+    kill: Vec<Target>,
+    /// Unplug a host and kill all its processes; repeatable
+    #[arg(long, value_name = "HOST@WHEN")]
+    link_down: Vec<Target>,
+    /// Stop the daemon of a host for a while (SIGSTOP): h2@30%:2s; repeatable
+    #[arg(long, value_name = "HOST@WHEN:FOR")]
+    pause: Vec<PauseTarget>,
+    /// Write what the client's interface saw to a capture file
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Show the hosts' logs on stderr
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl ClusterArgs {
+    fn plan(&self) -> Plan {
+        Plan {
+            nodes: self.nodes,
+            client_addresses: self.client_addresses,
+            medium: self.topology,
+            claim_loss: self.claim_loss,
+        }
+    }
+}
+
+impl RunArgs {
+    /// All faults, or what is wrong with them.
+    fn faults(&self) -> Result<Vec<Fault>, String> {
+        let kills = self.kill.iter().map(|target| target.fault(FaultKind::Kill));
+        let links = self.link_down.iter().map(|target| target.fault(FaultKind::LinkDown));
+        let pauses = self.pause.iter().map(PauseTarget::fault);
+        let faults: Vec<_> = kills.chain(links).chain(pauses).collect();
+        match faults.iter().find(|fault| fault.host >= self.cluster.nodes) {
+            Some(fault) => Err(format!(
+                "there is no {} among {} hosts; ask for more with --nodes",
+                topology::host_name(fault.host),
+                self.cluster.nodes
+            )),
+            None => Ok(faults),
+        }
+    }
+
+    /// The command line that repeats the run, defaults spelled out.
+    fn command_line(&self) -> String {
+        let cluster = &self.cluster;
+        let mut words: Vec<String> = ["clusterd", "lab", "run"].map(String::from).into();
+        let mut option = |name: &str, value: &dyn std::fmt::Display| {
+            words.extend([name.to_owned(), value.to_string()])
+        };
+        option("--nodes", &cluster.nodes);
+        option(
+            "--topology",
+            &match cluster.topology {
+                Medium::Switch => "switch",
+                Medium::Hub => "hub",
+            },
+        );
+        option("--connections", &self.connections);
+        option("--concurrency", &self.concurrency);
+        option("--client-addresses", &cluster.client_addresses);
+        option("--claim-loss", &cluster.claim_loss);
+        self.kill.iter().for_each(|target| option("--kill", target));
+        self.link_down.iter().for_each(|target| option("--link-down", target));
+        self.pause.iter().for_each(|target| option("--pause", target));
+        words.extend(cluster.daemon.to_lab_options());
+        text::shell_line(words.iter().map(String::as_str))
+    }
+}
+
+/// Carries out a lab command. The exit code is 2 for a request that makes no sense.
+pub fn execute(command: &LabCommand) -> Result<ExitCode> {
+    match command {
+        LabCommand::Run(args) => match args.faults() {
+            Ok(faults) => run::run(args, faults),
+            Err(problem) => {
+                eprintln!("error: {problem}");
+                Ok(ExitCode::from(2))
+            }
+        },
+        LabCommand::Up(args) => standing::up(args).map(|()| ExitCode::SUCCESS),
+        LabCommand::Exec(args) => standing::exec(args).map(|never| match never {}),
+        LabCommand::Down(args) => standing::down(args).map(|()| ExitCode::SUCCESS),
+        LabCommand::Serve(args) => service::serve(args).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn parse_within<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (MIN..=MAX).contains(&number) => Ok(number),
+        _ => Err(format!("not a number from {MIN} to {MAX}")),
+    }
+}

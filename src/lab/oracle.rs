@@ -1,0 +1,336 @@
+//! What the wire says about a run: who answered which SYN, and with how many claims.
+//!
+//! This is the judge of the lab. It knows frames only, never what a daemon says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+
+use clusterd::flow::ClusterKey;
+use clusterd::wire::{self, Entry};
+use pnet::packet::Packet;
+use pnet::packet::ethernet::{EtherTypes, EthernetPacket};
+use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
+use pnet::packet::ipv4::Ipv4Packet;
+use pnet::packet::tcp::{TcpFlags, TcpPacket};
+use serde::Serialize;
+
+use super::topology::{VIP, host_of_mac};
+
+/// Claim frames and what they contain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClaimCounts {
+    /// Claim frames.
+    pub frames: u64,
+    /// Their bytes on the wire, Ethernet header included.
+    pub bytes: u64,
+    /// CLAIM entries.
+    pub claim_entries: u64,
+    /// OWN entries.
+    pub own_entries: u64,
+    /// RELEASE entries.
+    pub release_entries: u64,
+    /// HELLO entries.
+    pub hello_entries: u64,
+    /// Frames that did not decode.
+    pub undecodable: u64,
+}
+
+/// The verdict of the wire on a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct WireReport {
+    /// Attempts seen: different (client address, client port, client ISN).
+    pub attempts: u64,
+    /// SYNs the client sent, retransmissions included.
+    pub syns: u64,
+    /// SYNs beyond the first of their attempt.
+    pub syn_retransmissions: u64,
+    /// How many attempts got a SYN-ACK from 0, 1, 2... different hosts.
+    pub syn_ack_hosts: BTreeMap<u32, u64>,
+    /// SYN-ACKs beyond the first host's, summed over attempts.
+    pub second_syn_acks: u64,
+    /// Attempts with more than one answering host, of all attempts.
+    pub second_syn_ack_percent: f64,
+    /// Resets from the VIP, by the host that sent them.
+    pub resets_by_host: BTreeMap<String, u64>,
+    /// Resets the client sent.
+    pub resets_by_client: u64,
+    /// Frames captured.
+    pub frames: u64,
+    /// Frames the capture lost; the counts above are exact only if it is 0.
+    pub frames_lost: u64,
+    /// Claims.
+    pub claims: ClaimCounts,
+}
+
+/// Reads captured frames one after the other.
+#[derive(Debug)]
+pub struct Oracle {
+    key: ClusterKey,
+    attempts: HashMap<AttemptKey, AttemptOnWire>,
+    resets_by_host: BTreeMap<String, u64>,
+    resets_by_client: u64,
+    frames: u64,
+    claims: ClaimCounts,
+}
+
+/// Client address, client port, client ISN.
+type AttemptKey = (Ipv4Addr, u16, u32);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AttemptOnWire {
+    syns: u32,
+    /// One bit per host that sent a SYN-ACK; the highest stands for a stranger.
+    answered_by: u64,
+}
+
+const STRANGER: u32 = u64::BITS - 1;
+
+impl Oracle {
+    /// An oracle for a cluster with this key.
+    pub fn new(key: ClusterKey) -> Self {
+        Self {
+            key,
+            attempts: HashMap::new(),
+            resets_by_host: BTreeMap::new(),
+            resets_by_client: 0,
+            frames: 0,
+            claims: ClaimCounts::default(),
+        }
+    }
+
+    /// Takes one frame as it was captured, with its length on the wire.
+    pub fn observe(&mut self, frame: &[u8], wire_length: u64) {
+        self.frames += 1;
+        let Some(ethernet) = EthernetPacket::new(frame) else {
+            return;
+        };
+        if ethernet.get_ethertype() != EtherTypes::Ipv4 {
+            return;
+        }
+        let Some((ip, payload)) = ipv4(ethernet.payload()) else {
+            return;
+        };
+        match ip.get_next_level_protocol() {
+            IpNextHeaderProtocols::Tcp => {
+                if let Some(tcp) = TcpPacket::new(payload) {
+                    self.observe_tcp(&ethernet, &ip, &tcp);
+                }
+            }
+            IpNextHeaderProtocol(wire::IP_PROTOCOL) => {
+                self.claims.frames += 1;
+                self.claims.bytes += wire_length;
+                count_claims(payload, &self.key, &mut self.claims);
+            }
+            _ => {}
+        }
+    }
+
+    fn observe_tcp(&mut self, ethernet: &EthernetPacket, ip: &Ipv4Packet, tcp: &TcpPacket) {
+        let flags = tcp.get_flags();
+        let from_vip = ip.get_source() == VIP;
+        if flags & TcpFlags::RST != 0 {
+            if from_vip {
+                let host = match host_of_mac(ethernet.get_source()) {
+                    Some(host) => super::topology::host_name(host),
+                    None => ethernet.get_source().to_string(),
+                };
+                *self.resets_by_host.entry(host).or_default() += 1;
+            } else {
+                self.resets_by_client += 1;
+            }
+        } else if flags & TcpFlags::ACK == 0 {
+            let key = (ip.get_source(), tcp.get_source(), tcp.get_sequence());
+            self.attempts.entry(key).or_default().syns += 1;
+        } else if from_vip {
+            let isn = tcp.get_acknowledgement().wrapping_sub(1);
+            let key = (ip.get_destination(), tcp.get_destination(), isn);
+            let host = host_of_mac(ethernet.get_source()).map_or(STRANGER, |host| host as u32);
+            self.attempts.entry(key).or_default().answered_by |= 1 << host;
+        }
+    }
+
+    /// Distinct hosts that sent SYN-ACKs over the whole run: count of attempts by host.
+    pub fn syn_acks_of(&self, host: usize) -> u64 {
+        self.attempts.values().filter(|attempt| attempt.answered_by & (1 << host) != 0).count()
+            as u64
+    }
+
+    /// The verdict; `frames_lost` is what the capture itself missed.
+    pub fn report(&self, frames_lost: u64) -> WireReport {
+        let mut report = WireReport {
+            attempts: self.attempts.len() as u64,
+            resets_by_host: self.resets_by_host.clone(),
+            resets_by_client: self.resets_by_client,
+            frames: self.frames,
+            frames_lost,
+            claims: self.claims.clone(),
+            ..WireReport::default()
+        };
+        let mut answered_twice = 0;
+        for attempt in self.attempts.values() {
+            let hosts = attempt.answered_by.count_ones();
+            *report.syn_ack_hosts.entry(hosts).or_default() += 1;
+            report.syns += u64::from(attempt.syns);
+            report.syn_retransmissions += u64::from(attempt.syns.saturating_sub(1));
+            report.second_syn_acks += u64::from(hosts.saturating_sub(1));
+            answered_twice += u64::from(hosts > 1);
+        }
+        if report.attempts > 0 {
+            report.second_syn_ack_percent = answered_twice as f64 * 100.0 / report.attempts as f64;
+        }
+        report
+    }
+}
+
+/// The IPv4 packet in `bytes` and its payload, without Ethernet padding.
+///
+/// The views of pnet trust the length fields, so they are checked here.
+fn ipv4(bytes: &[u8]) -> Option<(Ipv4Packet<'_>, &[u8])> {
+    let ip = Ipv4Packet::new(bytes)?;
+    let header = usize::from(ip.get_header_length()) * 4;
+    let total = usize::from(ip.get_total_length()).min(bytes.len());
+    if ip.get_version() != 4 || header < Ipv4Packet::minimum_packet_size() {
+        return None;
+    }
+    Some((ip, bytes.get(header..total)?))
+}
+
+fn count_claims(payload: &[u8], key: &ClusterKey, counts: &mut ClaimCounts) {
+    let Ok(frame) = wire::decode(payload, key) else {
+        counts.undecodable += 1;
+        return;
+    };
+    for entry in &frame.entries {
+        match entry {
+            Entry::Claim(_) => counts.claim_entries += 1,
+            Entry::Own(_) => counts.own_entries += 1,
+            Entry::Release(_) => counts.release_entries += 1,
+            Entry::Hello { .. } => counts.hello_entries += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::topology::host_mac;
+    use clusterd::flow::{AttemptId, NodeId};
+    use clusterd::wire::{Contest, Frame, Header};
+    use pnet::packet::ethernet::MutableEthernetPacket;
+    use pnet::packet::ipv4::MutableIpv4Packet;
+    use pnet::packet::tcp::MutableTcpPacket;
+    use pnet::util::MacAddr;
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+    const PORT: u16 = 4711;
+    const ISN: u32 = u32::MAX;
+
+    fn oracle() -> Oracle {
+        Oracle::new(ClusterKey::public(VIP.into()))
+    }
+
+    fn frame(
+        from: MacAddr,
+        source: Ipv4Addr,
+        protocol: IpNextHeaderProtocol,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let mut bytes = vec![0; 14 + 20 + payload.len()];
+        let mut ethernet = MutableEthernetPacket::new(&mut bytes).unwrap();
+        ethernet.set_source(from);
+        ethernet.set_ethertype(EtherTypes::Ipv4);
+        let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
+        ip.set_version(4);
+        ip.set_header_length(5);
+        ip.set_total_length(20 + payload.len() as u16);
+        ip.set_next_level_protocol(protocol);
+        ip.set_source(source);
+        ip.set_destination(if source == VIP { CLIENT } else { VIP });
+        bytes[34..].copy_from_slice(payload);
+        bytes
+    }
+
+    fn segment(from: MacAddr, source: Ipv4Addr, flags: u8) -> Vec<u8> {
+        let mut bytes = [0; 20];
+        let mut tcp = MutableTcpPacket::new(&mut bytes).unwrap();
+        tcp.set_flags(flags);
+        if source == VIP {
+            tcp.set_destination(PORT);
+            tcp.set_acknowledgement(ISN.wrapping_add(1));
+        } else {
+            tcp.set_source(PORT);
+            tcp.set_sequence(ISN);
+        }
+        frame(from, source, IpNextHeaderProtocols::Tcp, &bytes)
+    }
+
+    fn observe(oracle: &mut Oracle, frames: &[Vec<u8>]) -> WireReport {
+        for frame in frames {
+            oracle.observe(frame, frame.len() as u64);
+        }
+        oracle.report(0)
+    }
+
+    #[test]
+    fn a_second_host_that_answers_is_counted_and_a_repetition_is_not() {
+        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let answer = |host| segment(host_mac(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let mut oracle = oracle();
+        let one = observe(&mut oracle, &[syn.clone(), answer(0), syn, answer(0)]);
+        assert_eq!((one.attempts, one.syns, one.syn_retransmissions), (1, 2, 1));
+        assert_eq!((one.syn_ack_hosts, one.second_syn_acks), (BTreeMap::from([(1, 1)]), 0));
+        let two = observe(&mut oracle, &[answer(2)]);
+        assert_eq!((two.syn_ack_hosts, two.second_syn_acks), (BTreeMap::from([(2, 1)]), 1));
+        assert_eq!(two.second_syn_ack_percent, 100.0);
+        assert_eq!([0, 1, 2].map(|host| oracle.syn_acks_of(host)), [1, 0, 1]);
+    }
+
+    #[test]
+    fn resets_are_told_apart_by_their_sender() {
+        let resets = [
+            segment(host_mac(1), VIP, TcpFlags::RST),
+            segment(host_mac(1), VIP, TcpFlags::RST | TcpFlags::ACK),
+            segment(MacAddr::zero(), CLIENT, TcpFlags::RST),
+        ];
+        let report = observe(&mut oracle(), &resets);
+        assert_eq!(report.resets_by_host, BTreeMap::from([("h2".to_owned(), 2)]));
+        assert_eq!((report.resets_by_client, report.attempts), (1, 0));
+    }
+
+    #[test]
+    fn claims_are_counted_by_kind() {
+        let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
+        let header =
+            Header { node: NodeId(1), incarnation: 1, sequence: 1, joining: false, leaving: false };
+        let entries = vec![Entry::Claim(contest), Entry::Claim(contest), Entry::Own(contest)];
+        let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()));
+        let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
+        let good = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
+        let bytes = good.len() as u64;
+        let bad = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload[1..]);
+        let claims = observe(&mut oracle(), &[good, bad]).claims;
+        let expected = ClaimCounts {
+            frames: 2,
+            bytes: 2 * bytes - 1,
+            claim_entries: 2,
+            own_entries: 1,
+            undecodable: 1,
+            ..ClaimCounts::default()
+        };
+        assert_eq!(claims, expected);
+    }
+
+    #[test]
+    fn no_length_field_and_no_truncation_panics() {
+        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let mut oracle = oracle();
+        for length in 0..syn.len() {
+            oracle.observe(&syn[..length], 0);
+            for byte in 0..=u8::MAX {
+                let mut broken = syn.clone();
+                broken[length] = byte;
+                oracle.observe(&broken, 0);
+            }
+        }
+    }
+}
