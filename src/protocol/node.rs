@@ -76,7 +76,10 @@ impl Node {
             notices.push(notice);
         });
         match heard {
-            Heard::Fresh { lost } => self.counters.lost_frames += lost,
+            Heard::Fresh { lost } => {
+                // A forged sequence number may jump by any amount, and again.
+                self.counters.lost_frames = self.counters.lost_frames.saturating_add(lost);
+            }
             Heard::Stale => {
                 self.counters.stale_frames += 1;
                 return;
