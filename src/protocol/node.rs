@@ -1,8 +1,7 @@
 //! The protocol core of one host: events in, outputs out.
 
-use std::cmp::Reverse;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
@@ -23,8 +22,8 @@ pub struct Node {
     answered: HashMap<FlowKey, AttemptId>,
     /// Connections that an earlier daemon of this host has accepted.
     adopted: HashSet<FlowKey>,
-    /// Deadlines of attempts; one that is no longer its attempt's is skipped.
-    deadlines: BinaryHeap<Reverse<(Instant, AttemptId)>>,
+    /// One deadline for each attempt, the earliest first.
+    deadlines: BTreeSet<(Instant, AttemptId)>,
     outbox: Outbox,
     counters: Counters,
     /// SYNs that wait for a verdict now.
@@ -47,7 +46,7 @@ impl Node {
             attempts: HashMap::default(),
             answered: HashMap::new(),
             adopted: HashSet::new(),
-            deadlines: BinaryHeap::new(),
+            deadlines: BTreeSet::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
             held: 0,
@@ -205,14 +204,10 @@ impl Node {
             self.changed = now;
             self.notice(notice);
         }
-        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop();
-            if self.attempts.get(&id).is_some_and(|attempt| attempt.state.until() == deadline) {
-                self.step(now, id, Event::Timeout, None);
-            }
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.step(now, id, Event::Timeout, None);
         }
     }
 
@@ -246,7 +241,7 @@ impl Node {
     }
 
     /// When [`Node::handle_timeout`] or [`Node::poll_frame`] will have something to do.
-    pub fn poll_timeout(&mut self) -> Instant {
+    pub fn poll_timeout(&self) -> Instant {
         let mut next = self.hello_at;
         if !self.joined {
             next = next.min(self.started + self.config.timers.listen);
@@ -254,11 +249,8 @@ impl Node {
         if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
             next = next.min(expiry);
         }
-        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
-            if self.attempts.get(&id).is_some_and(|attempt| attempt.state.until() == deadline) {
-                return next.min(deadline);
-            }
-            self.deadlines.pop();
+        if let Some(&(deadline, _)) = self.deadlines.first() {
+            next = next.min(deadline);
         }
         next
     }
@@ -322,9 +314,9 @@ impl Node {
             View { now, config, membership, services, joined: self.joined, changed: self.changed };
         let mut cx = Context { id, view, outbox, counters };
         let full = attempts.len() >= cx.view.config.limits.attempts;
-        let (attempt, new) = match attempts.entry(id) {
-            Slot::Occupied(slot) => (slot.into_mut(), false),
-            Slot::Vacant(slot) if event.opens() && !full => (slot.insert(Attempt::new(&cx)), true),
+        let attempt = match attempts.entry(id) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(slot) if event.opens() && !full => slot.insert(Attempt::new(&cx)),
             Slot::Vacant(_) => {
                 cx.counters.table_full += u64::from(event.opens());
                 if let Some(ticket) = event.ticket() {
@@ -343,11 +335,11 @@ impl Node {
             keep = attempt.handle(Event::Timeout, &mut cx);
         }
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
+        self.deadlines.remove(&(before.until(), id));
         match after {
-            Some(state) if new || state.until() != before.until() => {
-                self.deadlines.push(Reverse((state.until(), id)));
+            Some(state) => {
+                self.deadlines.insert((state.until(), id));
             }
-            Some(_) => {}
             None => {
                 attempts.remove(&id);
             }
