@@ -306,8 +306,8 @@ impl Node {
         Frame { header, entries }
     }
 
-    /// Takes an attempt through an event, and through its timeouts as long as
-    /// they are due.
+    /// Takes an attempt through an event. What is due at once waits for
+    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
         let Self { config, membership, services, attempts, outbox, counters, .. } = self;
         let view =
@@ -330,10 +330,7 @@ impl Node {
             attempt.incumbent |= incumbent;
         }
         let before = attempt.state;
-        let mut keep = attempt.handle(event, &mut cx);
-        while keep && attempt.state.until() <= now {
-            keep = attempt.handle(Event::Timeout, &mut cx);
-        }
+        let keep = attempt.handle(event, &mut cx);
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
         self.deadlines.remove(&(before.until(), id));
         match after {
