@@ -1,6 +1,7 @@
 //! One connection attempt on one node: the states of spec 5 and their transitions.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::view::{ClaimKey, Turn, View};
 use super::{Counters, Instant, Listener, Output, Ticket, Verdict};
@@ -217,31 +218,19 @@ impl Attempt {
                 self.seen = true;
                 self.excluded.clear();
                 match owner {
-                    Some(to) if cx.view.is_live(to) && !self.incumbent => Some(S::Deferred {
-                        ticket: Some(ticket),
-                        to,
-                        key: cx.view.claim_key(cx.id, to, 0, 0),
-                        until: now + timers.own,
-                    }),
+                    Some(to) if cx.view.is_live(to) && !self.incumbent => {
+                        let key = cx.view.claim_key(cx.id, to, 0, 0);
+                        Some(self.defer(cx, Some(ticket), key))
+                    }
                     _ => Some(self.hold(cx, ticket)),
                 }
             }
 
-            (S::Held { ticket, .. }, E::Claim(key)) => Some(S::Deferred {
-                ticket: Some(ticket),
-                to: key.node,
-                key,
-                until: now + timers.own,
-            }),
+            (S::Held { ticket, .. }, E::Claim(key)) => Some(self.defer(cx, Some(ticket), key)),
             (S::Claimed { ticket, rank, reasserted, until }, E::Claim(theirs)) => {
                 let ours = cx.view.claim_key(cx.id, cx.view.me(), self.tries, rank);
                 if theirs < ours {
-                    return Some(S::Deferred {
-                        ticket: Some(ticket),
-                        to: theirs.node,
-                        key: theirs,
-                        until: now + timers.own,
-                    });
+                    return Some(self.defer(cx, Some(ticket), theirs));
                 }
                 // They have not heard ours: say it again, once.
                 if !reasserted {
@@ -261,9 +250,7 @@ impl Attempt {
                 cx.own(self, 0);
                 same
             }
-            (S::Foreign { owner: None, .. }, E::Claim(key)) => {
-                Some(S::Deferred { ticket: None, to: key.node, key, until: now + timers.own })
-            }
+            (S::Foreign { owner: None, .. }, E::Claim(key)) => Some(self.defer(cx, None, key)),
             (S::Foreign { owner: Some(_), .. }, E::Claim(_)) => same,
 
             (S::Held { .. } | S::Claimed { .. } | S::Deferred { .. }, E::Own(owner)) => {
@@ -390,9 +377,12 @@ impl Attempt {
                 same
             }
 
-            (S::Held { ticket, .. } | S::Deferred { ticket: Some(ticket), .. }, E::Timeout)
-                if now.since(self.arrived) >= timers.stale =>
-            {
+            (
+                S::Held { ticket, .. }
+                | S::Claimed { ticket, .. }
+                | S::Deferred { ticket: Some(ticket), .. },
+                E::Timeout,
+            ) if now.since(self.arrived) >= timers.stale => {
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.stale += 1;
                 None
@@ -422,7 +412,7 @@ impl Attempt {
         }
     }
 
-    /// Holds the SYN until this node's turn, but never beyond T_stale.
+    /// Holds the SYN until this node's turn.
     fn hold(&self, cx: &Context<'_>, ticket: Ticket) -> State {
         let Some(flow) = &self.flow else {
             unreachable!("a SYN is held, so its flow is known");
@@ -437,8 +427,22 @@ impl Attempt {
             Turn::Spectator => timers.own * 2,
             Turn::LastResort { position } => timers.own * u32::from(position),
         };
-        let until = (cx.view.now + wait).min(self.arrived + timers.stale);
-        State::Held { ticket, turn, until }
+        State::Held { ticket, turn, until: self.while_fresh(cx, wait) }
+    }
+
+    /// Leaves the attempt to the claimant of `key` for T_own.
+    fn defer(&self, cx: &Context<'_>, ticket: Option<Ticket>, key: ClaimKey) -> State {
+        let own = cx.view.config.timers.own;
+        let until = match ticket {
+            Some(_) => self.while_fresh(cx, own),
+            None => cx.view.now + own,
+        };
+        State::Deferred { ticket, to: key.node, key, until }
+    }
+
+    /// The end of a wait with a held SYN: never beyond T_stale.
+    fn while_fresh(&self, cx: &Context<'_>, wait: Duration) -> Instant {
+        (cx.view.now + wait).min(self.arrived + cx.view.config.timers.stale)
     }
 
     /// What a node does when its turn has come and nobody has claimed.
@@ -454,7 +458,7 @@ impl Attempt {
                     return self.accept(cx, ticket, rank, Purpose::Serve);
                 }
                 cx.claim(self, rank);
-                let until = cx.view.now + cx.view.config.timers.settle;
+                let until = self.while_fresh(cx, cx.view.config.timers.settle);
                 State::Claimed { ticket, rank, reasserted: false, until }
             }
             Turn::Candidate { .. } => {
