@@ -453,7 +453,7 @@ impl Attempt {
         let ready = cx.view.listener(flow.service.port()) == Listener::Ready;
         match turn {
             Turn::Candidate { position, rank } if ready => {
-                if cx.view.may_be_eager(position) {
+                if cx.view.may_be_eager(position, self.tries) {
                     cx.counters.eager += 1;
                     return self.accept(cx, ticket, rank, Purpose::Serve);
                 }
