@@ -209,6 +209,7 @@ impl Attempt {
                 self.seen = true;
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.yielded += 1;
+                self.forget_incumbent(cx);
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
@@ -258,9 +259,7 @@ impl Attempt {
                     cx.decide(ticket, Verdict::Drop);
                     cx.counters.yielded += 1;
                 }
-                if let (true, Some(flow)) = (self.incumbent, self.flow) {
-                    cx.outbox.outputs.push_back(Output::Forget(flow));
-                }
+                self.forget_incumbent(cx);
                 Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
             }
             // Two have answered: only the client's ACK decides between them.
@@ -354,6 +353,7 @@ impl Attempt {
                 }
                 cx.counters.not_chosen += 1;
                 cx.outbox.outputs.extend(self.flow.map(Output::Destroy));
+                self.incumbent = false;
                 Some(S::Foreign { owner: None, until: now + timers.foreign })
             }
             (S::Owned { .. }, E::Ack { ticket, .. }) => {
@@ -484,6 +484,14 @@ impl Attempt {
     fn give_up(&self, cx: &mut Context<'_>) -> State {
         cx.release(self);
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.foreign }
+    }
+
+    /// Another node has taken over the addresses and ports that this kernel tracks.
+    fn forget_incumbent(&mut self, cx: &mut Context<'_>) {
+        if let (true, Some(flow)) = (self.incumbent, self.flow) {
+            cx.outbox.outputs.push_back(Output::Forget(flow));
+        }
+        self.incumbent = false;
     }
 
     fn exclude(&mut self, node: NodeId) {
