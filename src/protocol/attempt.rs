@@ -234,7 +234,7 @@ impl Attempt {
                     return Some(self.defer(cx, Some(ticket), theirs));
                 }
                 // They have not heard ours: say it again, once.
-                if !reasserted {
+                if !reasserted && self.ready(cx) {
                     cx.claim(self, rank);
                 }
                 Some(S::Claimed { ticket, rank, reasserted: true, until })
@@ -388,9 +388,11 @@ impl Attempt {
                 None
             }
             (S::Held { ticket, turn, .. }, E::Timeout) => Some(self.take_turn(cx, ticket, turn)),
-            (S::Claimed { ticket, rank, .. }, E::Timeout) => {
+            (S::Claimed { ticket, rank, .. }, E::Timeout) if self.ready(cx) => {
                 Some(self.accept(cx, ticket, rank, Purpose::Serve))
             }
+            // The listener went away while the claim settled.
+            (S::Claimed { ticket, .. }, E::Timeout) => Some(self.pass(cx, ticket)),
             // The claimant is silent: the contest goes on without it.
             (S::Deferred { ticket: Some(ticket), to, .. }, E::Timeout) => {
                 self.exclude(to);
@@ -450,7 +452,7 @@ impl Attempt {
         let Some(flow) = self.flow else {
             unreachable!("a SYN is held, so its flow is known");
         };
-        let ready = cx.view.listener(flow.service.port()) == Listener::Ready;
+        let ready = self.ready(cx);
         match turn {
             Turn::Candidate { position, rank } if ready => {
                 if cx.view.may_be_eager(position, self.tries) {
@@ -461,17 +463,25 @@ impl Attempt {
                 let until = self.while_fresh(cx, cx.view.config.timers.settle);
                 State::Claimed { ticket, rank, reasserted: false, until }
             }
-            Turn::Candidate { .. } => {
-                self.exclude(cx.view.me());
-                cx.release(self);
-                self.hold(cx, ticket)
-            }
+            Turn::Candidate { .. } => self.pass(cx, ticket),
             Turn::Spectator => self.hold_for(cx, ticket, cx.view.last_resort(&flow)),
             Turn::LastResort { .. } => {
                 let purpose = if ready { Purpose::Serve } else { Purpose::Refuse };
                 self.accept(cx, ticket, u8::MAX, purpose)
             }
         }
+    }
+
+    /// This node has its turn and cannot serve: the next one need not wait for it.
+    fn pass(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        self.exclude(cx.view.me());
+        cx.release(self);
+        self.hold(cx, ticket)
+    }
+
+    /// Can this node serve the attempt now?
+    fn ready(&self, cx: &Context<'_>) -> bool {
+        self.flow.is_some_and(|flow| cx.view.listener(flow.service.port()) == Listener::Ready)
     }
 
     fn accept(&self, cx: &mut Context<'_>, ticket: Ticket, rank: u8, purpose: Purpose) -> State {
