@@ -539,3 +539,6 @@ impl Context<'_> {
         Contest { attempt: self.id, port, tries: attempt.tries, rank }
     }
 }
+
+#[cfg(test)]
+mod tests;
