@@ -1,6 +1,7 @@
 //! One connection attempt on one node: the states of spec 5 and their transitions.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::view::{ClaimKey, Turn, View};
 use super::{Counters, Instant, Listener, Output, Ticket, Verdict};
@@ -208,6 +209,7 @@ impl Attempt {
                 self.seen = true;
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.yielded += 1;
+                self.forget_incumbent(cx);
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
@@ -217,34 +219,22 @@ impl Attempt {
                 self.seen = true;
                 self.excluded.clear();
                 match owner {
-                    Some(to) if cx.view.is_live(to) && !self.incumbent => Some(S::Deferred {
-                        ticket: Some(ticket),
-                        to,
-                        key: cx.view.claim_key(cx.id, to, 0, 0),
-                        until: now + timers.own,
-                    }),
+                    Some(to) if cx.view.is_live(to) && !self.incumbent => {
+                        let key = cx.view.claim_key(cx.id, to, 0, 0);
+                        Some(self.defer(cx, Some(ticket), key))
+                    }
                     _ => Some(self.hold(cx, ticket)),
                 }
             }
 
-            (S::Held { ticket, .. }, E::Claim(key)) => Some(S::Deferred {
-                ticket: Some(ticket),
-                to: key.node,
-                key,
-                until: now + timers.own,
-            }),
+            (S::Held { ticket, .. }, E::Claim(key)) => Some(self.defer(cx, Some(ticket), key)),
             (S::Claimed { ticket, rank, reasserted, until }, E::Claim(theirs)) => {
                 let ours = cx.view.claim_key(cx.id, cx.view.me(), self.tries, rank);
                 if theirs < ours {
-                    return Some(S::Deferred {
-                        ticket: Some(ticket),
-                        to: theirs.node,
-                        key: theirs,
-                        until: now + timers.own,
-                    });
+                    return Some(self.defer(cx, Some(ticket), theirs));
                 }
                 // They have not heard ours: say it again, once.
-                if !reasserted {
+                if !reasserted && self.ready(cx) {
                     cx.claim(self, rank);
                 }
                 Some(S::Claimed { ticket, rank, reasserted: true, until })
@@ -261,9 +251,7 @@ impl Attempt {
                 cx.own(self, 0);
                 same
             }
-            (S::Foreign { owner: None, .. }, E::Claim(key)) => {
-                Some(S::Deferred { ticket: None, to: key.node, key, until: now + timers.own })
-            }
+            (S::Foreign { owner: None, .. }, E::Claim(key)) => Some(self.defer(cx, None, key)),
             (S::Foreign { owner: Some(_), .. }, E::Claim(_)) => same,
 
             (S::Held { .. } | S::Claimed { .. } | S::Deferred { .. }, E::Own(owner)) => {
@@ -271,9 +259,7 @@ impl Attempt {
                     cx.decide(ticket, Verdict::Drop);
                     cx.counters.yielded += 1;
                 }
-                if let (true, Some(flow)) = (self.incumbent, self.flow) {
-                    cx.outbox.outputs.push_back(Output::Forget(flow));
-                }
+                self.forget_incumbent(cx);
                 Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
             }
             // Two have answered: only the client's ACK decides between them.
@@ -367,6 +353,7 @@ impl Attempt {
                 }
                 cx.counters.not_chosen += 1;
                 cx.outbox.outputs.extend(self.flow.map(Output::Destroy));
+                self.incumbent = false;
                 Some(S::Foreign { owner: None, until: now + timers.foreign })
             }
             (S::Owned { .. }, E::Ack { ticket, .. }) => {
@@ -390,17 +377,22 @@ impl Attempt {
                 same
             }
 
-            (S::Held { ticket, .. } | S::Deferred { ticket: Some(ticket), .. }, E::Timeout)
-                if now.since(self.arrived) >= timers.stale =>
-            {
+            (
+                S::Held { ticket, .. }
+                | S::Claimed { ticket, .. }
+                | S::Deferred { ticket: Some(ticket), .. },
+                E::Timeout,
+            ) if now.since(self.arrived) >= timers.stale => {
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.stale += 1;
                 None
             }
             (S::Held { ticket, turn, .. }, E::Timeout) => Some(self.take_turn(cx, ticket, turn)),
-            (S::Claimed { ticket, rank, .. }, E::Timeout) => {
+            (S::Claimed { ticket, rank, .. }, E::Timeout) if self.ready(cx) => {
                 Some(self.accept(cx, ticket, rank, Purpose::Serve))
             }
+            // The listener went away while the claim settled.
+            (S::Claimed { ticket, .. }, E::Timeout) => Some(self.pass(cx, ticket)),
             // The claimant is silent: the contest goes on without it.
             (S::Deferred { ticket: Some(ticket), to, .. }, E::Timeout) => {
                 self.exclude(to);
@@ -422,7 +414,7 @@ impl Attempt {
         }
     }
 
-    /// Holds the SYN until this node's turn, but never beyond T_stale.
+    /// Holds the SYN until this node's turn.
     fn hold(&self, cx: &Context<'_>, ticket: Ticket) -> State {
         let Some(flow) = &self.flow else {
             unreachable!("a SYN is held, so its flow is known");
@@ -437,8 +429,22 @@ impl Attempt {
             Turn::Spectator => timers.own * 2,
             Turn::LastResort { position } => timers.own * u32::from(position),
         };
-        let until = (cx.view.now + wait).min(self.arrived + timers.stale);
-        State::Held { ticket, turn, until }
+        State::Held { ticket, turn, until: self.while_fresh(cx, wait) }
+    }
+
+    /// Leaves the attempt to the claimant of `key` for T_own.
+    fn defer(&self, cx: &Context<'_>, ticket: Option<Ticket>, key: ClaimKey) -> State {
+        let own = cx.view.config.timers.own;
+        let until = match ticket {
+            Some(_) => self.while_fresh(cx, own),
+            None => cx.view.now + own,
+        };
+        State::Deferred { ticket, to: key.node, key, until }
+    }
+
+    /// The end of a wait with a held SYN: never beyond T_stale.
+    fn while_fresh(&self, cx: &Context<'_>, wait: Duration) -> Instant {
+        (cx.view.now + wait).min(self.arrived + cx.view.config.timers.stale)
     }
 
     /// What a node does when its turn has come and nobody has claimed.
@@ -446,28 +452,36 @@ impl Attempt {
         let Some(flow) = self.flow else {
             unreachable!("a SYN is held, so its flow is known");
         };
-        let ready = cx.view.listener(flow.service.port()) == Listener::Ready;
+        let ready = self.ready(cx);
         match turn {
             Turn::Candidate { position, rank } if ready => {
-                if cx.view.may_be_eager(position) {
+                if cx.view.may_be_eager(position, self.tries) {
                     cx.counters.eager += 1;
                     return self.accept(cx, ticket, rank, Purpose::Serve);
                 }
                 cx.claim(self, rank);
-                let until = cx.view.now + cx.view.config.timers.settle;
+                let until = self.while_fresh(cx, cx.view.config.timers.settle);
                 State::Claimed { ticket, rank, reasserted: false, until }
             }
-            Turn::Candidate { .. } => {
-                self.exclude(cx.view.me());
-                cx.release(self);
-                self.hold(cx, ticket)
-            }
+            Turn::Candidate { .. } => self.pass(cx, ticket),
             Turn::Spectator => self.hold_for(cx, ticket, cx.view.last_resort(&flow)),
             Turn::LastResort { .. } => {
                 let purpose = if ready { Purpose::Serve } else { Purpose::Refuse };
                 self.accept(cx, ticket, u8::MAX, purpose)
             }
         }
+    }
+
+    /// This node has its turn and cannot serve: the next one need not wait for it.
+    fn pass(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        self.exclude(cx.view.me());
+        cx.release(self);
+        self.hold(cx, ticket)
+    }
+
+    /// Can this node serve the attempt now?
+    fn ready(&self, cx: &Context<'_>) -> bool {
+        self.flow.is_some_and(|flow| cx.view.listener(flow.service.port()) == Listener::Ready)
     }
 
     fn accept(&self, cx: &mut Context<'_>, ticket: Ticket, rank: u8, purpose: Purpose) -> State {
@@ -480,6 +494,14 @@ impl Attempt {
     fn give_up(&self, cx: &mut Context<'_>) -> State {
         cx.release(self);
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.foreign }
+    }
+
+    /// Another node has taken over the addresses and ports that this kernel tracks.
+    fn forget_incumbent(&mut self, cx: &mut Context<'_>) {
+        if let (true, Some(flow)) = (self.incumbent, self.flow) {
+            cx.outbox.outputs.push_back(Output::Forget(flow));
+        }
+        self.incumbent = false;
     }
 
     fn exclude(&mut self, node: NodeId) {
@@ -517,3 +539,6 @@ impl Context<'_> {
         Contest { attempt: self.id, port, tries: attempt.tries, rank }
     }
 }
+
+#[cfg(test)]
+mod tests;

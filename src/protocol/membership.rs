@@ -204,7 +204,7 @@ mod tests {
         let timers = Timers::default();
         hear(&mut peers, 0, header(1, 1));
         let mut notices = vec![];
-        let mut expire = |peers: &mut Membership, millis| {
+        let mut expire = |peers: &mut Membership, millis: u64| {
             peers.expire(Instant::from_micros(millis * 1000), &timers, |n| notices.push(n));
         };
         assert_eq!(peers.next_expiry(&timers), Some(Instant::from_micros(800_000)));

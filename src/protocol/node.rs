@@ -1,8 +1,7 @@
 //! The protocol core of one host: events in, outputs out.
 
-use std::cmp::Reverse;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
@@ -23,8 +22,8 @@ pub struct Node {
     answered: HashMap<FlowKey, AttemptId>,
     /// Connections that an earlier daemon of this host has accepted.
     adopted: HashSet<FlowKey>,
-    /// Deadlines of attempts; one that is no longer its attempt's is skipped.
-    deadlines: BinaryHeap<Reverse<(Instant, AttemptId)>>,
+    /// One deadline for each attempt, the earliest first.
+    deadlines: BTreeSet<(Instant, AttemptId)>,
     outbox: Outbox,
     counters: Counters,
     /// SYNs that wait for a verdict now.
@@ -47,7 +46,7 @@ impl Node {
             attempts: HashMap::default(),
             answered: HashMap::new(),
             adopted: HashSet::new(),
-            deadlines: BinaryHeap::new(),
+            deadlines: BTreeSet::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
             held: 0,
@@ -76,7 +75,10 @@ impl Node {
             notices.push(notice);
         });
         match heard {
-            Heard::Fresh { lost } => self.counters.lost_frames += lost,
+            Heard::Fresh { lost } => {
+                // A forged sequence number may jump by any amount, and again.
+                self.counters.lost_frames = self.counters.lost_frames.saturating_add(lost);
+            }
             Heard::Stale => {
                 self.counters.stale_frames += 1;
                 return;
@@ -202,14 +204,10 @@ impl Node {
             self.changed = now;
             self.notice(notice);
         }
-        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop();
-            if self.attempts.get(&id).is_some_and(|attempt| attempt.state.until() == deadline) {
-                self.step(now, id, Event::Timeout, None);
-            }
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.step(now, id, Event::Timeout, None);
         }
     }
 
@@ -243,7 +241,7 @@ impl Node {
     }
 
     /// When [`Node::handle_timeout`] or [`Node::poll_frame`] will have something to do.
-    pub fn poll_timeout(&mut self) -> Instant {
+    pub fn poll_timeout(&self) -> Instant {
         let mut next = self.hello_at;
         if !self.joined {
             next = next.min(self.started + self.config.timers.listen);
@@ -251,11 +249,8 @@ impl Node {
         if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
             next = next.min(expiry);
         }
-        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
-            if self.attempts.get(&id).is_some_and(|attempt| attempt.state.until() == deadline) {
-                return next.min(deadline);
-            }
-            self.deadlines.pop();
+        if let Some(&(deadline, _)) = self.deadlines.first() {
+            next = next.min(deadline);
         }
         next
     }
@@ -311,17 +306,17 @@ impl Node {
         Frame { header, entries }
     }
 
-    /// Takes an attempt through an event, and through its timeouts as long as
-    /// they are due.
+    /// Takes an attempt through an event. What is due at once waits for
+    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
         let Self { config, membership, services, attempts, outbox, counters, .. } = self;
         let view =
             View { now, config, membership, services, joined: self.joined, changed: self.changed };
         let mut cx = Context { id, view, outbox, counters };
         let full = attempts.len() >= cx.view.config.limits.attempts;
-        let (attempt, new) = match attempts.entry(id) {
-            Slot::Occupied(slot) => (slot.into_mut(), false),
-            Slot::Vacant(slot) if event.opens() && !full => (slot.insert(Attempt::new(&cx)), true),
+        let attempt = match attempts.entry(id) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(slot) if event.opens() && !full => slot.insert(Attempt::new(&cx)),
             Slot::Vacant(_) => {
                 cx.counters.table_full += u64::from(event.opens());
                 if let Some(ticket) = event.ticket() {
@@ -335,16 +330,13 @@ impl Node {
             attempt.incumbent |= incumbent;
         }
         let before = attempt.state;
-        let mut keep = attempt.handle(event, &mut cx);
-        while keep && attempt.state.until() <= now {
-            keep = attempt.handle(Event::Timeout, &mut cx);
-        }
+        let keep = attempt.handle(event, &mut cx);
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
+        self.deadlines.remove(&(before.until(), id));
         match after {
-            Some(state) if new || state.until() != before.until() => {
-                self.deadlines.push(Reverse((state.until(), id)));
+            Some(state) => {
+                self.deadlines.insert((state.until(), id));
             }
-            Some(_) => {}
             None => {
                 attempts.remove(&id);
             }

@@ -154,9 +154,11 @@ impl View<'_> {
     }
 
     /// First in rank and undisputed: it may accept without claiming first (spec 5.2).
-    pub fn may_be_eager(&self, position: u8) -> bool {
+    /// A takeover never is: the owner may live and only its OWN be lost.
+    pub fn may_be_eager(&self, position: u8, tries: u8) -> bool {
         let alone = self.membership.live().next().is_none();
         let undisputed = position == 0
+            && tries == 0
             && self.config.pacing == Pacing::Rank
             && self.now.since(self.changed) >= self.config.timers.quiet
             && !self.membership.lossy();

@@ -160,7 +160,7 @@ pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
             minor: MINOR,
             cluster: key.cluster_id(),
             node: node.0,
-            flags: FLAG_JOINING * u8::from(joining) | FLAG_LEAVING * u8::from(leaving),
+            flags: (FLAG_JOINING * u8::from(joining)) | (FLAG_LEAVING * u8::from(leaving)),
             count: frame.entries.len() as u8,
             reserved: 0,
             incarnation,

@@ -1,0 +1,357 @@
+//! The state table of spec 5.4 as data: one row for each pair of state and event,
+//! and one for each circumstance that changes a row.
+//!
+//! In the world of the table this node ranks second, after `a` and before `b`;
+//! all three are live, serve the port and have known it for long. A state ends
+//! 7 ms from now, except before a timeout, when it ends now. The attempt is in
+//! its first contest; its SYN came 10 ms ago, unless it is unseen.
+//!
+//! A row reads: event | next state, +ms to its end | what is done. There, `held`
+//! is the SYN that the state holds and `it` the packet of the event; words in
+//! capitals are entries sent, with rank and try; `-a` excludes a node from the
+//! contest and `+word` counts.
+
+use std::net::SocketAddr;
+
+use super::super::membership::Membership;
+use super::super::view::Services;
+use super::super::{Config, Limits, Pacing, Timers};
+use super::*;
+use crate::flow::ClusterKey;
+use crate::wire::Header;
+
+const ME: NodeId = NodeId(1);
+const A: NodeId = NodeId(2);
+const B: NodeId = NodeId(3);
+const HELD: Ticket = Ticket(1);
+const IT: Ticket = Ticket(2);
+/// The next number wraps round.
+const ISN: u32 = u32::MAX;
+const NOW: Instant = Instant::from_micros(2_000_000);
+const LEFT: Duration = Duration::from_millis(7);
+
+const STATES: [&str; 15] = [
+    "held candidate",
+    "held spectator",
+    "held last resort",
+    "claimed",
+    "claimed, said again",
+    "deferred to a",
+    "deferred to a, unseen",
+    "accepted to serve",
+    "accepted to refuse",
+    "half",
+    "owned",
+    "foreign of a",
+    "foreign of a, unseen",
+    "foreign",
+    "foreign, unseen",
+];
+
+const EVENTS: [&str; 13] = [
+    "SYN",
+    "better CLAIM of b",
+    "worse CLAIM of b",
+    "OWN of a",
+    "RELEASE of a",
+    "RELEASE of b",
+    "SYN-ACK",
+    "refusal",
+    "right ACK",
+    "right ACK, seen",
+    "wrong ACK",
+    "wrong ACK, seen",
+    "timeout",
+];
+
+/// What may differ from the world of the table.
+struct World {
+    pacing: Pacing,
+    peers: &'static [NodeId],
+    listener: Listener,
+    /// The listener, the peers and what peers serve changed that long ago.
+    changed: Duration,
+    incumbent: bool,
+    tries: u8,
+    age: Duration,
+    /// The node whose turn comes right away.
+    first: NodeId,
+    /// Ports of the peers are closed as well.
+    all_absent: bool,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            pacing: Pacing::Rank,
+            peers: &[A, B],
+            listener: Listener::Ready,
+            changed: Duration::from_secs(1),
+            incumbent: false,
+            tries: 0,
+            age: Duration::from_millis(10),
+            first: A,
+            all_absent: false,
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_state_and_event_has_its_row() {
+    let mut actual = String::new();
+    for state in STATES {
+        actual += &format!("{state}\n");
+        for event in EVENTS {
+            actual += &format!("  {event}{}\n", row(&World::default(), state, event));
+        }
+    }
+    compare(include_str!("table.txt"), &actual);
+}
+
+#[test]
+fn every_circumstance_has_its_rows() {
+    let new = World::default;
+    let moving = Duration::from_millis(49);
+    let quiet = Duration::from_millis(50);
+    let absent = |changed| World { listener: Listener::Absent, changed, ..new() };
+    let cases = [
+        ("first in rank", World { first: ME, ..new() }, "timeout"),
+        ("first, views moving", World { changed: moving, first: ME, ..new() }, "timeout"),
+        ("first, second try", World { tries: 1, first: ME, ..new() }, "timeout"),
+        ("first, racing", World { pacing: Pacing::Race, first: ME, ..new() }, "timeout"),
+        ("alone", World { peers: &[], changed: moving, tries: 1, ..new() }, "timeout"),
+        ("accept queue full", World { listener: Listener::Busy, ..new() }, "timeout"),
+        ("listener just gone", absent(moving), "timeout"),
+        ("listener gone for a while", absent(quiet), "timeout"),
+        ("listeners just gone", World { all_absent: true, ..absent(moving) }, "timeout"),
+        ("listeners gone for a while", World { all_absent: true, ..absent(quiet) }, "SYN"),
+        ("listener gone for a while", absent(quiet), "worse CLAIM of b"),
+        ("stale", World { age: Duration::from_millis(500), ..new() }, "timeout"),
+        ("nearly stale", World { age: Duration::from_millis(499), ..new() }, "timeout"),
+        ("nearly stale", World { age: Duration::from_millis(499), ..new() }, "better CLAIM of b"),
+        ("incumbent", World { incumbent: true, ..new() }, "SYN"),
+        ("incumbent", World { incumbent: true, ..new() }, "OWN of a"),
+        ("owner not live", World { peers: &[B], ..new() }, "SYN"),
+        ("racing", World { pacing: Pacing::Race, ..new() }, "SYN"),
+    ];
+    let mut actual = String::new();
+    for (circumstance, world, event) in cases {
+        actual += &format!("{circumstance}: {event}\n");
+        for state in STATES {
+            let row = row(&world, state, event);
+            if row != self::row(&World::default(), state, event) {
+                actual += &format!("  {state}{row}\n");
+            }
+        }
+    }
+    compare(include_str!("circumstances.txt"), &actual);
+}
+
+/// Line by line, comments aside; shows the whole actual table when they differ.
+fn compare(expected: &str, actual: &str) {
+    let expected: Vec<_> = expected.lines().filter(|line| !line.starts_with('#')).collect();
+    for (expected, line) in expected.iter().zip(actual.lines()) {
+        assert_eq!(*expected, line, "in\n{actual}");
+    }
+    assert_eq!(expected.len(), actual.lines().count(), "in\n{actual}");
+}
+
+/// Takes an attempt in `state` through `event`; says what comes of it.
+fn row(world: &World, state: &str, event: &str) -> String {
+    let config = Config {
+        node: ME,
+        incarnation: 1,
+        key: ClusterKey::public([10, 0, 0, 2].into()),
+        pacing: world.pacing,
+        timers: Timers::default(),
+        limits: Limits::default(),
+    };
+    let flow = flow_ranked(&config.key, world.first);
+    let changed = NOW - world.changed;
+    let mut membership = Membership::default();
+    for &node in world.peers {
+        let header = Header { node, incarnation: 1, sequence: 1, joining: false, leaving: false };
+        membership.hear(changed, &header, 64, |_| {});
+        if world.all_absent {
+            membership.set_unavailable(node, &[flow.service.port()]);
+        }
+    }
+    let mut services = Services::default();
+    services.set(changed, flow.service.port(), world.listener);
+    let view = View {
+        now: NOW,
+        config: &config,
+        membership: &membership,
+        services: &services,
+        joined: true,
+        changed,
+    };
+    let (mut outbox, mut counters) = (Outbox::default(), Counters::default());
+    let id = config.key.attempt(&flow, 1);
+    let mut cx = Context { id, view, outbox: &mut outbox, counters: &mut counters };
+
+    let seen = !state.ends_with("unseen");
+    let left = if event == "timeout" { Duration::ZERO } else { LEFT };
+    let before = state_named(state, &cx, &flow, world, NOW + left);
+    let event = event_named(event, &cx);
+    // What the node tells an attempt that did not know its flow.
+    let known = seen || matches!(event, Event::Syn(_) | Event::SynAck { .. });
+    let mut attempt = Attempt {
+        flow: known.then_some(flow),
+        arrived: NOW - world.age,
+        seen,
+        incumbent: world.incumbent,
+        tries: world.tries,
+        excluded: Vec::new(),
+        state: before,
+    };
+    let keep = attempt.handle(event, &mut cx);
+
+    let next = match attempt.state {
+        _ if !keep => "gone".into(),
+        same if same == before => "same".into(),
+        other => state_text(&other),
+    };
+    let mut done: Vec<String> = outbox.outputs.iter().map(output_text).collect();
+    done.extend(outbox.entries.iter().map(entry_text));
+    done.extend(attempt.excluded.iter().map(|&node| format!("-{}", node_text(node))));
+    if attempt.tries != world.tries {
+        done.push(format!("try {}", attempt.tries));
+    }
+    done.extend(counted(&counters));
+    format!(" | {next} | {}", done.join(", ")).trim_end().into()
+}
+
+/// A flow whose heaviest node is `first`; the others follow in the order a, me, b.
+fn flow_ranked(key: &ClusterKey, first: NodeId) -> FlowKey {
+    let mut order = vec![A, ME, B];
+    order.sort_by_key(|&node| node != first);
+    let flows = (1..=u16::MAX).map(|port| FlowKey {
+        client: SocketAddr::new([10, 0, 0, 200].into(), port),
+        service: SocketAddr::new([10, 0, 0, 2].into(), 80),
+    });
+    let weight = |flow: &FlowKey, node| key.weight(key.flow(flow), node);
+    let ranked = |flow: &FlowKey| order.is_sorted_by(|&x, &y| weight(flow, x) > weight(flow, y));
+    flows.into_iter().find(ranked).expect("some port gives this order")
+}
+
+fn state_named(
+    state: &str,
+    cx: &Context<'_>,
+    flow: &FlowKey,
+    world: &World,
+    until: Instant,
+) -> State {
+    let (turn, rank) = match cx.view.turn(flow, world.incumbent, &[]) {
+        turn @ Turn::Candidate { rank, .. } => (turn, rank),
+        // It was one when the state was entered.
+        Turn::Spectator | Turn::LastResort { .. } => (Turn::Candidate { position: 1, rank: 2 }, 2),
+    };
+    let key = cx.view.claim_key(cx.id, A, 0, 1);
+    let held = |turn| State::Held { ticket: HELD, turn, until };
+    match state {
+        "held candidate" => held(turn),
+        "held spectator" => held(Turn::Spectator),
+        "held last resort" => held(Turn::LastResort { position: 1 }),
+        "claimed" => State::Claimed { ticket: HELD, rank, reasserted: false, until },
+        "claimed, said again" => State::Claimed { ticket: HELD, rank, reasserted: true, until },
+        "deferred to a" => State::Deferred { ticket: Some(HELD), to: A, key, until },
+        "deferred to a, unseen" => State::Deferred { ticket: None, to: A, key, until },
+        "accepted to serve" => State::Accepted { rank, purpose: Purpose::Serve, until },
+        "accepted to refuse" => State::Accepted { rank: 255, purpose: Purpose::Refuse, until },
+        "half" => State::Half { isn: ISN, until },
+        "owned" => State::Owned { until },
+        "foreign of a" | "foreign of a, unseen" => State::Foreign { owner: Some(A), until },
+        "foreign" | "foreign, unseen" => State::Foreign { owner: None, until },
+        other => panic!("no state is called {other}"),
+    }
+}
+
+fn event_named(event: &str, cx: &Context<'_>) -> Event {
+    match event {
+        "SYN" => Event::Syn(IT),
+        "better CLAIM of b" => Event::Claim(cx.view.claim_key(cx.id, B, 0, 0)),
+        "worse CLAIM of b" => Event::Claim(cx.view.claim_key(cx.id, B, 0, 9)),
+        "OWN of a" => Event::Own(A),
+        "RELEASE of a" => Event::Release(A),
+        "RELEASE of b" => Event::Release(B),
+        "SYN-ACK" => Event::SynAck { isn: ISN },
+        "refusal" => Event::Refusal(IT),
+        "right ACK" => Event::Ack { number: 0, ticket: Some(IT) },
+        "right ACK, seen" => Event::Ack { number: 0, ticket: None },
+        "wrong ACK" => Event::Ack { number: 1, ticket: Some(IT) },
+        "wrong ACK, seen" => Event::Ack { number: 1, ticket: None },
+        "timeout" => Event::Timeout,
+        other => panic!("no event is called {other}"),
+    }
+}
+
+fn state_text(state: &State) -> String {
+    let text = match *state {
+        State::Held { turn: Turn::Candidate { position, rank }, .. } => {
+            format!("held candidate {position} of rank {rank}")
+        }
+        State::Held { turn: Turn::Spectator, .. } => "held spectator".into(),
+        State::Held { turn: Turn::LastResort { position }, .. } => {
+            format!("held last resort {position}")
+        }
+        State::Claimed { rank, reasserted: false, .. } => format!("claimed with {rank}"),
+        State::Claimed { rank, reasserted: true, .. } => format!("claimed with {rank}, said again"),
+        State::Deferred { ticket: Some(_), to, .. } => format!("deferred to {}", node_text(to)),
+        State::Deferred { ticket: None, to, .. } => {
+            format!("deferred to {}, unseen", node_text(to))
+        }
+        State::Accepted { rank, purpose: Purpose::Serve, .. } => {
+            format!("accepted to serve with {rank}")
+        }
+        State::Accepted { rank, purpose: Purpose::Refuse, .. } => {
+            format!("accepted to refuse with {rank}")
+        }
+        State::Half { isn, .. } => format!("half {isn}"),
+        State::Owned { .. } => "owned".into(),
+        State::Foreign { owner: Some(owner), .. } => format!("foreign of {}", node_text(owner)),
+        State::Foreign { owner: None, .. } => "foreign".into(),
+    };
+    format!("{text}, +{}", state.until().since(NOW).as_millis())
+}
+
+fn output_text(output: &Output) -> String {
+    match output {
+        Output::Decide(ticket, verdict) => {
+            let packet = if *ticket == HELD { "held" } else { "it" };
+            format!("{verdict:?} {packet}").to_lowercase()
+        }
+        Output::Destroy(_) => "destroy".into(),
+        Output::Forget(_) => "forget".into(),
+        Output::Notice(notice) => format!("{notice:?}"),
+    }
+}
+
+fn entry_text(entry: &Entry) -> String {
+    let (kind, contest) = match entry {
+        Entry::Claim(contest) => ("CLAIM", contest),
+        Entry::Own(contest) => ("OWN", contest),
+        Entry::Release(contest) => ("RELEASE", contest),
+        Entry::Hello { .. } => panic!("an attempt says no HELLO"),
+    };
+    format!("{kind} {}/{}", contest.rank, contest.tries)
+}
+
+fn node_text(node: NodeId) -> &'static str {
+    match node {
+        ME => "me",
+        A => "a",
+        B => "b",
+        _ => "somebody",
+    }
+}
+
+/// The counters that moved.
+fn counted(counters: &Counters) -> Vec<String> {
+    let text = format!("{counters:?}");
+    let fields = text.trim_start_matches("Counters { ").trim_end_matches(" }").split(", ");
+    fields
+        .filter_map(|field| field.split_once(": ").filter(|&(_, count)| count != "0"))
+        .map(|(name, _)| format!("+{name}"))
+        .collect()
+}

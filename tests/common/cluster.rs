@@ -1,0 +1,756 @@
+//! A small virtual cluster: real [`Node`]s, a virtual clock, model kernels and clients.
+//!
+//! Frames travel as bytes, so encoding and decoding are part of every test. The
+//! clock jumps to the earliest thing that happens. On each turn a host takes
+//! frames, then SYNs, then the rest, then timeouts; outputs are drained after
+//! every input and frames are sent at the end of the turn.
+//!
+//! These rules are checked in every run: a ticket is decided once (I5) and in
+//! time unless its host was paused; no kernel resets a connection that a client
+//! has with another host (I2); no half-open socket that the client chose is
+//! destroyed (I4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clusterd::flow::{ClusterKey, FlowKey, NodeId};
+use clusterd::protocol::{
+    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Timers, Verdict,
+};
+use clusterd::wire::{self, Entry, Frame};
+
+/// Turns at one moment of virtual time; more of them is a livelock.
+const TURNS_MAX: usize = 1_000;
+/// The client's SYN schedule, seconds after the first.
+const SYN_AT: [u64; 3] = [0, 1, 3];
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+pub fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub fn us(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}
+
+pub fn key() -> ClusterKey {
+    ClusterKey::public([10, 0, 0, 2].into())
+}
+
+/// SplitMix64: enough chance for a test, the same on every machine.
+pub struct Chance(pub u64);
+
+impl Chance {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    fn permille(&mut self, of_thousand: u64) -> bool {
+        self.below(1_000) < of_thousand
+    }
+
+    fn within(&mut self, (least, most): (Duration, Duration)) -> Duration {
+        least + Duration::from_nanos(self.below((most - least).as_nanos() as u64 + 1))
+    }
+}
+
+/// What the segment does to packets.
+pub struct Segment {
+    /// Delay of a frame or SYN, drawn per receiver. Links keep their order.
+    pub delay: (Duration, Duration),
+    /// Delay of what goes to a client, and of its ACKs.
+    pub client_delay: (Duration, Duration),
+    /// Claim frames lost, per thousand and receiver.
+    pub frames_lost: u64,
+    /// Claim frames that arrive twice, per thousand and receiver.
+    pub frames_doubled: u64,
+    /// SYNs lost, per thousand and receiver.
+    pub syns_lost: u64,
+}
+
+/// How a host's kernel treats a SYN that it got, besides what its listener says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    Answers,
+    /// It swallows the SYN: a full backlog, or a broken machine.
+    Silent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    Half { client_isn: u32, isn: u32 },
+    Full { client_isn: u32 },
+}
+
+enum Packet {
+    Frame(Vec<u8>),
+    Syn { flow: FlowKey, isn: u32 },
+    Ack { flow: FlowKey, number: u32 },
+}
+
+/// What a ticket stands for.
+enum Held {
+    Syn { flow: FlowKey, isn: u32 },
+    Rst { flow: FlowKey },
+    Ack { flow: FlowKey, number: u32 },
+}
+
+pub struct Host {
+    pub id: NodeId,
+    pub kernel: Kernel,
+    /// What listens really; the node is told before each SYN unless `blind`.
+    pub listeners: BTreeMap<u16, Listener>,
+    /// The driver does not look at the listener before it hands in a SYN.
+    pub blind: bool,
+    node: Option<Node>,
+    starts: u64,
+    paused_until: Instant,
+    inbox: Vec<Packet>,
+    sockets: BTreeMap<FlowKey, Socket>,
+    held: BTreeMap<Ticket, (Instant, Held)>,
+    pub notices: Vec<Notice>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Trying,
+    /// Connected to the host at this index.
+    Connected(usize),
+    Refused,
+    TimedOut,
+}
+
+struct Client {
+    flow: FlowKey,
+    isn: u32,
+    started: Instant,
+    syns: usize,
+    server_isn: Option<u32>,
+    outcome: Outcome,
+    /// SYN-ACKs and RSTs received, by host.
+    syn_acks: Vec<(Instant, usize)>,
+    resets: Vec<(Instant, usize)>,
+}
+
+/// Names a connection that a test has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conn(usize);
+
+enum Happening {
+    Deliver { to: usize, packet: Packet },
+    SynAck { client: usize, from: usize, client_isn: u32, isn: u32 },
+    Reset { client: usize, from: usize },
+    ClientTimer { client: usize, isn: u32 },
+}
+
+/// A claim entry that was sent.
+pub struct Said {
+    pub host: usize,
+    pub entry: Entry,
+}
+
+pub struct Cluster {
+    pub now: Instant,
+    pub segment: Segment,
+    pub chance: Chance,
+    pub hosts: Vec<Host>,
+    /// Everything that was said except HELLO.
+    pub said: Vec<Said>,
+    pub hellos: usize,
+    pacing: Pacing,
+    timers: Timers,
+    limits: Limits,
+    happenings: BTreeMap<(Instant, u64), Happening>,
+    links: BTreeMap<(usize, usize), Instant>,
+    cut: BTreeSet<(usize, usize)>,
+    clients: Vec<Client>,
+    /// Who has a connection of which client, from each kernel's point of view.
+    established: BTreeMap<(FlowKey, u32), Vec<usize>>,
+    numbers: u64,
+}
+
+impl Cluster {
+    /// `hosts` hosts that have known each other for a while.
+    pub fn new(hosts: usize) -> Self {
+        let mut cluster = Self::booting(hosts, Pacing::Rank, 1);
+        cluster.run(ms(1_500));
+        cluster
+    }
+
+    pub fn with(hosts: usize, pacing: Pacing, seed: u64) -> Self {
+        let mut cluster = Self::booting(hosts, pacing, seed);
+        cluster.run(ms(1_500));
+        cluster
+    }
+
+    /// `hosts` hosts that start now.
+    pub fn booting(hosts: usize, pacing: Pacing, seed: u64) -> Self {
+        let mut cluster = Self {
+            now: Instant::default(),
+            segment: Segment {
+                delay: (us(20), us(60)),
+                client_delay: (us(20), us(60)),
+                frames_lost: 0,
+                frames_doubled: 0,
+                syns_lost: 0,
+            },
+            chance: Chance(seed),
+            hosts: Vec::new(),
+            said: Vec::new(),
+            hellos: 0,
+            pacing,
+            timers: Timers::default(),
+            limits: Limits::default(),
+            happenings: BTreeMap::new(),
+            links: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            clients: Vec::new(),
+            established: BTreeMap::new(),
+            numbers: 0,
+        };
+        for _ in 0..hosts {
+            cluster.join();
+        }
+        cluster
+    }
+
+    // What a test does to the cluster.
+
+    /// One more host starts. Returns its index.
+    pub fn join(&mut self) -> usize {
+        self.join_as(NodeId(self.hosts.len() as u32 + 1))
+    }
+
+    pub fn join_as(&mut self, id: NodeId) -> usize {
+        self.hosts.push(Host {
+            id,
+            kernel: Kernel::Answers,
+            listeners: BTreeMap::new(),
+            blind: false,
+            node: None,
+            starts: 0,
+            paused_until: Instant::default(),
+            inbox: Vec::new(),
+            sockets: BTreeMap::new(),
+            held: BTreeMap::new(),
+            notices: Vec::new(),
+        });
+        let host = self.hosts.len() - 1;
+        self.restart(host);
+        host
+    }
+
+    /// Power off: no leave, no sockets.
+    pub fn crash(&mut self, host: usize) {
+        let host = &mut self.hosts[host];
+        (host.node, host.inbox) = (None, Vec::new());
+        host.held.clear();
+        host.sockets.clear();
+    }
+
+    pub fn restart(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.starts += 1;
+        let config = Config {
+            node: host.id,
+            // Distinct also for two hosts that were given one id.
+            incarnation: host.starts * 100 + index as u64,
+            key: key(),
+            pacing: self.pacing,
+            timers: self.timers,
+            limits: self.limits,
+        };
+        host.node = Some(Node::new(config, self.now));
+    }
+
+    pub fn leave(&mut self, host: usize) {
+        let frame = self.hosts[host].node.as_mut().expect("a running host").leave();
+        self.broadcast(host, &frame);
+        self.crash(host);
+    }
+
+    /// The host's daemon does not run for `time`; its packets wait.
+    pub fn pause(&mut self, host: usize, time: Duration) {
+        self.hosts[host].paused_until = self.now + time;
+    }
+
+    /// Frames of `from` do not reach `to` any more.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.cut.insert((from, to));
+    }
+
+    /// They do again.
+    pub fn mend(&mut self, from: usize, to: usize) {
+        self.cut.remove(&(from, to));
+    }
+
+    /// No claim frame reaches anybody.
+    pub fn deafen_all(&mut self) {
+        self.segment.frames_lost = 1_000;
+    }
+
+    /// What listens on `port` of `host` from now on.
+    pub fn listen(&mut self, host: usize, port: u16, listener: Listener) {
+        self.hosts[host].listeners.insert(port, listener);
+    }
+
+    pub fn node(&self, host: usize) -> &Node {
+        self.hosts[host].node.as_ref().expect("a running host")
+    }
+
+    /// A new client connects to `port`.
+    pub fn connect(&mut self, port: u16) -> Conn {
+        let client_port = 10_000 + self.clients.len() as u16;
+        self.connect_from(client_port, port)
+    }
+
+    /// A client connects from a port of its own choice.
+    pub fn connect_from(&mut self, client_port: u16, port: u16) -> Conn {
+        let flow = FlowKey {
+            client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
+            service: SocketAddr::new([10, 0, 0, 2].into(), port),
+        };
+        let client = self.clients.len();
+        let isn = self.chance.next() as u32;
+        self.clients.push(Client {
+            flow,
+            isn,
+            started: self.now,
+            syns: 0,
+            server_isn: None,
+            outcome: Outcome::Trying,
+            syn_acks: Vec::new(),
+            resets: Vec::new(),
+        });
+        self.client_timer(client);
+        Conn(client)
+    }
+
+    /// A new attempt over the same ports, as after a reboot of the client.
+    pub fn reconnect(&mut self, conn: Conn) -> Conn {
+        let flow = self.clients[conn.0].flow;
+        self.connect_from(flow.client.port(), flow.service.port())
+    }
+
+    /// The client sends its SYN once more, whatever it has heard.
+    pub fn repeat_syn(&mut self, conn: Conn) {
+        self.send_syn(conn.0);
+    }
+
+    /// SYN-ACKs to this client that are on their way get lost.
+    pub fn lose_answers(&mut self, conn: Conn) {
+        self.happenings.retain(|_, happening| {
+            !matches!(happening, Happening::SynAck { client, .. } if *client == conn.0)
+        });
+    }
+
+    // What a test asks.
+
+    pub fn outcome(&self, conn: Conn) -> Outcome {
+        self.clients[conn.0].outcome
+    }
+
+    /// Hosts that sent SYN-ACKs that reached the client, in order.
+    pub fn syn_acks(&self, conn: Conn) -> Vec<usize> {
+        self.clients[conn.0].syn_acks.iter().map(|&(_, host)| host).collect()
+    }
+
+    /// How long the client waited for its first SYN-ACK or RST.
+    pub fn waited(&self, conn: Conn) -> Option<Duration> {
+        let client = &self.clients[conn.0];
+        let heard = client.syn_acks.iter().chain(&client.resets).map(|&(at, _)| at).min();
+        heard.map(|at| at.since(client.started))
+    }
+
+    pub fn resets(&self, conn: Conn) -> usize {
+        self.clients[conn.0].resets.len()
+    }
+
+    /// Hosts whose application got the connection.
+    pub fn accepted_by(&self, conn: Conn) -> Vec<usize> {
+        let client = &self.clients[conn.0];
+        self.established.get(&(client.flow, client.isn)).cloned().unwrap_or_default()
+    }
+
+    /// Hosts with a half-open socket for the connection.
+    pub fn half_open(&self, conn: Conn) -> Vec<usize> {
+        let flow = &self.clients[conn.0].flow;
+        let half = |host: &Host| matches!(host.sockets.get(flow), Some(Socket::Half { .. }));
+        (0..self.hosts.len()).filter(|&host| half(&self.hosts[host])).collect()
+    }
+
+    pub fn claims(&self) -> usize {
+        self.count(|entry| matches!(entry, Entry::Claim(_)))
+    }
+
+    pub fn owns(&self) -> usize {
+        self.count(|entry| matches!(entry, Entry::Own(_)))
+    }
+
+    pub fn releases(&self) -> usize {
+        self.count(|entry| matches!(entry, Entry::Release(_)))
+    }
+
+    fn count(&self, is: impl Fn(&Entry) -> bool) -> usize {
+        self.said.iter().filter(|said| is(&said.entry)).count()
+    }
+
+    /// Hosts by weight for a connection, the heaviest first.
+    pub fn by_weight(&self, conn: Conn) -> Vec<usize> {
+        let hash = key().flow(&self.clients[conn.0].flow);
+        let mut hosts: Vec<usize> = (0..self.hosts.len()).collect();
+        hosts.sort_by_key(|&host| {
+            std::cmp::Reverse((key().weight(hash, self.hosts[host].id), self.hosts[host].id))
+        });
+        hosts
+    }
+
+    /// A client port whose connections to `port` rank `host` first.
+    pub fn port_for(&self, host: usize, port: u16) -> u16 {
+        let rank = |client_port| {
+            let flow = FlowKey {
+                client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
+                service: SocketAddr::new([10, 0, 0, 2].into(), port),
+            };
+            let hash = key().flow(&flow);
+            let weight = |host: &usize| key().weight(hash, self.hosts[*host].id);
+            (0..self.hosts.len()).max_by_key(weight)
+        };
+        (20_000..).find(|&client_port| rank(client_port) == Some(host)).expect("a port of 45536")
+    }
+
+    /// SYNs that wait for a verdict anywhere.
+    pub fn held(&self) -> usize {
+        self.hosts.iter().map(|host| host.held.len()).sum()
+    }
+
+    // The clock.
+
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut turns = 0;
+        while let Some(next) = self.next_moment().filter(|&next| next <= end) {
+            assert!(next >= self.now, "time runs backwards");
+            turns = if next == self.now { turns + 1 } else { 0 };
+            assert!(turns < TURNS_MAX, "livelock at {:?}", self.now);
+            self.now = next;
+            self.step();
+        }
+        self.now = end;
+    }
+
+    fn next_moment(&self) -> Option<Instant> {
+        let wakes = self.hosts.iter().filter_map(|host| {
+            let next = host.node.as_ref()?.poll_timeout();
+            let next = if host.inbox.is_empty() { next } else { self.now };
+            Some(next.max(host.paused_until).max(self.now))
+        });
+        let happens = self.happenings.first_key_value().map(|(&(at, _), _)| at);
+        wakes.chain(happens).min()
+    }
+
+    fn step(&mut self) {
+        while let Some(first) = self.happenings.first_entry()
+            && first.key().0 <= self.now
+        {
+            let happening = first.remove();
+            self.happen(happening);
+        }
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].paused_until <= self.now {
+                self.turn(host);
+            }
+        }
+    }
+
+    fn at(&mut self, when: Instant, happening: Happening) {
+        self.numbers += 1;
+        self.happenings.insert((when, self.numbers), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver { to, packet } => {
+                if self.hosts[to].node.is_some() {
+                    self.hosts[to].inbox.push(packet);
+                }
+            }
+            Happening::SynAck { client, from, client_isn, isn } => {
+                self.syn_ack_arrives(client, from, client_isn, isn);
+            }
+            Happening::Reset { client, from } => self.reset_arrives(client, from),
+            Happening::ClientTimer { client, isn } => {
+                if self.clients[client].isn == isn {
+                    self.client_timer(client);
+                }
+            }
+        }
+    }
+
+    // The segment.
+
+    fn broadcast(&mut self, from: usize, frame: &Frame) {
+        for entry in &frame.entries {
+            match entry {
+                Entry::Hello { .. } => self.hellos += 1,
+                Entry::Claim(_) | Entry::Own(_) | Entry::Release(_) => {
+                    self.said.push(Said { host: from, entry: entry.clone() });
+                }
+            }
+        }
+        let bytes = wire::encode(frame, &key());
+        for to in (0..self.hosts.len()).filter(|&to| to != from) {
+            let lost = self.chance.permille(self.segment.frames_lost);
+            if lost || self.cut.contains(&(from, to)) {
+                continue;
+            }
+            let copies = 1 + usize::from(self.chance.permille(self.segment.frames_doubled));
+            for _ in 0..copies {
+                let drawn = self.now + self.chance.within(self.segment.delay);
+                // A switch port is a queue: frames of one sender stay in order.
+                let arrival = self.links.entry((from, to)).or_default();
+                *arrival = drawn.max(*arrival);
+                let arrival = *arrival;
+                self.at(arrival, Happening::Deliver { to, packet: Packet::Frame(bytes.clone()) });
+            }
+        }
+    }
+
+    fn flood(&mut self, sent: Instant, syns_lost: u64, packet: impl Fn() -> Packet) {
+        for to in 0..self.hosts.len() {
+            if self.chance.permille(syns_lost) {
+                continue;
+            }
+            let arrival = sent + self.chance.within(self.segment.delay);
+            self.at(arrival, Happening::Deliver { to, packet: packet() });
+        }
+    }
+
+    // The clients.
+
+    fn client_timer(&mut self, client: usize) {
+        let Client { outcome, started, isn, syns, .. } = self.clients[client];
+        if outcome != Outcome::Trying {
+            return;
+        }
+        if self.now.since(started) >= GIVE_UP {
+            self.clients[client].outcome = Outcome::TimedOut;
+            return;
+        }
+        self.clients[client].syns += 1;
+        self.send_syn(client);
+        let next = SYN_AT.get(syns + 1).map_or(GIVE_UP, |&seconds| Duration::from_secs(seconds));
+        self.at(started + next, Happening::ClientTimer { client, isn });
+    }
+
+    fn send_syn(&mut self, client: usize) {
+        let Client { flow, isn, .. } = self.clients[client];
+        self.flood(self.now, self.segment.syns_lost, || Packet::Syn { flow, isn });
+    }
+
+    fn syn_ack_arrives(&mut self, client: usize, from: usize, client_isn: u32, isn: u32) {
+        let now = self.now;
+        let state = &mut self.clients[client];
+        if state.isn != client_isn {
+            return;
+        }
+        state.syn_acks.push((now, from));
+        if state.outcome == Outcome::Trying {
+            state.outcome = Outcome::Connected(from);
+            state.server_isn = Some(isn);
+        }
+        // To a second SYN-ACK this is the challenge ACK of RFC 5961: the first one's number.
+        if let (Some(chosen), flow) = (state.server_isn, state.flow) {
+            let number = chosen.wrapping_add(1);
+            let near = self.now + self.chance.within(self.segment.client_delay);
+            self.flood(near, 0, || Packet::Ack { flow, number });
+        }
+    }
+
+    fn reset_arrives(&mut self, client: usize, from: usize) {
+        let now = self.now;
+        let state = &mut self.clients[client];
+        state.resets.push((now, from));
+        if state.outcome == Outcome::Trying {
+            state.outcome = Outcome::Refused;
+        }
+    }
+
+    fn client_of(&self, flow: &FlowKey, isn: u32) -> usize {
+        let is = |client: &Client| client.flow == *flow && client.isn == isn;
+        self.clients.iter().position(is).expect("only clients send SYNs")
+    }
+
+    // The hosts.
+
+    /// One turn of a host's event loop.
+    fn turn(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let due = host.node.as_ref().is_some_and(|node| node.poll_timeout() <= self.now);
+        if host.node.is_none() || (host.inbox.is_empty() && !due) {
+            return;
+        }
+        let mut packets = std::mem::take(&mut host.inbox);
+        packets.sort_by_key(|packet| match packet {
+            Packet::Frame(_) => 0,
+            Packet::Syn { .. } => 1,
+            Packet::Ack { .. } => 2,
+        });
+        for packet in packets {
+            self.receive(index, packet);
+            self.drain(index);
+        }
+        self.with_node(index, |node, now| node.handle_timeout(now));
+        self.drain(index);
+        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now)) {
+            self.broadcast(index, &frame);
+        }
+        let next = self.node(index).poll_timeout();
+        assert!(next > self.now, "host {index} would spin at {:?}", self.now);
+    }
+
+    fn with_node<T>(&mut self, host: usize, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+        act(self.hosts[host].node.as_mut().expect("a running host"), self.now)
+    }
+
+    fn receive(&mut self, index: usize, packet: Packet) {
+        match packet {
+            Packet::Frame(bytes) => {
+                let frame = wire::decode(&bytes, &key()).expect("our own frame");
+                self.with_node(index, |node, now| node.handle_frame(now, &frame));
+            }
+            Packet::Syn { flow, isn } => {
+                let host = &self.hosts[index];
+                let incumbent = host.sockets.contains_key(&flow);
+                if !host.blind {
+                    let port = flow.service.port();
+                    let listener = host.listener(port);
+                    self.with_node(index, |node, now| node.handle_listener(now, port, listener));
+                    self.drain(index);
+                }
+                let ticket = self.hold(index, Held::Syn { flow, isn });
+                let syn = Syn { ticket, flow, isn, incumbent };
+                self.with_node(index, |node, now| node.handle_syn(now, syn));
+            }
+            Packet::Ack { flow, number } => {
+                // Confirmed flows pass in the kernel.
+                if matches!(self.hosts[index].sockets.get(&flow), Some(Socket::Full { .. })) {
+                    return;
+                }
+                let ticket = self.hold(index, Held::Ack { flow, number });
+                self.with_node(index, |node, now| {
+                    node.handle_ack(now, flow, number, Some(ticket));
+                });
+            }
+        }
+    }
+
+    fn hold(&mut self, host: usize, held: Held) -> Ticket {
+        self.numbers += 1;
+        let ticket = Ticket(self.numbers);
+        self.hosts[host].held.insert(ticket, (self.now, held));
+        ticket
+    }
+
+    /// Carries out what the node wants, and what follows from it at once.
+    fn drain(&mut self, index: usize) {
+        while let Some(output) = self.with_node(index, |node, _| node.poll_output()) {
+            match output {
+                Output::Decide(ticket, verdict) => self.decide(index, ticket, verdict),
+                Output::Destroy(flow) => {
+                    let gone = self.hosts[index].sockets.remove(&flow);
+                    let full = matches!(gone, Some(Socket::Full { .. }));
+                    assert!(!full, "I4: host {index} destroys the connection {flow}");
+                }
+                Output::Forget(flow) => {
+                    self.hosts[index].sockets.remove(&flow);
+                }
+                Output::Notice(notice) => self.hosts[index].notices.push(notice),
+            }
+        }
+    }
+
+    fn decide(&mut self, index: usize, ticket: Ticket, verdict: Verdict) {
+        let host = &mut self.hosts[index];
+        let (since, held) = host.held.remove(&ticket).expect("I5: one verdict for each ticket");
+        let age = self.now.since(since);
+        let late = host.paused_until > since;
+        assert!(late || age <= self.timers.stale, "I5: a verdict after {age:?}");
+        match (held, verdict) {
+            (Held::Syn { flow, isn }, Verdict::Accept) => {
+                assert!(age <= self.timers.stale, "a stale SYN is answered after {age:?}");
+                self.kernel_gets_syn(index, flow, isn);
+            }
+            (Held::Rst { flow }, Verdict::Accept) => {
+                let open = |client: &Client| client.flow == flow;
+                let client = self.clients.iter().rposition(open).expect("only clients send SYNs");
+                self.reset(index, client);
+            }
+            (Held::Ack { flow, number }, Verdict::Accept) => {
+                self.kernel_gets_ack(index, flow, number);
+            }
+            (Held::Syn { .. } | Held::Rst { .. } | Held::Ack { .. }, Verdict::Drop) => {}
+        }
+    }
+
+    fn kernel_gets_syn(&mut self, index: usize, flow: FlowKey, client_isn: u32) {
+        let host = &mut self.hosts[index];
+        match (host.kernel, host.listener(flow.service.port())) {
+            (Kernel::Silent, _) | (Kernel::Answers, Listener::Busy) => {}
+            (Kernel::Answers, Listener::Absent) => {
+                let rst = self.hold(index, Held::Rst { flow });
+                self.with_node(index, |node, now| {
+                    node.handle_refusal(now, flow, client_isn, rst);
+                });
+            }
+            (Kernel::Answers, Listener::Ready) => {
+                let isn = match host.sockets.get(&flow) {
+                    Some(&Socket::Half { client_isn: same, isn }) if same == client_isn => isn,
+                    // A copy of the SYN of a connection that is open: a challenge ACK, no SYN-ACK.
+                    Some(&Socket::Full { client_isn: same }) if same == client_isn => return,
+                    _ => client_isn.wrapping_mul(31).wrapping_add(1 + index as u32),
+                };
+                host.sockets.insert(flow, Socket::Half { client_isn, isn });
+                self.with_node(index, |node, now| {
+                    node.handle_syn_ack(now, flow, client_isn, isn);
+                });
+                let client = self.client_of(&flow, client_isn);
+                let arrival = self.now + self.chance.within(self.segment.client_delay);
+                self.at(arrival, Happening::SynAck { client, from: index, client_isn, isn });
+            }
+        }
+    }
+
+    fn kernel_gets_ack(&mut self, index: usize, flow: FlowKey, number: u32) {
+        match self.hosts[index].sockets.get(&flow) {
+            Some(&Socket::Half { client_isn, isn }) if isn.wrapping_add(1) == number => {
+                self.hosts[index].sockets.insert(flow, Socket::Full { client_isn });
+                self.established.entry((flow, client_isn)).or_default().push(index);
+            }
+            Some(Socket::Full { .. }) => {}
+            // RFC 9293: a wrong acknowledgement in SYN-RECEIVED is answered by a RST.
+            Some(Socket::Half { .. }) | None => {
+                panic!("I2: host {index} resets {flow}, which another host has");
+            }
+        }
+    }
+
+    fn reset(&mut self, from: usize, client: usize) {
+        let arrival = self.now + self.chance.within(self.segment.client_delay);
+        self.at(arrival, Happening::Reset { client, from });
+    }
+}
+
+impl Host {
+    fn listener(&self, port: u16) -> Listener {
+        self.listeners.get(&port).copied().unwrap_or(Listener::Ready)
+    }
+}

@@ -1,0 +1,6 @@
+//! Shared by the integration tests; see [`cluster`].
+
+// Each test crate uses its own part of it.
+#![allow(dead_code)]
+
+pub mod cluster;
