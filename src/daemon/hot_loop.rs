@@ -221,8 +221,8 @@ impl HotLoop {
     /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core.
     fn read_log(&mut self) -> Result<()> {
         let now = self.now();
-        let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
-        kernel.log.recv(BUDGET, |bytes, _hook| match packet::parse(bytes, *vip) {
+        let Self { kernel, node, directory, shared, unexpected, .. } = self;
+        kernel.log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
             Some(Segment::SynAck { flow, client_isn, isn }) => {
                 node.handle_syn_ack(now, flow, client_isn, isn);
                 directory.answered(shared, now, flow);
@@ -242,7 +242,7 @@ impl HotLoop {
         let mut none_of_ours = Vec::new();
         queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
-            match packet::parse(packet.payload, *vip) {
+            match packet::parse(packet.payload, packet.hook) {
                 Some(Segment::Syn { flow, isn }) => {
                     let port = flow.service.port();
                     let age = listeners.get(&port).map(|&looked| now.since(looked));

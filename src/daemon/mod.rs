@@ -100,7 +100,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         limits: Limits::default(),
     };
     let node = config.node;
-    let shared = Arc::new(Shared::new(node));
+    let shared = Arc::new(Shared::new(node, [queue, queue + 1]));
     let (notices, heard) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
     let (ended, mut end) = oneshot::channel();
