@@ -224,7 +224,7 @@ fn row(world: &World, state: &str, event: &str) -> String {
 
 /// A flow whose heaviest node is `first`; the others follow in the order a, me, b.
 fn flow_ranked(key: &ClusterKey, first: NodeId) -> FlowKey {
-    let mut order = vec![A, ME, B];
+    let mut order = [A, ME, B];
     order.sort_by_key(|&node| node != first);
     let flows = (1..=u16::MAX).map(|port| FlowKey {
         client: SocketAddr::new([10, 0, 0, 200].into(), port),
