@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub wire: WireCounters,
     /// Totals of the queue.
     pub queue: QueueCounters,
+    /// Half-open sockets and tracking entries that the kernel did not remove;
+    /// the guard keeps them silent, and they end by themselves.
+    pub undestroyed: u64,
 }
 
 /// Frames of IP protocol 150 that were not used, by reason.

@@ -107,6 +107,15 @@ impl Links {
         Ok(own.ip)
     }
 
+    /// Is there an interface with this index?
+    pub async fn exists(&self, index: u32) -> Result<bool> {
+        match self.handle.link().get().match_index(index).execute().next().await {
+            Some(Ok(_)) => Ok(true),
+            None | Some(Err(rtnetlink::Error::NetlinkError(_))) => Ok(false),
+            Some(Err(error)) => Err(error).context("look for the interface"),
+        }
+    }
+
     /// The interfaces that have `vip` as an address.
     pub async fn holders(&self, vip: Ipv4Addr) -> Result<Vec<u32>> {
         let holders = self.addresses().await?.into_iter().filter(|a| a.ip == vip);

@@ -65,6 +65,12 @@ impl NetlinkSocket {
             .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, half))
     }
 
+    /// Receives the notifications of a multicast group from now on.
+    pub fn subscribe(&self, group: u32) -> io::Result<()> {
+        self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+            .map_err(|error| attempt(format!("subscribe to netlink group {group}"), error))
+    }
+
     fn set_option(&self, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
         let size = mem::size_of_val(&value) as libc::socklen_t;
         // SAFETY: the pointer is to `value`, which lives through the call and
