@@ -271,11 +271,10 @@ impl Report {
 
     fn fmt_wire(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let wire = &self.wire;
-        let hosts: Vec<_> = wire
-            .syn_ack_hosts
-            .iter()
-            .map(|(hosts, count)| format!("{hosts} host: {count}"))
-            .collect();
+        let answers = |(&hosts, count): (&u32, &u64)| {
+            format!("{hosts} host{}: {count}", if hosts == 1 { "" } else { "s" })
+        };
+        let hosts: Vec<_> = wire.syn_ack_hosts.iter().map(answers).collect();
         writeln!(
             f,
             "SYN-ACKs   per attempt from {}; second SYN-ACKs {} ({:.4}% of attempts)",
