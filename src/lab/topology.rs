@@ -33,9 +33,9 @@ pub const CLIENT_ADDRESSES_MAX: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Medium {
-    /// A learning switch: unicast goes to one port, multicast to all
+    /// A learning switch: unicast goes to one port, multicast to all.
     Switch,
-    /// A hub: every frame goes to every port
+    /// A hub: every frame goes to every port.
     Hub,
 }
 
