@@ -185,13 +185,15 @@ impl HotLoop {
             if ready.contains(QUEUE) {
                 self.read_queue()?;
             }
+            let joined = self.node.joined();
             if self.node.poll_timeout() <= self.now() {
                 self.hear()?;
-                self.look_at_listeners()?;
+                self.look_at_listeners();
                 self.node.handle_timeout(self.now());
             }
+            // Who reads "ready" in the log finds the same in the status.
+            self.publish(self.node.joined() != joined);
             self.carry_out()?;
-            self.publish();
         }
     }
 
@@ -289,7 +291,7 @@ impl HotLoop {
 
     /// Looks again at listeners not looked at for a while, so that a service
     /// that has come back is noticed without a SYN.
-    fn look_at_listeners(&mut self) -> Result<()> {
+    fn look_at_listeners(&mut self) {
         let now = self.now();
         for (&port, looked) in &mut self.listeners {
             if now.since(*looked) >= PUBLISH_INTERVAL {
@@ -299,7 +301,6 @@ impl HotLoop {
                 }
             }
         }
-        Ok(())
     }
 
     /// Does what the core wants, until it wants nothing more.
@@ -355,9 +356,9 @@ impl HotLoop {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, at_once: bool) {
         let now = self.now();
-        if now.since(self.published) < PUBLISH_INTERVAL {
+        if !at_once && now.since(self.published) < PUBLISH_INTERVAL {
             return;
         }
         self.published = now;
