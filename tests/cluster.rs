@@ -285,6 +285,20 @@ fn a_listener_that_vanishes_refuses_nobody() {
     assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(80)));
 }
 
+/// I8: a claimant whose listener goes away while it settles passes, and nobody is refused.
+#[test]
+fn a_listener_that_goes_while_its_claim_settles_is_not_counted_on() {
+    let mut lan = Cluster::with(3, Pacing::Race, 1);
+    let conn = lan.connect(80);
+    lan.run(us(500));
+    let claimant = best_claimant(&lan);
+    lan.listen(claimant, 80, Listener::Absent);
+    lan.look(claimant, 80);
+    lan.run(ms(50));
+    assert_eq!((lan.accepted_by(conn).len(), lan.resets(conn), lan.releases()), (1, 0, 1));
+    assert_eq!(lan.node(claimant).counters().accepted, 0);
+}
+
 /// Race 12: a full accept queue hands the turn on at once.
 #[test]
 fn a_busy_host_passes() {
