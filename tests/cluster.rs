@@ -217,7 +217,7 @@ fn an_incumbent_and_the_first_rank_leave_it_to_the_client() {
     assert_eq!((lan.half_open(second), lan.resets(second)), (vec![], 0));
 }
 
-/// Race 22: an incumbent that missed the new attempt forgets the old connection.
+/// Race 22: an incumbent that missed the new attempt leaves it to its owner.
 #[test]
 fn an_incumbent_that_was_overtaken_is_none_any_more() {
     let mut lan = Cluster::new(2);

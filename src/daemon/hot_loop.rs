@@ -318,7 +318,6 @@ impl HotLoop {
                         self.kernel.queue.verdict(unpack(ticket), verdict);
                     }
                     Output::Destroy(flow) => self.destroy(&flow),
-                    Output::Forget(flow) => self.forget(&flow),
                     // A log that cannot keep up loses lines, not connections.
                     Output::Notice(notice) => drop(self.notices.try_send(notice)),
                 }
@@ -339,21 +338,10 @@ impl HotLoop {
 
     /// Removes a half-open connection whose client chose another host.
     fn destroy(&mut self, flow: &FlowKey) {
-        if let Some((client, service)) = v4(flow)
-            && self.kernel.sockets.destroy_request(client, service).is_err()
-        {
-            self.undestroyed += 1;
-        }
-        self.forget(flow);
-    }
-
-    /// Removes the tracking entry of a connection that is another host's now.
-    fn forget(&mut self, flow: &FlowKey) {
-        if let Some((client, service)) = v4(flow)
-            && self.kernel.conntrack.delete(client, service).is_err()
-        {
-            self.undestroyed += 1;
-        }
+        let Some((client, service)) = v4(flow) else { return };
+        let socket = self.kernel.sockets.destroy_request(client, service);
+        let entry = self.kernel.conntrack.delete(client, service);
+        self.undestroyed += u64::from(socket.is_err()) + u64::from(entry.is_err());
     }
 
     fn publish(&mut self, at_once: bool) {

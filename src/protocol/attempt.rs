@@ -213,7 +213,7 @@ impl Attempt {
                 self.seen = true;
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.yielded += 1;
-                self.forget_incumbent(cx);
+                self.incumbent = false;
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
@@ -265,7 +265,7 @@ impl Attempt {
                     cx.decide(ticket, Verdict::Drop);
                     cx.counters.yielded += 1;
                 }
-                self.forget_incumbent(cx);
+                self.incumbent = false;
                 Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
             }
             // Two have answered: only the client's ACK decides between them.
@@ -508,14 +508,6 @@ impl Attempt {
     fn give_up(&self, cx: &mut Context<'_>) -> State {
         cx.release(self);
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.foreign }
-    }
-
-    /// Another node has taken over the addresses and ports that this kernel tracks.
-    fn forget_incumbent(&mut self, cx: &mut Context<'_>) {
-        if let (true, Some(flow)) = (self.incumbent, self.flow) {
-            cx.outbox.outputs.push_back(Output::Forget(flow));
-        }
-        self.incumbent = false;
     }
 
     fn exclude(&mut self, node: NodeId) {

@@ -330,7 +330,6 @@ fn output_text(output: &Output) -> String {
             format!("{verdict:?} {packet}").to_lowercase()
         }
         Output::Destroy(_) => "destroy".into(),
-        Output::Forget(_) => "forget".into(),
         Output::Notice(notice) => format!("{notice:?}"),
     }
 }

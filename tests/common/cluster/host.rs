@@ -97,9 +97,6 @@ impl Cluster {
                     };
                     assert!(!chosen, "I4: host {index} destroys {flow}, which the client chose");
                 }
-                Output::Forget(flow) => {
-                    self.hosts[index].sockets.remove(&flow);
-                }
                 Output::Notice(notice) => self.hosts[index].notices.push(notice),
             }
         }
