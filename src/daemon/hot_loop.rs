@@ -35,7 +35,7 @@ use crate::io::nfqueue::{self, Queue};
 use crate::io::packet::{self, Segment};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
-use crate::io::sock_diag::SockDiag;
+use crate::io::sock_diag::{Destroyed, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
@@ -339,9 +339,16 @@ impl HotLoop {
     /// Removes a half-open connection whose client chose another host.
     fn destroy(&mut self, flow: &FlowKey) {
         let Some((client, service)) = v4(flow) else { return };
-        let socket = self.kernel.sockets.destroy_request(client, service);
-        let entry = self.kernel.conntrack.delete(client, service);
-        self.undestroyed += u64::from(socket.is_err()) + u64::from(entry.is_err());
+        match self.kernel.sockets.destroy_request(client, service) {
+            Ok(Destroyed::Request) => {
+                let entry = self.kernel.conntrack.delete(client, service);
+                self.undestroyed += u64::from(entry.is_err());
+            }
+            // Gone by itself; or the kernel has taken an ACK for this host's
+            // meanwhile, and then the evidence was somebody's forgery.
+            Ok(Destroyed::Absent | Destroyed::Established) => {}
+            Err(_) => self.undestroyed += 1,
+        }
     }
 
     fn publish(&mut self, at_once: bool) {

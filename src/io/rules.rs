@@ -158,11 +158,14 @@ impl Ruleset {
         writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
         // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
         writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
+        // A packet without a tracking entry matches no `ct` condition at all, so
+        // it is the chosen flows that are named here and the rest is dropped.
         let chosen = match guard {
-            Guard::Rst => "ct status ! assured".to_owned(),
-            Guard::Strict => format!("ct label != {CONFIRMED_LABEL}"),
+            Guard::Rst => "ct status assured".to_owned(),
+            Guard::Strict => format!("ct label {CONFIRMED_LABEL}"),
         };
-        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} {log} drop")?;
+        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
+        writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
         writeln!(text, "  }}\n}}")
     }
 

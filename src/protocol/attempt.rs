@@ -354,7 +354,7 @@ impl Attempt {
                 same
             }
 
-            (S::Half { isn, .. }, E::Ack { number, ticket }) if number == isn.wrapping_add(1) => {
+            (S::Half { isn, .. }, E::Ack { number, ticket }) if names(isn, number, ticket) => {
                 if let Some(ticket) = ticket {
                     cx.decide(ticket, Verdict::Accept);
                 }
@@ -514,6 +514,20 @@ impl Attempt {
         if !self.excluded.contains(&node) {
             self.excluded.push(node);
         }
+    }
+}
+
+/// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
+const SENT_MAX: u32 = 1 << 24;
+
+/// Does an acknowledgement of `number` name this host, whose sequence numbers
+/// began with `isn`? A held packet is the first that the guard lets pass, so it
+/// must acknowledge the SYN-ACK and nothing else. A copy may be of any later moment.
+fn names(isn: u32, number: u32, ticket: Option<Ticket>) -> bool {
+    let ahead = number.wrapping_sub(isn.wrapping_add(1));
+    match ticket {
+        Some(_) => ahead == 0,
+        None => ahead < SENT_MAX,
     }
 }
 
