@@ -254,7 +254,7 @@ fn a_host_without_a_listener_leaves_the_port_to_the_others() {
     assert_eq!(lan.said.iter().filter(spoke).count(), 0);
 }
 
-/// Spec 5.5: a port that nobody serves is refused promptly, by one RST.
+/// Spec 5.2: a port that nobody serves is refused promptly, by one RST.
 #[test]
 fn a_port_that_nobody_serves_is_refused_once() {
     let mut lan = Cluster::new(3);
