@@ -114,6 +114,8 @@ impl Ruleset {
         }
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
+        // Without this, rules that do not mention an address would meet IPv6, too.
+        writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip daddr != {vip} accept")?;
         writeln!(text, "    iifname \"lo\" accept")?;
         writeln!(text, "    iifname != \"{interface}\" drop")?;
@@ -153,6 +155,7 @@ impl Ruleset {
         }
         writeln!(text, "  chain outbound {{")?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+        writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip saddr != {vip} accept")?;
         writeln!(text, "    oifname \"lo\" accept")?;
         writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
