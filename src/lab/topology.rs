@@ -128,7 +128,8 @@ impl Topology {
         commands + "link set br0 up\nlink set lo up\n"
     }
 
-    fn ip(&self, namespace: &Namespace, commands: &str) -> Result<()> {
+    /// Runs commands of the program `ip` in one of the namespaces, one per line.
+    pub fn ip(&self, namespace: &Namespace, commands: &str) -> Result<()> {
         feed(namespace, "ip", &["-batch", "-"], commands)
     }
 }
@@ -171,7 +172,7 @@ fn interface_commands(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
 }
 
 /// Runs a tool of the system inside a namespace with `input` on its stdin.
-fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+pub fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
     let mut child = namespace
         .command(program)
         .args(arguments)
