@@ -270,19 +270,18 @@ pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duratio
 
 /// The socket, and how long `connect` alone took.
 fn connect_to_vip(source: Ipv4Addr) -> io::Result<(Socket, Duration)> {
-    let socket = new_socket(source)?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    bind_late(&socket, source)?;
     socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
     let begin = Instant::now();
     socket.connect(&SocketAddrV4::new(topology::VIP, topology::SERVICE_PORT).into())?;
     Ok((socket, begin.elapsed()))
 }
 
-/// A TCP socket that will connect from `source`.
-pub fn new_socket(source: Ipv4Addr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    choose_port_late(&socket)?;
-    socket.bind(&SocketAddr::from((source, 0)).into())?;
-    Ok(socket)
+/// Lets `socket` connect from `source`, from a port chosen then.
+pub fn bind_late(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
+    choose_port_late(socket)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())
 }
 
 /// Leaves the choice of the local port to `connect`: chosen by `bind`, it could not

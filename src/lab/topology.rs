@@ -24,6 +24,8 @@ use super::netns::Namespace;
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// The port of the service behind the VIP.
 pub const SERVICE_PORT: u16 = 80;
+/// The port of the service that hangs up on everybody.
+pub const HANG_UP_PORT: u16 = 81;
 /// The most hosts the address plan has room for.
 pub const HOSTS_MAX: usize = 32;
 /// The most client addresses the address plan has room for.

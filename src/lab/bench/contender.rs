@@ -15,7 +15,7 @@ use crate::lab::loss::ClaimLoss;
 use crate::lab::netns::Namespace;
 use crate::lab::process::Process;
 use crate::lab::run::READY_TIMEOUT;
-use crate::lab::topology::{self, Medium, Plan, Topology, VIP, feed, host_name};
+use crate::lab::topology::{self, HANG_UP_PORT, Medium, Plan, Topology, VIP, feed, host_name};
 
 /// Queue of the accept-all reader.
 const QUEUE: u16 = 1;
@@ -129,6 +129,11 @@ impl Cluster {
         // A SYN that stays unanswered is given up after 7 s.
         cluster.topology.client.set_sysctls(&[("ipv4/tcp_syn_retries", "2")])?;
         cluster.services = cluster.start("service", service_command)?;
+        cluster.services.extend(cluster.start("hang-up service", |namespace, host| {
+            let mut command = service_command(namespace, host)?;
+            command.args(["--hang-up", "--port", &HANG_UP_PORT.to_string()]);
+            Ok(command)
+        })?);
         cluster.deciders = match contender {
             Contender::Plain | Contender::XtCluster => Vec::new(),
             Contender::Floor => cluster.start("reader", |namespace, host| {
