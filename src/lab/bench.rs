@@ -80,6 +80,8 @@ struct Sample {
     many: Latency,
     /// Connections per second, many at a time.
     rate: f64,
+    /// CPU time of all deciders per connection, many at a time; none without a decider.
+    cpu: Option<Duration>,
     /// Bytes per second over one connection.
     throughput: f64,
     failed: u64,
@@ -171,14 +173,18 @@ fn sample(cluster: &Cluster, args: &BenchArgs) -> Result<Sample> {
     let load = Load::start(plan, client, move |event| drop(sender.send(event)))?;
     while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
     let one: Vec<_> = load.attempts().iter().filter_map(|attempt| attempt.connect).collect();
-    let many = rush(client, &cluster.sources, args.connections, CONCURRENCY)?;
     let bytes = args.transfer * 1_000_000;
+    let throughput = bytes as f64 / cluster.fetch(bytes)?.as_secs_f64();
+    let cpu_before = cluster.cpu_time()?;
+    let many = rush(client, &cluster.sources, args.connections, CONCURRENCY)?;
+    let cpu = cluster.cpu_time()?.saturating_sub(cpu_before) / args.connections as u32;
     Ok(Sample {
         failed: (singles - one.len()) as u64 + many.failed,
         one: Latency::of(one.into_iter()),
         many: Latency::of(many.connects.into_iter()),
         rate: many.rate,
-        throughput: bytes as f64 / cluster.fetch(bytes)?.as_secs_f64(),
+        cpu: (!cluster.deciders.is_empty()).then_some(cpu),
+        throughput,
     })
 }
 

@@ -111,6 +111,20 @@ impl Process {
         started.into_iter().map(ready).collect()
     }
 
+    /// CPU time of all its threads so far, kernel work done on their account included.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+            let path = task?.path().join("schedstat");
+            let text = fs::read_to_string(&path);
+            let text = text.with_context(|| format!("read {}", path.display()))?;
+            let first = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
+            nanoseconds += first.with_context(|| format!("{} has no time", path.display()))?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());

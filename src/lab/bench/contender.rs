@@ -162,6 +162,11 @@ impl Cluster {
         fetch(&self.topology.client, self.sources[0], bytes)
     }
 
+    /// CPU time of all deciders so far.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.deciders.iter().map(Process::cpu_time).sum()
+    }
+
     fn start(
         &self,
         what: &str,

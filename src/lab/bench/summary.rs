@@ -33,6 +33,8 @@ struct Figures {
     many_p99_us: f64,
     connections_per_second: f64,
     megabytes_per_second: f64,
+    /// CPU time of all deciders per connection; 0 where nothing decides.
+    decider_cpu_us: f64,
     /// Each within a round, then the median.
     ratios: Ratios,
     failed: u64,
@@ -43,7 +45,7 @@ struct Figures {
     resident_mib: Option<f64>,
 }
 
-/// Quotients of medians' rounds: times and rate of the floor, throughput of plain.
+/// Throughput as a multiple of plain, all else as multiples of the floor.
 #[derive(Clone, Debug, Serialize)]
 struct Ratios {
     one_p50: f64,
@@ -52,6 +54,8 @@ struct Ratios {
     many_p99: f64,
     rate: f64,
     throughput: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decider_cpu: Option<f64>,
 }
 
 /// A figure that has a target.
@@ -104,6 +108,7 @@ fn condense(series: &Series) -> Vec<Figures> {
             many_p99_us: over(many_p99),
             connections_per_second: over(rate).round(),
             megabytes_per_second: (over(throughput) / 1e6).round(),
+            decider_cpu_us: over(cpu_us),
             ratios: Ratios {
                 one_p50: ratio(floor, one_p50),
                 one_p99: ratio(floor, one_p99),
@@ -111,6 +116,7 @@ fn condense(series: &Series) -> Vec<Figures> {
                 many_p99: ratio(floor, many_p99),
                 rate: ratio(floor, rate),
                 throughput: ratio(plain, throughput),
+                decider_cpu: samples[0].cpu.map(|_| ratio(floor, cpu_us)),
             },
             failed: samples.iter().map(|sample| sample.failed).sum(),
             counts: series.counts[index].clone(),
@@ -138,6 +144,10 @@ fn many_p99(sample: &Sample) -> f64 {
 
 fn rate(sample: &Sample) -> f64 {
     sample.rate
+}
+
+fn cpu_us(sample: &Sample) -> f64 {
+    sample.cpu.map_or(0.0, |cpu| cpu.as_secs_f64() * 1e6)
 }
 
 fn throughput(sample: &Sample) -> f64 {
@@ -207,7 +217,8 @@ impl fmt::Display for Summary {
             "{} CPUs; load average {before:.2} before the run, {after:.2} at its end\n\
              In brackets: times and rate as multiples of the floor (a reader that accepts every \
              queued SYN),\nthroughput as a multiple of plain (the kernel alone; of several hosts \
-             only the first answers).",
+             only the first answers).\n\
+             Decider CPU: time of all daemons or readers together per connection, 64 at a time.",
             self.cpus
         )?;
         for group in self.figures.chunk_by(|a, b| a.hosts == b.hosts) {
@@ -251,8 +262,8 @@ fn fmt_group(f: &mut fmt::Formatter<'_>, group: &[Figures]) -> fmt::Result {
     writeln!(
         f,
         "\n{hosts:2} {plural}         connect, one at a time      connect, {CONCURRENCY} at a time\n\
-         {:17}   p50 us       p99 us       p50 us       p99 us      conn/s       MB/s",
-        ""
+         {:17}   p50 us       p99 us       p50 us       p99 us      conn/s         MB/s   {}",
+        "", "decider CPU us"
     )?;
     for figures in group {
         let Figures { contender, ratios, .. } = figures;
@@ -266,6 +277,9 @@ fn fmt_group(f: &mut fmt::Formatter<'_>, group: &[Figures]) -> fmt::Result {
             (figures.megabytes_per_second, ratios.throughput),
         ] {
             write!(f, " {value:>5.0} ({ratio:4.2})")?;
+        }
+        if let Some(ratio) = ratios.decider_cpu {
+            write!(f, " {:>5.0} ({ratio:4.2})", figures.decider_cpu_us)?;
         }
         match figures.failed {
             0 => writeln!(f)?,
