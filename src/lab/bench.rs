@@ -186,7 +186,10 @@ fn sample(cluster: &Cluster, throughput: f64, args: &BenchArgs) -> Result<Sample
         milestones: Vec::new(),
     };
     let client = &cluster.topology.client;
-    let load = Load::start(plan, client, move |event| drop(sender.send(event)))?;
+    let load = Load::start(plan, client, move |event| {
+        // The receiver stays until the load is done.
+        sender.send(event).ok();
+    })?;
     while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
     let one: Vec<_> = load.attempts().iter().filter_map(|attempt| attempt.connect).collect();
     let cpu_before = cluster.cpu_time()?;

@@ -122,6 +122,8 @@ async fn connect(source: Ipv4Addr) -> io::Result<Duration> {
     let begin = Instant::now();
     let mut stream = socket.connect(SocketAddr::from((VIP, HANG_UP_PORT))).await?;
     let took = begin.elapsed();
-    stream.read(&mut [0]).await?;
-    Ok(took)
+    match stream.read(&mut [0]).await? {
+        0 => Ok(took),
+        _ => Err(io::Error::other("the service said something")),
+    }
 }

@@ -262,8 +262,9 @@ fn fmt_group(f: &mut fmt::Formatter<'_>, group: &[Figures]) -> fmt::Result {
     writeln!(
         f,
         "\n{hosts:2} {plural}         connect, one at a time      connect, {CONCURRENCY} at a time\n\
-         {:17}   p50 us       p99 us       p50 us       p99 us      conn/s         MB/s   {}",
-        "", "decider CPU us"
+         {blank:17}   p50 us       p99 us       p50 us       p99 us      conn/s         MB/s   {}",
+        "decider CPU us",
+        blank = ""
     )?;
     for figures in group {
         let Figures { contender, ratios, .. } = figures;
