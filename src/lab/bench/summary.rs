@@ -259,13 +259,14 @@ impl fmt::Display for Summary {
 fn fmt_group(f: &mut fmt::Formatter<'_>, group: &[Figures]) -> fmt::Result {
     let hosts = group[0].hosts;
     let plural = if hosts == 1 { "host " } else { "hosts" };
-    writeln!(
-        f,
-        "\n{hosts:2} {plural}         connect, one at a time      connect, {CONCURRENCY} at a time\n\
-         {blank:17}   p50 us       p99 us       p50 us       p99 us      conn/s         MB/s   {}",
-        "decider CPU us",
-        blank = ""
-    )?;
+    let singles = "connect, one at a time";
+    let many = format!("connect, {CONCURRENCY} at a time");
+    writeln!(f, "\n{hosts:2} {plural}         {singles:27} {many}")?;
+    write!(f, "{:17}", "contender")?;
+    for column in ["p50 us", "p99 us", "p50 us", "p99 us", "conn/s", "MB/s"] {
+        write!(f, " {column:>8}    ")?;
+    }
+    writeln!(f, " decider CPU us")?;
     for figures in group {
         let Figures { contender, ratios, .. } = figures;
         write!(f, "{contender:17}")?;
