@@ -306,11 +306,11 @@ impl HotLoop {
     /// Does what the core wants, until it wants nothing more.
     fn carry_out(&mut self) -> Result<()> {
         loop {
-            let mut decided = false;
+            let mut accepted = false;
             while let Some(output) = self.node.poll_output() {
                 match output {
                     Output::Decide(ticket, verdict) => {
-                        decided = true;
+                        accepted |= verdict == Verdict::Accept;
                         let verdict = match verdict {
                             Verdict::Accept => nfqueue::Verdict::Accept,
                             Verdict::Drop => nfqueue::Verdict::Drop,
@@ -322,7 +322,8 @@ impl HotLoop {
                     Output::Notice(notice) => drop(self.notices.try_send(notice)),
                 }
             }
-            if !decided {
+            // Only an accepted packet makes the kernel answer.
+            if !accepted {
                 break;
             }
             self.kernel.queue.flush()?;

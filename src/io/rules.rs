@@ -138,7 +138,7 @@ impl Ruleset {
         if *guard == Guard::Rst {
             writeln!(
                 text,
-                "    tcp flags & (syn|rst|ack) == ack ct state invalid limit rate 1000/second {log}"
+                "    tcp flags & (fin|syn|rst|ack) == ack ct state invalid limit rate 1000/second {log}"
             )?;
         }
         writeln!(text, "    drop\n  }}")?;

@@ -19,6 +19,8 @@ use super::topology;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Longest life of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a transfer read at a time.
+const FETCH_BYTES: usize = 256 * 1024;
 /// Stack of a client thread, which holds little more than a request and an answer.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -213,8 +215,8 @@ impl Shared {
         let mut connect = None;
         let outcome = connect_to_vip(source)
             .map_err(|error| (Failure::of_connect(&error), error))
-            .and_then(|socket| {
-                connect = Some(begin.elapsed());
+            .and_then(|(socket, took)| {
+                connect = Some(took);
                 hello(socket, begin)
             })
             .map_err(|(failure, error)| {
@@ -239,7 +241,7 @@ pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
         let begin = Instant::now();
         let answer = connect_to_vip(source)
             .map_err(|error| (Failure::of_connect(&error), error))
-            .and_then(|socket| hello(socket, begin));
+            .and_then(|(socket, _)| hello(socket, begin));
         let error = match answer {
             Ok(_) | Err((Failure::Reset, _)) => return Ok(()),
             Err((Failure::ConnectTimeout, _)) => anyhow!("no SYN-ACK within {CONNECT_TIMEOUT:?}"),
@@ -253,13 +255,38 @@ pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
     })
 }
 
-fn connect_to_vip(source: Ipv4Addr) -> io::Result<Socket> {
+/// Fetches `bytes` over one connection; returns how long that took, from the
+/// request to the last byte.
+pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duration> {
+    client.within(|| {
+        let (mut socket, _) = connect_to_vip(source).context("connect for a transfer")?;
+        socket.set_read_timeout(Some(ATTEMPT_TIMEOUT))?;
+        let begin = Instant::now();
+        socket.write_all(format!("send {bytes}\n").as_bytes())?;
+        let (mut buffer, mut left) = (vec![0; FETCH_BYTES], bytes);
+        while left > 0 {
+            let read = socket.read(&mut buffer).context("read a transfer")? as u64;
+            anyhow::ensure!(read > 0, "a transfer ended {left} bytes early");
+            left = left.saturating_sub(read);
+        }
+        Ok(begin.elapsed())
+    })
+}
+
+/// The socket, and how long `connect` alone took.
+fn connect_to_vip(source: Ipv4Addr) -> io::Result<(Socket, Duration)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    choose_port_late(&socket)?;
-    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    bind_late(&socket, source)?;
     socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    let begin = Instant::now();
     socket.connect(&SocketAddrV4::new(topology::VIP, topology::SERVICE_PORT).into())?;
-    Ok(socket)
+    Ok((socket, begin.elapsed()))
+}
+
+/// Lets `socket` connect from `source`, from a port chosen then.
+pub fn bind_late(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
+    choose_port_late(socket)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())
 }
 
 /// Leaves the choice of the local port to `connect`: chosen by `bind`, it could not

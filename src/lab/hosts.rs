@@ -66,7 +66,8 @@ pub fn daemon_command(namespace: &Namespace, args: &DaemonArgs) -> Result<Comman
     Ok(command)
 }
 
-fn this_program_in(namespace: &Namespace) -> Result<Command> {
+/// This program, to be run inside a namespace.
+pub fn this_program_in(namespace: &Namespace) -> Result<Command> {
     let program =
         std::env::current_exe().context("find this program's own file to start hosts with")?;
     Ok(namespace.command(program))

@@ -2,9 +2,11 @@
 //!
 //! Real kernels, the real daemon, real TCP clients and a capture as the judge;
 //! only the cables are virtual. `run` raises a cluster, loads it, breaks it as
-//! asked, reports and leaves nothing behind. `up`, `exec` and `down` keep one
+//! asked, reports and leaves nothing behind; `bench` measures. `up`, `exec` and `down` keep one
 //! for looking around.
 
+mod accept_all;
+mod bench;
 mod capture;
 mod client;
 mod faults;
@@ -17,6 +19,7 @@ mod oracle;
 mod process;
 mod report;
 mod run;
+mod rush;
 mod service;
 mod standing;
 mod text;
@@ -41,6 +44,10 @@ pub enum LabCommand {
     ///
     /// Exits with 0 if every connection was answered, and 1 if not.
     Run(RunArgs),
+    /// Compare with the plain kernel, xt_cluster and the least any daemon can cost.
+    ///
+    /// Exits with 0 if every connection was answered, and 1 if not.
+    Bench(bench::BenchArgs),
     /// Raise a cluster that stays until `lab down`.
     Up(standing::UpArgs),
     /// Run a command on a host of a lab (h1, h2..., client or switch).
@@ -50,6 +57,9 @@ pub enum LabCommand {
     /// The TCP service of a lab host.
     #[command(hide = true)]
     Serve(service::ServeArgs),
+    /// A reader that accepts every queued SYN.
+    #[command(hide = true)]
+    AcceptAll(accept_all::AcceptAllArgs),
 }
 
 /// The cluster to raise.
@@ -172,9 +182,11 @@ pub fn execute(command: &LabCommand) -> Result<ExitCode> {
                 Ok(ExitCode::from(2))
             }
         },
+        LabCommand::Bench(args) => bench::run(args),
         LabCommand::Up(args) => standing::up(args).map(|()| ExitCode::SUCCESS),
         LabCommand::Exec(args) => standing::exec(args).map(|never| match never {}),
         LabCommand::Down(args) => standing::down(args).map(|()| ExitCode::SUCCESS),
+        LabCommand::AcceptAll(args) => accept_all::accept_all(args).map(|()| ExitCode::SUCCESS),
         LabCommand::Serve(args) => service::serve(args).map(|()| ExitCode::SUCCESS),
     }
 }

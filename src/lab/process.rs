@@ -1,15 +1,15 @@
 //! Processes of the lab's hosts: their start, their signals and their last words.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::netns::check;
 
@@ -88,6 +88,52 @@ impl Process {
     /// Whether the process has ended with the lab's knowledge.
     pub fn is_reaped(&self) -> bool {
         self.reaped
+    }
+
+    /// Starts named commands and waits until each has said that it is ready.
+    pub fn start_ready(commands: Vec<(String, Command)>, patience: Duration) -> Result<Vec<Self>> {
+        let mut started = Vec::new();
+        for (name, command) in commands {
+            let (sender, signs) = mpsc::channel();
+            let process = Self::start(name, command, false, move |sign| {
+                // Nobody listens any more once it is ready.
+                sender.send(sign).ok();
+            })?;
+            started.push((process, signs));
+        }
+        let ready = |(mut process, signs): (Self, mpsc::Receiver<Sign>)| match signs
+            .recv_timeout(patience)
+        {
+            Ok(Sign::Ready) => Ok(process),
+            Ok(Sign::Gone) => bail!(process.epitaph()?),
+            Err(_) => bail!("{} is not ready after {patience:?}", process.name),
+        };
+        started.into_iter().map(ready).collect()
+    }
+
+    /// CPU time of all its threads so far, kernel work done on their account included.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+            let path = task?.path().join("schedstat");
+            let text = fs::read_to_string(&path);
+            let text = text.with_context(|| format!("read {}", path.display()))?;
+            let first = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
+            nanoseconds += first.with_context(|| format!("{} has no time", path.display()))?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .map(|kib: u64| kib << 10)
+            .with_context(|| format!("{path} has no VmRSS"))
     }
 
     /// Sends a signal, unless the process has ended.

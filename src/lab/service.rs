@@ -39,19 +39,26 @@ pub struct ServeArgs {
     /// Port to listen on.
     #[arg(long, default_value_t = super::topology::SERVICE_PORT)]
     port: u16,
+    /// Close every connection at once instead
+    #[arg(long)]
+    hang_up: bool,
 }
 
 /// Serves until killed; says `ready` on stderr once it listens.
 pub fn serve(args: &ServeArgs) -> Result<()> {
     super::process::raise_descriptor_limit();
+    let listener = listen(args.port).with_context(|| format!("listen on port {}", args.port))?;
+    eprintln!("ready: {} listens on port {}", args.name, args.port);
+    if args.hang_up {
+        hang_up(&listener)
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime of the service")?;
     LocalSet::new().block_on(&runtime, async {
-        let listener =
-            listen(args.port).with_context(|| format!("listen on port {}", args.port))?;
-        eprintln!("ready: {} listens on port {}", args.name, args.port);
+        listener.set_nonblocking(true).context("make the listener non-blocking")?;
+        let listener = TcpListener::from_std(listener).context("watch the listener")?;
         let greeting: Rc<str> = format!("{}\n", args.name).into();
         loop {
             match listener.accept().await {
@@ -69,13 +76,24 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
     })
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
+fn listen(port: u16) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
+}
+
+fn hang_up(listener: &std::net::TcpListener) -> ! {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => drop(stream),
+            Err(error) => {
+                eprintln!("cannot accept a connection: {error}");
+                std::thread::sleep(ACCEPT_RETRY);
+            }
+        }
+    }
 }
 
 async fn converse(stream: TcpStream, greeting: &str) -> io::Result<()> {

@@ -25,6 +25,8 @@ use super::netns::Namespace;
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// The port of the service behind the VIP.
 pub const SERVICE_PORT: u16 = 80;
+/// The port of the service that hangs up on everybody.
+pub const HANG_UP_PORT: u16 = 81;
 /// The most hosts the address plan has room for.
 pub const HOSTS_MAX: usize = 32;
 /// The most client addresses the address plan has room for.
@@ -137,7 +139,8 @@ impl Topology {
         commands + "link set br0 up\nlink set lo up\n"
     }
 
-    fn ip(&self, namespace: &Namespace, commands: &str) -> Result<()> {
+    /// Runs commands of the program `ip` in one of the namespaces, one per line.
+    pub fn ip(&self, namespace: &Namespace, commands: &str) -> Result<()> {
         feed(namespace, "ip", &["-batch", "-"], commands)
     }
 }
@@ -180,7 +183,7 @@ fn interface_commands(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
 }
 
 /// Runs a tool of the system inside a namespace with `input` on its stdin.
-fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+pub fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
     let mut child = namespace
         .command(program)
         .args(arguments)
