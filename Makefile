@@ -49,7 +49,7 @@ packages:
 # Debian 12's own Rust is too old (1.63), so the toolchain is the one thing to bring along.
 toolchain:
 	@command -v $(CARGO) >/dev/null || { \
-		echo "clusterd needs Rust 1.89 or newer (cargo); install it with rustup, see README" >&2; \
+		echo "clusterd needs Rust 1.93 or newer (cargo); install it with rustup, see README" >&2; \
 		exit 1; \
 	}
 

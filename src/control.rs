@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use crate::cli::StatusArgs;
 use crate::daemon::{Shared, Snapshot};
 use crate::failure::Failure;
+use crate::io::nfqueue;
 
 const NAME_PREFIX: &str = "clusterd/";
 /// Longest request in bytes.
@@ -36,6 +37,8 @@ struct Report {
     node: String,
     #[serde(flatten)]
     snapshot: Snapshot,
+    /// What the kernel counts for the queues, if it says.
+    kernel_queue: Option<nfqueue::Overflows>,
     /// Connections answered in the last seconds, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<Vec<Flow>>,
@@ -122,7 +125,13 @@ impl Server {
             flows.sort_unstable_by_key(|flow| (std::cmp::Reverse(flow.age_ms), flow.client));
             flows
         });
-        Report { vip: self.vip, node: shared.node.to_string(), snapshot: shared.snapshot(), flows }
+        Report {
+            vip: self.vip,
+            node: shared.node.to_string(),
+            snapshot: shared.snapshot(),
+            kernel_queue: nfqueue::overflows(&shared.queues).ok(),
+            flows,
+        }
     }
 }
 

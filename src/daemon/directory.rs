@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub wire: WireCounters,
     /// Totals of the queue.
     pub queue: QueueCounters,
+    /// Half-open sockets and tracking entries that the kernel did not remove;
+    /// the guard keeps them silent, and they end by themselves.
+    pub undestroyed: u64,
 }
 
 /// Frames of IP protocol 150 that were not used, by reason.
@@ -57,29 +60,28 @@ pub struct WireCounters {
     pub unsent: u64,
 }
 
-/// Events of the kernel's queue.
+/// Events of the queue that the hot loop sees; what the kernel drops before,
+/// only the kernel counts.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct QueueCounters {
-    /// Packets dropped because the queue was full.
-    pub queue_dropped: u64,
-    /// Packets dropped because the socket was full.
-    pub user_dropped: u64,
     /// Times that the kernel reported a full socket.
     pub overruns: u64,
     /// Verdicts that came too late.
     pub stale_verdicts: u64,
+    /// Messages of the kernel that could not be understood.
+    pub malformed: u64,
     /// Packets in the queue that were none of the protocol's.
     pub unexpected: u64,
 }
 
 impl QueueCounters {
-    /// The queue's own counters; the kernel's drop counts are read when asked for.
+    /// The queue's own counters and one of ours.
     pub fn new(counters: nfqueue::Counters, unexpected: u64) -> Self {
         Self {
             overruns: counters.enobufs,
             stale_verdicts: counters.stale_verdicts + counters.refused_verdicts,
+            malformed: counters.malformed,
             unexpected,
-            ..Self::default()
         }
     }
 }
@@ -88,6 +90,8 @@ impl QueueCounters {
 pub struct Shared {
     /// This node.
     pub node: NodeId,
+    /// Numbers of the queues, under which the kernel counts.
+    pub queues: [u16; 2],
     snapshot: Mutex<Snapshot>,
     /// When each recently answered connection was.
     pub answered: DashMap<FlowKey, Answered>,
@@ -102,8 +106,8 @@ pub struct Answered {
 
 impl Shared {
     /// Nothing published yet.
-    pub fn new(node: NodeId) -> Self {
-        Self { node, snapshot: Mutex::default(), answered: DashMap::new() }
+    pub fn new(node: NodeId, queues: [u16; 2]) -> Self {
+        Self { node, queues, snapshot: Mutex::default(), answered: DashMap::new() }
     }
 
     /// Replaces the snapshot, unless a reader has it just now: the hot loop does not wait.

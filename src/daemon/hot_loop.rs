@@ -2,10 +2,11 @@
 //!
 //! Each turn does things in this order, and each place has its reason:
 //!
-//! 1. frames — a claim that is already here must not lose to a SYN read earlier;
+//! 1. frames;
 //! 2. the log — the kernel's SYN-ACKs and the clients' wrong ACKs;
-//! 3. held packets;
-//! 4. frames again, then timers — *drain before you decide* (spec 6.1);
+//! 3. held packets, which the core only notes;
+//! 4. frames again, then timers, where the core decides — *drain before you
+//!    decide* (spec 6.1): a claim that is already here must not lose to a SYN;
 //! 5. outputs: verdicts leave in one send, and with it the kernel sends its
 //!    SYN-ACKs before the call returns; these are read back at once;
 //! 6. one frame with everything the turn has to say.
@@ -38,10 +39,13 @@ use crate::io::sock_diag::SockDiag;
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
-/// Held packets, log entries and frames taken in one step, so that none of
-/// them starves the others.
+/// Held packets and log entries taken in one step, so that none of them
+/// starves the others.
 const BUDGET: usize = 64;
-const FRAMES_BUDGET: usize = 1024;
+/// Frames taken in one step: all that the socket's buffer may hold after a
+/// pause, so that what the others have said meanwhile is known before a
+/// decision, but not an endless flood.
+const FRAMES_BUDGET: usize = 16_384;
 /// How old the knowledge of a listener may be when a SYN for it is handled.
 const LISTENER_AGE_MAX: Duration = Duration::from_millis(5);
 /// Ports whose listener is remembered.
@@ -115,6 +119,7 @@ pub struct HotLoop {
     listeners: BTreeMap<u16, Instant>,
     wire: WireCounters,
     unexpected: u64,
+    undestroyed: u64,
     directory: Directory,
     shared: Arc<Shared>,
     published: Instant,
@@ -148,6 +153,7 @@ impl HotLoop {
             listeners: BTreeMap::new(),
             wire: WireCounters::default(),
             unexpected: 0,
+            undestroyed: 0,
             directory: Directory::default(),
             shared,
             published: Instant::default(),
@@ -170,20 +176,24 @@ impl HotLoop {
                 self.kernel.claims.send(&wire::encode(&frame, &self.key));
                 return Ok(());
             }
-            self.hear()?;
+            if ready.contains(CLAIMS) {
+                self.hear()?;
+            }
             if ready.contains(LOG) {
                 self.read_log()?;
             }
             if ready.contains(QUEUE) {
                 self.read_queue()?;
             }
+            let joined = self.node.joined();
             if self.node.poll_timeout() <= self.now() {
                 self.hear()?;
-                self.look_at_listeners()?;
+                self.look_at_listeners();
                 self.node.handle_timeout(self.now());
             }
+            // Who reads "ready" in the log finds the same in the status.
+            self.publish(self.node.joined() != joined);
             self.carry_out()?;
-            self.publish();
         }
     }
 
@@ -195,9 +205,12 @@ impl HotLoop {
     fn hear(&mut self) -> Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 2048];
         for _ in 0..FRAMES_BUDGET {
-            let Some(bytes) = self.kernel.claims.receive(&mut buffer).context("receive claims")?
-            else {
-                break;
+            let bytes = match self.kernel.claims.receive(&mut buffer) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                // The interface went down; the socket hears again when it is back.
+                Err(error) if errno(&error) == Some(libc::ENETDOWN) => break,
+                Err(error) => return Err(error).context("receive claims"),
             };
             let Some((ttl, payload)) = packet::ipv4_payload(bytes) else {
                 self.wire.truncated += 1;
@@ -221,8 +234,8 @@ impl HotLoop {
     /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core.
     fn read_log(&mut self) -> Result<()> {
         let now = self.now();
-        let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
-        kernel.log.recv(BUDGET, |bytes, _hook| match packet::parse(bytes, *vip) {
+        let Self { kernel, node, directory, shared, unexpected, .. } = self;
+        kernel.log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
             Some(Segment::SynAck { flow, client_isn, isn }) => {
                 node.handle_syn_ack(now, flow, client_isn, isn);
                 directory.answered(shared, now, flow);
@@ -242,7 +255,7 @@ impl HotLoop {
         let mut none_of_ours = Vec::new();
         queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
-            match packet::parse(packet.payload, *vip) {
+            match packet::parse(packet.payload, packet.hook) {
                 Some(Segment::Syn { flow, isn }) => {
                     let port = flow.service.port();
                     let age = listeners.get(&port).map(|&looked| now.since(looked));
@@ -278,7 +291,7 @@ impl HotLoop {
 
     /// Looks again at listeners not looked at for a while, so that a service
     /// that has come back is noticed without a SYN.
-    fn look_at_listeners(&mut self) -> Result<()> {
+    fn look_at_listeners(&mut self) {
         let now = self.now();
         for (&port, looked) in &mut self.listeners {
             if now.since(*looked) >= PUBLISH_INTERVAL {
@@ -288,7 +301,6 @@ impl HotLoop {
                 }
             }
         }
-        Ok(())
     }
 
     /// Does what the core wants, until it wants nothing more.
@@ -305,8 +317,8 @@ impl HotLoop {
                         };
                         self.kernel.queue.verdict(unpack(ticket), verdict);
                     }
-                    Output::Destroy(flow) => self.destroy(&flow)?,
-                    Output::Forget(flow) => self.forget(&flow)?,
+                    Output::Destroy(flow) => self.destroy(&flow),
+                    Output::Forget(flow) => self.forget(&flow),
                     // A log that cannot keep up loses lines, not connections.
                     Output::Notice(notice) => drop(self.notices.try_send(notice)),
                 }
@@ -326,23 +338,27 @@ impl HotLoop {
     }
 
     /// Removes a half-open connection whose client chose another host.
-    fn destroy(&mut self, flow: &FlowKey) -> Result<()> {
-        if let Some((client, service)) = v4(flow) {
-            self.kernel.sockets.destroy_request(client, service)?;
+    fn destroy(&mut self, flow: &FlowKey) {
+        if let Some((client, service)) = v4(flow)
+            && self.kernel.sockets.destroy_request(client, service).is_err()
+        {
+            self.undestroyed += 1;
         }
-        self.forget(flow)
+        self.forget(flow);
     }
 
-    fn forget(&mut self, flow: &FlowKey) -> Result<()> {
-        if let Some((client, service)) = v4(flow) {
-            self.kernel.conntrack.delete(client, service)?;
+    /// Removes the tracking entry of a connection that is another host's now.
+    fn forget(&mut self, flow: &FlowKey) {
+        if let Some((client, service)) = v4(flow)
+            && self.kernel.conntrack.delete(client, service).is_err()
+        {
+            self.undestroyed += 1;
         }
-        Ok(())
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, at_once: bool) {
         let now = self.now();
-        if now.since(self.published) < PUBLISH_INTERVAL {
+        if !at_once && now.since(self.published) < PUBLISH_INTERVAL {
             return;
         }
         self.published = now;
@@ -356,6 +372,7 @@ impl HotLoop {
             protocol: *self.node.counters(),
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
             queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected),
+            undestroyed: self.undestroyed,
         });
     }
 }

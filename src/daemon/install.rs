@@ -7,9 +7,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use tracing::warn;
 
 use crate::io::link::{Link, Links};
 use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
+use crate::io::rules_watch::RulesWatch;
 use crate::io::{nft, xt_queue};
 
 /// The rules and the address, in force.
@@ -33,21 +35,37 @@ impl<'a> Installed<'a> {
     }
 
     async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
-        nft::apply(&rules.install(), "install the rules")?;
-        if rules.backend == QueueBackend::Xtables {
-            let table = table_name(rules.vip);
-            for (chain, offset) in QUEUE_CHAINS {
-                xt_queue::insert(&table, chain, rules.queue + offset)
-                    .context("insert the NFQUEUE target; the kernel needs nft `queue` or it")?;
+        install_rules(rules)?;
+        links.add_address(link.index, rules.vip).await
+    }
+
+    /// Installs the rules again whenever another program has removed them.
+    pub async fn keep(&self, watch: &RulesWatch, rules: &Ruleset) -> Result<()> {
+        loop {
+            watch.removed().await.context("watch the rules")?;
+            if !nft::is_complete(self.vip)? {
+                install_rules(rules)?;
+                warn!(vip = %self.vip, "another program removed the rules; installed them again");
             }
         }
-        links.add_address(link.index, rules.vip).await
     }
 
     /// Takes the address and the rules back.
     pub async fn remove(self) -> Result<()> {
         remove(self.links, self.vip).await
     }
+}
+
+fn install_rules(rules: &Ruleset) -> Result<()> {
+    nft::apply(&rules.install(), "install the rules")?;
+    if rules.backend == QueueBackend::Xtables {
+        let table = table_name(rules.vip);
+        for (chain, offset) in QUEUE_CHAINS {
+            xt_queue::insert(&table, chain, rules.queue + offset)
+                .context("insert the NFQUEUE target; the kernel needs nft `queue` or it")?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the address and the rules of `vip`, whoever installed them.

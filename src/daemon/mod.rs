@@ -26,10 +26,12 @@ use crate::cli::ClusterArgs;
 use crate::control;
 use crate::failure::Failure;
 use crate::io::arp::Arp;
+use crate::io::error::errno;
 use crate::io::link::{Link, Links};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{QueueBackend, Ruleset, group_mac};
+use crate::io::rules_watch::RulesWatch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
 
@@ -100,7 +102,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         limits: Limits::default(),
     };
     let node = config.node;
-    let shared = Arc::new(Shared::new(node));
+    let shared = Arc::new(Shared::new(node, [queue, queue + 1]));
     let (notices, heard) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
     let (ended, mut end) = oneshot::channel();
@@ -119,12 +121,14 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
     let rules = ruleset(args, &link, queue, backend);
+    let watch = RulesWatch::open(vip)?;
     let installed = install::Installed::new(&links, &link, &rules).await?;
     let outcome = async {
         arp.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_arp(&arp, vip) => outcome,
+            outcome = answer_arp(&arp, &links, &link, vip) => outcome,
+            outcome = installed.keep(&watch, &rules) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),
@@ -152,10 +156,19 @@ fn warn_of_missing(realtime: &Realtime) {
     }
 }
 
-async fn answer_arp(arp: &Arp, vip: Ipv4Addr) -> Result<()> {
+/// Answers ARP as long as the interface exists.
+async fn answer_arp(arp: &Arp, links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
     loop {
-        let mac = arp.answer().await.context("answer ARP")?;
-        warn!(%vip, %mac, "a host outside the cluster claims the virtual IP");
+        match arp.answer().await {
+            Ok(mac) => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
+            Err(error) if errno(&error) == Some(libc::ENETDOWN) => {
+                if !links.exists(link.index).await? {
+                    return Err(Failure::unavailable("the interface was removed"));
+                }
+                warn!(%vip, "the interface is down");
+            }
+            Err(error) => return Err(error).context("answer ARP"),
+        }
     }
 }
 

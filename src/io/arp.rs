@@ -16,6 +16,7 @@ use pnet::packet::arp::{
 use pnet::packet::ethernet::EtherTypes;
 use pnet::util::MacAddr;
 use socket2::Socket;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,6 +29,9 @@ use super::rules::group_mac;
 /// milliseconds).
 const PROBES: u32 = 3;
 const PROBE_INTERVAL: Duration = Duration::from_millis(150);
+
+/// An interface that goes down is an error and nothing to read.
+const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// ARP for one virtual IP on one interface.
 pub struct Arp {
@@ -59,7 +63,7 @@ impl Arp {
         ];
         let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
         // SAFETY: a `Socket` keeps its descriptor until it is dropped.
-        let socket = unsafe { AsyncFd::register(socket)? };
+        let socket = unsafe { AsyncFd::register_with_interest(socket, INTEREST)? };
         Ok(Self { socket, link: link.clone(), vip, group: group_mac(vip) })
     }
 
@@ -125,7 +129,7 @@ impl Arp {
     async fn receive(&self) -> io::Result<Message> {
         let mut buffer = [MaybeUninit::uninit(); 128];
         loop {
-            let mut ready = self.socket.readable().await?;
+            let mut ready = self.socket.ready(INTEREST).await?;
             match packet_socket::receive(self.socket.get_ref(), &mut buffer)? {
                 None => ready.clear_ready(),
                 Some(bytes) => {

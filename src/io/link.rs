@@ -14,8 +14,6 @@ use crate::failure::Failure;
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Name, as given.
-    pub name: String,
     /// Interface index.
     pub index: u32,
     /// The interface's own MAC.
@@ -71,7 +69,7 @@ impl Links {
         }
         let index = link.header.index;
         let address = self.own_address(name, index, vip).await?;
-        Ok(Link { name: name.to_owned(), index, mac: mac.into(), address })
+        Ok(Link { index, mac: mac.into(), address })
     }
 
     /// This host's address in the subnet that contains `vip`.
@@ -107,6 +105,15 @@ impl Links {
             )));
         }
         Ok(own.ip)
+    }
+
+    /// Is there an interface with this index?
+    pub async fn exists(&self, index: u32) -> Result<bool> {
+        match self.handle.link().get().match_index(index).execute().next().await {
+            Some(Ok(_)) => Ok(true),
+            None | Some(Err(rtnetlink::Error::NetlinkError(_))) => Ok(false),
+            Some(Err(error)) => Err(error).context("look for the interface"),
+        }
     }
 
     /// The interfaces that have `vip` as an address.

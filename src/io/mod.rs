@@ -9,6 +9,7 @@
 //! | [`sock_diag`] | `inet_diag` | listeners, half-open requests, established sockets |
 //! | [`conntrack`] | `ctnetlink` | removing one flow |
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
+//! | [`rules_watch`] | `nf_tables` notifications | noticing that others remove our rules |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
 //! | [`link`] | rtnetlink | the interface and its addresses |
 //! | [`packet`] | none | IPv4 and TCP headers of what the others deliver |
@@ -33,6 +34,7 @@ pub mod packet_socket;
 pub mod poller;
 pub mod realtime;
 pub mod rules;
+pub mod rules_watch;
 pub mod sock_diag;
 pub mod xt_queue;
 

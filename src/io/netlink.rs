@@ -65,6 +65,23 @@ impl NetlinkSocket {
             .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, half))
     }
 
+    /// Receives the notifications of a multicast group (1 to 32) from now on.
+    pub fn subscribe(&self, group: u32) -> io::Result<()> {
+        let mut storage = socket2::SockAddrStorage::zeroed();
+        // SAFETY: sockaddr_nl is one of the types that sockaddr_storage may hold.
+        let address = unsafe { storage.view_as::<libc::sockaddr_nl>() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        // Joined by binding: a socket without an address of its own is taken
+        // for the sender of the kernel's notifications (`do_one_broadcast`).
+        address.nl_groups = 1 << (group - 1);
+        // SAFETY: a complete sockaddr_nl of that length.
+        let address =
+            unsafe { socket2::SockAddr::new(storage, size_of::<libc::sockaddr_nl>() as _) };
+        self.socket
+            .bind(&address)
+            .map_err(|error| attempt(format!("subscribe to netlink group {group}"), error))
+    }
+
     fn set_option(&self, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
         let size = mem::size_of_val(&value) as libc::socklen_t;
         // SAFETY: the pointer is to `value`, which lives through the call and

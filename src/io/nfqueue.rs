@@ -20,6 +20,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use serde::Serialize;
+
 use super::error::attempt;
 use super::message::{Attributes, Builder, Message, Messages, nfnetlink};
 use super::netlink::{Batch, NetlinkSocket, busy_if_listed};
@@ -264,7 +266,7 @@ fn packet(message: Message<'_>) -> Option<Packet<'_>> {
 }
 
 /// What the kernel counts for a set of queues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Overflows {
     /// Packets held at the moment.
     pub held: u64,

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::rules::vip_of_table;
+use super::rules::{TABLE_FAMILIES, vip_of_table};
 use crate::failure::Failure;
 
 fn nft(args: &[&str], script: &str) -> Result<Output> {
@@ -53,14 +53,25 @@ pub fn has_queue() -> Result<bool> {
     Ok(nft(&["--check", "-f", "-"], script)?.status.success())
 }
 
-/// The virtual IPs for which tables of ours exist in this network namespace.
-pub fn installed() -> Result<Vec<Ipv4Addr>> {
+/// The virtual IPs for which tables of ours exist in this network namespace,
+/// each once for every table.
+fn tables() -> Result<Vec<Ipv4Addr>> {
     let listing = succeed(nft(&["list", "tables"], "")?, "list the tables")?;
-    let mut vips: Vec<_> = String::from_utf8_lossy(&listing)
+    Ok(String::from_utf8_lossy(&listing)
         .lines()
         .filter_map(|line| vip_of_table(line.split_whitespace().nth(2)?))
-        .collect();
+        .collect())
+}
+
+/// The virtual IPs for which a table of ours exists, in order.
+pub fn installed() -> Result<Vec<Ipv4Addr>> {
+    let mut vips = tables()?;
     vips.sort_unstable();
     vips.dedup();
     Ok(vips)
+}
+
+/// Do all tables of `vip` exist?
+pub fn is_complete(vip: Ipv4Addr) -> Result<bool> {
+    Ok(tables()?.iter().filter(|&&table| table == vip).count() == TABLE_FAMILIES.len())
 }

@@ -3,7 +3,7 @@
 //! pnet's views check only the minimum length of a header, so the header
 //! length fields are checked here before anything behind them is touched.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use clusterd::flow::FlowKey;
 use pnet::packet::ip::IpNextHeaderProtocols;
@@ -46,8 +46,9 @@ pub enum Segment {
     },
 }
 
-/// Reads an IPv4 packet to or from `vip`. None for anything else.
-pub fn parse(bytes: &[u8], vip: Ipv4Addr) -> Option<Segment> {
+/// Reads an IPv4 packet that the rules have queued or logged at a netfilter
+/// hook. None for anything else.
+pub fn parse(bytes: &[u8], hook: u8) -> Option<Segment> {
     let ip = Ipv4Packet::new(bytes)?;
     let header_len = usize::from(ip.get_header_length()) * 4;
     if ip.get_version() != 4
@@ -66,7 +67,7 @@ pub fn parse(bytes: &[u8], vip: Ipv4Addr) -> Option<Segment> {
     const SYN_ACK: u8 = TcpFlags::SYN | TcpFlags::ACK;
     const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
     let client_isn = tcp.get_acknowledgement().wrapping_sub(1);
-    if ip.get_destination() == vip {
+    if i32::from(hook) == libc::NF_INET_PRE_ROUTING {
         match flags {
             TcpFlags::SYN => Some(Segment::Syn { flow: inbound, isn: tcp.get_sequence() }),
             TcpFlags::ACK | RST_ACK => {
@@ -74,7 +75,7 @@ pub fn parse(bytes: &[u8], vip: Ipv4Addr) -> Option<Segment> {
             }
             _ => None,
         }
-    } else if ip.get_source() == vip {
+    } else if i32::from(hook) == libc::NF_INET_LOCAL_OUT {
         match flags {
             SYN_ACK => {
                 Some(Segment::SynAck { flow: outbound, client_isn, isn: tcp.get_sequence() })
@@ -102,10 +103,14 @@ pub fn ipv4_payload(bytes: &[u8]) -> Option<(u8, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
     use pnet::packet::ipv4::MutableIpv4Packet;
     use pnet::packet::tcp::MutableTcpPacket;
     use proptest::prelude::*;
 
+    const PRE_ROUTING: u8 = libc::NF_INET_PRE_ROUTING as u8;
+    const LOCAL_OUT: u8 = libc::NF_INET_LOCAL_OUT as u8;
     const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
 
@@ -147,22 +152,20 @@ mod tests {
             (false, TcpFlags::ACK, None),
         ];
         for (inbound, flags, expected) in cases {
-            assert_eq!(parse(&segment(inbound, flags), VIP), expected, "{inbound} {flags:#x}");
+            let hook = if inbound { PRE_ROUTING } else { LOCAL_OUT };
+            assert_eq!(parse(&segment(inbound, flags), hook), expected, "{inbound} {flags:#x}");
         }
-        assert_eq!(
-            parse(&segment(true, TcpFlags::SYN), CLIENT.octets().map(|b| b ^ 1).into()),
-            None
-        );
+        assert_eq!(parse(&segment(true, TcpFlags::SYN), LOCAL_OUT), None);
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (parse(&bytes, VIP), ipv4_payload(&bytes));
+            let _ = (parse(&bytes, PRE_ROUTING), parse(&bytes, LOCAL_OUT), ipv4_payload(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = 0x45;
             }
-            let _ = (parse(&bytes, VIP), ipv4_payload(&bytes));
+            let _ = (parse(&bytes, PRE_ROUTING), parse(&bytes, LOCAL_OUT), ipv4_payload(&bytes));
         }
     }
 }

@@ -61,6 +61,9 @@ pub struct Ruleset {
 /// offset to [`Ruleset::queue`].
 pub const QUEUE_CHAINS: [(&str, u16); 2] = [("contest", 0), ("incumbent", 1)];
 
+/// The families in which a virtual IP has a table.
+pub const TABLE_FAMILIES: [&str; 2] = ["inet", "arp"];
+
 /// Name of both tables of a virtual IP.
 pub fn table_name(vip: Ipv4Addr) -> String {
     format!("clusterd_{vip}")
@@ -91,7 +94,7 @@ impl Ruleset {
     /// The commands that remove the tables of a virtual IP, present or not.
     pub fn remove(vip: Ipv4Addr) -> String {
         let name = table_name(vip);
-        ["inet", "arp"]
+        TABLE_FAMILIES
             .map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"))
             .concat()
     }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use super::topology::host_name;
 
+const MILLION: u32 = 1_000_000;
+
 /// Share of claim frames lost on the way to each host, in millionths.
 ///
 /// Each receiver loses frames independently, as with overrun receive rings. The
@@ -26,13 +28,17 @@ impl ClaimLoss {
             return None;
         }
         let ports = (0..hosts).map(host_name).collect::<Vec<_>>().join(", ");
+        let chance = match self.millionths {
+            // nft refuses a comparison that is always true.
+            MILLION => String::new(),
+            share => format!("numgen random mod {MILLION} < {share} "),
+        };
         Some(format!(
             "table netdev lab {{\n\
              chain to_hosts {{\n\
              type filter hook egress devices = {{ {ports} }} priority 0\n\
-             ip protocol 150 numgen random mod 1000000 < {} counter drop\n\
-             }}\n}}\n",
-            self.millionths
+             ip protocol 150 {chance}counter drop\n\
+             }}\n}}\n"
         ))
     }
 }
@@ -95,10 +101,12 @@ mod tests {
     }
 
     #[test]
-    fn total_loss_spares_the_client() {
+    fn the_rules_spare_the_client() {
+        let rules = "1%".parse::<ClaimLoss>().unwrap().rules(2).unwrap();
+        assert!(rules.contains("numgen random mod 1000000 < 10000 counter drop"));
         let rules = "100%".parse::<ClaimLoss>().unwrap().rules(2).unwrap();
         assert!(rules.contains("devices = { h1, h2 }"));
-        assert!(rules.contains("< 1000000"));
+        assert!(rules.contains("ip protocol 150 counter drop"));
         assert_eq!("0%".parse::<ClaimLoss>().unwrap().rules(2), None);
     }
 }

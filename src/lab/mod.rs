@@ -35,17 +35,17 @@ use topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, Medium, Plan};
 /// What to do with a lab.
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
-    /// Raise a cluster, load it, report what happened and take it down
+    /// Raise a cluster, load it, report what happened and take it down.
     ///
     /// Exits with 0 if every connection was answered, and 1 if not.
     Run(RunArgs),
-    /// Raise a cluster that stays until `lab down`
+    /// Raise a cluster that stays until `lab down`.
     Up(standing::UpArgs),
-    /// Run a command on a host of a lab (h1, h2..., client or switch)
+    /// Run a command on a host of a lab (h1, h2..., client or switch).
     Exec(standing::ExecArgs),
-    /// Take a lab down
+    /// Take a lab down.
     Down(standing::DownArgs),
-    /// The TCP service of a lab host
+    /// The TCP service of a lab host.
     #[command(hide = true)]
     Serve(service::ServeArgs),
 }
@@ -53,16 +53,16 @@ pub enum LabCommand {
 /// The cluster to raise.
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
-    /// Number of hosts
+    /// Number of hosts.
     #[arg(long, default_value_t = 3, value_parser = parse_within::<1, HOSTS_MAX>)]
     nodes: usize,
-    /// What connects them
+    /// What connects them.
     #[arg(long, value_enum, default_value_t = Medium::Switch)]
     topology: Medium,
-    /// Number of addresses the client has
+    /// Number of addresses the client has.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_within::<1, CLIENT_ADDRESSES_MAX>)]
     client_addresses: usize,
-    /// Claims the switch loses on the way to each host: 0.01, 1%, 100%
+    /// Claims the switch loses on the way to each host: 0.01, 1%, 100%.
     #[arg(long, value_name = "SHARE", default_value = "0%")]
     claim_loss: ClaimLoss,
     #[command(flatten)]
@@ -74,28 +74,28 @@ pub struct ClusterArgs {
 pub struct RunArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Number of connections
+    /// Number of connections.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     connections: u64,
-    /// How many connections are attempted at a time
+    /// How many connections are attempted at a time.
     #[arg(long, default_value_t = 64, value_parser = parse_within::<1, 4096>)]
     concurrency: usize,
-    /// Kill the daemon of a host (SIGKILL): h2@50% of the connections, or h2@1.5s; repeatable
+    /// Kill the daemon of a host (SIGKILL): h2@50% of the connections, or h2@1.5s; repeatable.
     #[arg(long, value_name = "HOST@WHEN")]
     kill: Vec<Target>,
-    /// Unplug a host and kill all its processes; repeatable
+    /// Unplug a host and kill all its processes; repeatable.
     #[arg(long, value_name = "HOST@WHEN")]
     link_down: Vec<Target>,
-    /// Stop the daemon of a host for a while (SIGSTOP): h2@30%:2s; repeatable
+    /// Stop the daemon of a host for a while (SIGSTOP): h2@30%:2s; repeatable.
     #[arg(long, value_name = "HOST@WHEN:FOR")]
     pause: Vec<PauseTarget>,
-    /// Write what the client's interface saw to a capture file
+    /// Write what the client's interface saw to a capture file.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
-    /// Print the report as one JSON object
+    /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Show the hosts' logs on stderr
+    /// Show the hosts' logs on stderr.
     #[arg(long, short)]
     verbose: bool,
 }
@@ -176,5 +176,51 @@ fn parse_within<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize,
     match text.parse() {
         Ok(number) if (MIN..=MAX).contains(&number) => Ok(number),
         _ => Err(format!("not a number from {MIN} to {MAX}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Lab {
+        #[command(subcommand)]
+        command: LabCommand,
+    }
+
+    fn parse(words: &[&str]) -> Result<RunArgs, clap::Error> {
+        match Lab::try_parse_from(["lab", "run"].iter().chain(words))?.command {
+            LabCommand::Run(args) => Ok(args),
+            other => panic!("`lab run` parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_in_the_report_repeats_the_run() {
+        let words = [
+            "--nodes=5",
+            "--topology=hub",
+            "--kill=h2@50%",
+            "--pause=h3@1500ms:2s",
+            "--link-down=h5@0%",
+            "--claim-loss=0.01",
+            "--pacing=race",
+            "--daemon-arg=--slot=2ms",
+        ];
+        let line = parse(&words).unwrap().command_line();
+        let again: Vec<_> = line.split(' ').skip(3).collect();
+        assert_eq!(parse(&again).unwrap().command_line(), line);
+        for word in ["h2@50%", "h3@1s500ms:2s", "h5@0%", "1%", "race", "--daemon-arg=--slot=2ms"] {
+            assert!(again.contains(&word), "{word} is not in {line}");
+        }
+    }
+
+    #[test]
+    fn a_fault_needs_a_host_that_exists() {
+        assert!(parse(&["--nodes=2", "--kill=h2@1s"]).unwrap().faults().is_ok());
+        let problem = parse(&["--nodes=2", "--kill=h3@1s"]).unwrap().faults().unwrap_err();
+        assert!(problem.contains("h3") && problem.contains("--nodes"), "{problem}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! This is the judge of the lab. It knows frames only, never what a daemon says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use clusterd::flow::ClusterKey;
@@ -66,7 +66,7 @@ pub struct WireReport {
 #[derive(Debug)]
 pub struct Oracle {
     key: ClusterKey,
-    attempts: HashMap<AttemptKey, AttemptOnWire>,
+    attempts: BTreeMap<AttemptKey, AttemptOnWire>,
     resets_by_host: BTreeMap<String, u64>,
     resets_by_client: u64,
     frames: u64,
@@ -90,7 +90,7 @@ impl Oracle {
     pub fn new(key: ClusterKey) -> Self {
         Self {
             key,
-            attempts: HashMap::new(),
+            attempts: BTreeMap::new(),
             resets_by_host: BTreeMap::new(),
             resets_by_client: 0,
             frames: 0,

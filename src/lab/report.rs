@@ -271,11 +271,10 @@ impl Report {
 
     fn fmt_wire(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let wire = &self.wire;
-        let hosts: Vec<_> = wire
-            .syn_ack_hosts
-            .iter()
-            .map(|(hosts, count)| format!("{hosts} host: {count}"))
-            .collect();
+        let answers = |(&hosts, count): (&u32, &u64)| {
+            format!("{hosts} host{}: {count}", if hosts == 1 { "" } else { "s" })
+        };
+        let hosts: Vec<_> = wire.syn_ack_hosts.iter().map(answers).collect();
         writeln!(
             f,
             "SYN-ACKs   per attempt from {}; second SYN-ACKs {} ({:.4}% of attempts)",
@@ -357,5 +356,45 @@ fn words(failure: Failure) -> &'static str {
         Failure::ClosedEarly => "closed by the host without an answer",
         Failure::NoAnswer => "connected, but no answer within 10 s",
         Failure::Other => "failed otherwise",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::faults::When;
+
+    #[test]
+    fn a_fault_is_charged_with_what_was_under_way_or_came_soon_after() {
+        let second = Duration::from_secs(1);
+        let attempt = |started: u32, took: Duration, outcome| Attempt {
+            started: second * started,
+            ended: second * started + took,
+            connect: Some(took),
+            outcome,
+        };
+        let attempts = [
+            attempt(0, second, Err(Failure::Reset)), // over before the fault
+            attempt(4, second * 2, Ok(0)),           // under way
+            attempt(6, second / 100, Err(Failure::Reset)),
+            attempt(8, second, Err(Failure::Reset)), // too late
+        ];
+        let fault = Fault { host: 1, kind: FaultKind::Kill, when: When::Elapsed(second * 5) };
+        let met =
+            fault_report(&FaultOutcome { fault: fault.clone(), at: Some(second * 5) }, &attempts);
+        assert_eq!((met.attempts_near, met.failed_near, met.slow_connects_near), (2, 1, 1));
+        assert_eq!((met.host.as_str(), met.connect_max_near_us), ("h2", Some(2e6)));
+        let missed = fault_report(&FaultOutcome { fault, at: None }, &attempts);
+        assert_eq!((missed.attempts_near, missed.at_ms), (0, None));
+    }
+
+    #[test]
+    fn times_are_told_in_the_unit_that_fits() {
+        assert_eq!([42.4, 4_250.0, 7_150_000.0].map(human), ["42 us", "4.25 ms", "7.15 s"]);
+    }
+
+    #[test]
+    fn nothing_of_nothing_is_zero_percent() {
+        assert_eq!((percent(1, 3), percent(0, 0)), (33.333, 0.0));
     }
 }

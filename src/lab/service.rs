@@ -33,10 +33,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(10);
 /// Options of the service.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Answer to `hello`
+    /// Answer to `hello`.
     #[arg(long)]
     name: String,
-    /// Port to listen on
+    /// Port to listen on.
     #[arg(long, default_value_t = super::topology::SERVICE_PORT)]
     port: u16,
 }

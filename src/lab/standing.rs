@@ -23,6 +23,8 @@ use super::process::{says_ready, start_detached};
 use super::run::READY_TIMEOUT;
 use super::topology::{Medium, SERVICE_PORT, Topology, VIP, host_address, host_mac, host_name};
 
+/// Where labs keep their logs, one directory each.
+const LABS: &str = "/run/clusterd-lab";
 /// How often a log file or a dying process is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How long processes may take to clean up after SIGTERM.
@@ -35,7 +37,7 @@ pub struct UpArgs {
     name: LabName,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Describe the lab as one JSON object
+    /// Describe the lab as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -45,9 +47,9 @@ pub struct UpArgs {
 pub struct ExecArgs {
     #[command(flatten)]
     name: LabName,
-    /// h1, h2..., client or switch
+    /// h1, h2..., client or switch.
     host: String,
-    /// The command and its arguments
+    /// The command and its arguments.
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -67,7 +69,7 @@ pub struct DownArgs {
 /// Which lab.
 #[derive(Clone, Debug, Args)]
 struct LabName {
-    /// Name of the lab
+    /// Name of the lab.
     #[arg(long, default_value = "lab", value_parser = parse_name)]
     name: String,
 }
@@ -78,7 +80,7 @@ impl LabName {
     }
 
     fn directory(&self) -> PathBuf {
-        Path::new("/run/clusterd-lab").join(&self.name)
+        Path::new(LABS).join(&self.name)
     }
 
     /// The names of the lab's namespaces that exist, in order.
@@ -290,9 +292,14 @@ fn take_down(name: &LabName) -> Result<()> {
     }
     let directory = name.directory();
     match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.with_context(|| format!("remove {}", directory.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", directory.display()));
+        }
+        _ => {}
     }
+    // The directory of all labs goes with the last of them; until then it is not empty.
+    fs::remove_dir(LABS).ok();
+    Ok(())
 }
 
 /// The processes whose network namespace is one of these, as `ip netns pids` finds them.

@@ -33,9 +33,9 @@ pub const CLIENT_ADDRESSES_MAX: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Medium {
-    /// A learning switch: unicast goes to one port, multicast to all
+    /// A learning switch: unicast goes to one port, multicast to all.
     Switch,
-    /// A hub: every frame goes to every port
+    /// A hub: every frame goes to every port.
     Hub,
 }
 
@@ -92,7 +92,7 @@ impl Topology {
             .ip(&topology.client, &interface_commands(client_addresses(plan.client_addresses)))?;
         if let Some(rules) = plan.claim_loss.rules(plan.nodes) {
             feed(&topology.switch, "nft", &["-f", "-"], &rules).context(
-                "cannot install the claim loss in the switch; this needs nftables and Linux 5.16",
+                "install the claim loss in the switch; this needs nftables and Linux 5.16",
             )?;
         }
         Ok(topology)

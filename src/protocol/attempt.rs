@@ -63,8 +63,12 @@ impl Event {
     /// Is this worth remembering about an attempt not heard of before?
     pub fn opens(&self) -> bool {
         match self {
-            Event::Syn(_) | Event::Claim(_) | Event::Own(_) | Event::SynAck { .. } => true,
-            Event::Release(_) | Event::Refusal(_) | Event::Ack { .. } | Event::Timeout => false,
+            Event::Syn(_)
+            | Event::Claim(_)
+            | Event::Own(_)
+            | Event::Release(_)
+            | Event::SynAck { .. } => true,
+            Event::Refusal(_) | Event::Ack { .. } | Event::Timeout => false,
         }
     }
 
@@ -215,9 +219,11 @@ impl Attempt {
             // The owner re-asserts a retransmitted SYN, or it is contested again.
             (S::Foreign { owner, .. }, E::Syn(ticket)) => {
                 self.arrived = now;
-                self.tries = self.tries.saturating_add(u8::from(self.seen));
+                if self.seen {
+                    self.tries = self.tries.saturating_add(1);
+                    self.excluded.clear();
+                }
                 self.seen = true;
-                self.excluded.clear();
                 match owner {
                     Some(to) if cx.view.is_live(to) && !self.incumbent => {
                         let key = cx.view.claim_key(cx.id, to, 0, 0);
@@ -283,7 +289,10 @@ impl Attempt {
             }
             (S::Deferred { ticket, to, .. }, E::Release(from)) if from == to => {
                 self.exclude(from);
-                ticket.map(|ticket| self.hold(cx, ticket))
+                Some(match ticket {
+                    Some(ticket) => self.hold(cx, ticket),
+                    None => S::Foreign { owner: None, until: now + timers.own },
+                })
             }
             (S::Claimed { .. } | S::Deferred { .. }, E::Release(from)) => {
                 self.exclude(from);
@@ -291,6 +300,11 @@ impl Attempt {
             }
             (S::Foreign { owner: Some(owner), until }, E::Release(from)) if owner == from => {
                 Some(S::Foreign { owner: None, until })
+            }
+            // It was heard before the SYN: the contest starts without that node.
+            (S::Foreign { owner: None, .. }, E::Release(from)) if !self.seen => {
+                self.exclude(from);
+                Some(S::Foreign { owner: None, until: now + timers.own })
             }
             (
                 S::Accepted { .. } | S::Half { .. } | S::Owned { .. } | S::Foreign { .. },

@@ -7,7 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
 use super::membership::{Heard, Membership};
 use super::view::{Services, View};
-use super::{Config, Counters, Instant, Listener, Notice, Output, Syn, Ticket, Verdict};
+use super::{Config, Counters, Instant, Listener, Notice, Output, Syn, Ticket, Timers, Verdict};
 use crate::flow::{AttemptId, FlowKey, NodeId};
 use crate::wire::{Entry, Frame, Header};
 
@@ -197,6 +197,12 @@ impl Node {
             self.changed = now;
             self.hello_at = now;
             self.notice(Notice::Joined);
+        }
+        let Timers { hello, suspect, .. } = self.config.timers;
+        if now.since(self.hello_at) + hello >= suspect {
+            // This node was paused: the others do not count on it any more, and
+            // have answered what it still holds.
+            self.changed = now;
         }
         let mut notices = Vec::new();
         self.membership.expire(now, &self.config.timers, |notice| notices.push(notice));

@@ -314,10 +314,7 @@ impl Cluster {
 
     /// A client connects from a port of its own choice.
     pub fn connect_from(&mut self, client_port: u16, port: u16) -> Conn {
-        let flow = FlowKey {
-            client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
-            service: SocketAddr::new([10, 0, 0, 2].into(), port),
-        };
+        let flow = flow_between(client_port, port);
         let client = self.clients.len();
         let isn = self.chance.next() as u32;
         self.clients.push(Client {
@@ -405,26 +402,27 @@ impl Cluster {
 
     /// Hosts by weight for a connection, the heaviest first.
     pub fn by_weight(&self, conn: Conn) -> Vec<usize> {
-        let hash = key().flow(&self.clients[conn.0].flow);
-        let mut hosts: Vec<usize> = (0..self.hosts.len()).collect();
-        hosts.sort_by_key(|&host| {
-            std::cmp::Reverse((key().weight(hash, self.hosts[host].id), self.hosts[host].id))
-        });
-        hosts
+        self.order(&self.clients[conn.0].flow)
     }
 
     /// A client port whose connections to `port` rank `host` first.
     pub fn port_for(&self, host: usize, port: u16) -> u16 {
-        let rank = |client_port| {
-            let flow = FlowKey {
-                client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
-                service: SocketAddr::new([10, 0, 0, 2].into(), port),
-            };
-            let hash = key().flow(&flow);
-            let weight = |host: &usize| key().weight(hash, self.hosts[*host].id);
-            (0..self.hosts.len()).max_by_key(weight)
-        };
-        (20_000..).find(|&client_port| rank(client_port) == Some(host)).expect("a port of 45536")
+        self.port_for_order(&[host], port)
+    }
+
+    /// A client port whose connections to `port` rank these hosts first, in this order.
+    pub fn port_for_order(&self, first: &[usize], port: u16) -> u16 {
+        let ranked =
+            |&client_port: &u16| self.order(&flow_between(client_port, port)).starts_with(first);
+        (20_000..).find(ranked).expect("a port of 45536")
+    }
+
+    fn order(&self, flow: &FlowKey) -> Vec<usize> {
+        let hash = key().flow(flow);
+        let mut hosts: Vec<usize> = (0..self.hosts.len()).collect();
+        let weight = |host: usize| (key().weight(hash, self.hosts[host].id), self.hosts[host].id);
+        hosts.sort_by_key(|&host| std::cmp::Reverse(weight(host)));
+        hosts
     }
 
     /// SYNs that wait for a verdict anywhere.
@@ -746,6 +744,13 @@ impl Cluster {
     fn reset(&mut self, from: usize, client: usize) {
         let arrival = self.now + self.chance.within(self.segment.client_delay);
         self.at(arrival, Happening::Reset { client, from });
+    }
+}
+
+fn flow_between(client_port: u16, port: u16) -> FlowKey {
+    FlowKey {
+        client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
+        service: SocketAddr::new([10, 0, 0, 2].into(), port),
     }
 }
 

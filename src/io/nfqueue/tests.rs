@@ -108,7 +108,7 @@ fn more_verdicts_than_fit_one_datagram() {
         queue.flush().unwrap();
         queue.recv(usize::MAX, |_| panic!("no packet")).unwrap();
         // The answers themselves may overrun the buffer.
-        assert!(queue.counters.stale_verdicts == count.into() || queue.counters.enobufs > 0);
+        assert!(queue.counters.stale_verdicts == u64::from(count) || queue.counters.enobufs > 0);
         queue.flush().unwrap();
     });
 }

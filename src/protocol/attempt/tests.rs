@@ -78,6 +78,8 @@ struct World {
     first: NodeId,
     /// Ports of the peers are closed as well.
     all_absent: bool,
+    /// Frames of the peers get lost.
+    lossy: bool,
 }
 
 impl Default for World {
@@ -92,6 +94,7 @@ impl Default for World {
             age: Duration::from_millis(10),
             first: A,
             all_absent: false,
+            lossy: false,
         }
     }
 }
@@ -117,6 +120,7 @@ fn every_circumstance_has_its_rows() {
     let cases = [
         ("first in rank", World { first: ME, ..new() }, "timeout"),
         ("first, views moving", World { changed: moving, first: ME, ..new() }, "timeout"),
+        ("first, frames lost", World { lossy: true, first: ME, ..new() }, "timeout"),
         ("first, second try", World { tries: 1, first: ME, ..new() }, "timeout"),
         ("first, racing", World { pacing: Pacing::Race, first: ME, ..new() }, "timeout"),
         ("alone", World { peers: &[], changed: moving, tries: 1, ..new() }, "timeout"),
@@ -172,6 +176,10 @@ fn row(world: &World, state: &str, event: &str) -> String {
     for &node in world.peers {
         let header = Header { node, incarnation: 1, sequence: 1, joining: false, leaving: false };
         membership.hear(changed, &header, 64, |_| {});
+        if world.lossy {
+            let later = Header { sequence: 7, ..header };
+            membership.hear(changed, &later, 64, |_| {});
+        }
         if world.all_absent {
             membership.set_unavailable(node, &[flow.service.port()]);
         }
@@ -224,7 +232,7 @@ fn row(world: &World, state: &str, event: &str) -> String {
 
 /// A flow whose heaviest node is `first`; the others follow in the order a, me, b.
 fn flow_ranked(key: &ClusterKey, first: NodeId) -> FlowKey {
-    let mut order = vec![A, ME, B];
+    let mut order = [A, ME, B];
     order.sort_by_key(|&node| node != first);
     let flows = (1..=u16::MAX).map(|port| FlowKey {
         client: SocketAddr::new([10, 0, 0, 200].into(), port),

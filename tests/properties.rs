@@ -1,0 +1,450 @@
+//! What holds whatever happens: random inputs to one node, random trouble for a cluster.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clusterd::flow::{AttemptId, FlowKey, NodeId};
+use clusterd::protocol::{
+    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Timers, Verdict,
+};
+use clusterd::wire::{self, Contest, Entry, Frame, Header};
+use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
+const ME: NodeId = NodeId(0);
+
+/// One thing that happens to a node. Flows, peers and numbers are few, so that they meet.
+#[derive(Clone, Debug)]
+enum Op {
+    Syn {
+        flow: u16,
+        isn: u32,
+        incumbent: bool,
+    },
+    Frame {
+        header: Header,
+        entries: Vec<Entry>,
+    },
+    Listener {
+        port: u16,
+        listener: Listener,
+    },
+    SynAck {
+        flow: u16,
+        isn: u32,
+        server_isn: u32,
+    },
+    Refusal {
+        flow: u16,
+        isn: u32,
+    },
+    Ack {
+        flow: u16,
+        number: u32,
+        held: bool,
+    },
+    Adopt {
+        flow: u16,
+    },
+    /// The event loop runs through all wake-ups of this time.
+    Run(Duration),
+    /// It does not run for this time.
+    Sleep(Duration),
+}
+
+fn flow(number: u16) -> FlowKey {
+    FlowKey {
+        client: SocketAddr::new([10, 0, 0, 200].into(), 4_000 + number),
+        service: SocketAddr::new([10, 0, 0, 2].into(), 80 + number % 2),
+    }
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    prop_oneof![Just(Listener::Ready), Just(Listener::Busy), Just(Listener::Absent)]
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let attempt = prop_oneof![
+        9 => (0..4u16, 0..3u32).prop_map(|(number, isn)| key().attempt(&flow(number), isn)),
+        1 => any::<[u8; 16]>().prop_map(AttemptId),
+    ];
+    let byte = || prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
+    let contest = (attempt, 79..83u16, byte(), byte())
+        .prop_map(|(attempt, port, tries, rank)| Contest { attempt, port, tries, rank });
+    (contest, prop::collection::vec(79..83u16, 0..4), 0..8).prop_map(
+        |(contest, unavailable, kind)| match kind {
+            0..3 => Entry::Claim(contest),
+            3..5 => Entry::Own(contest),
+            5..7 => Entry::Release(contest),
+            _ => Entry::Hello { unavailable },
+        },
+    )
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    let wild = |common: std::ops::Range<u64>| prop_oneof![15 => common, 1 => any::<u64>()];
+    (0..5u32, wild(1..3), wild(1..60), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+        .prop_map(|(node, incarnation, sequence, joining, leaving)| Header {
+            node: NodeId(node),
+            incarnation,
+            sequence,
+            joining,
+            leaving,
+        })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (flow, isn) = (|| 0..4u16, || 0..3u32);
+    prop_oneof![
+        6 => (flow(), isn(), prop::bool::weighted(0.1))
+            .prop_map(|(flow, isn, incumbent)| Op::Syn { flow, isn, incumbent }),
+        6 => (header(), prop::collection::vec(entry(), 0..4))
+            .prop_map(|(header, entries)| Op::Frame { header, entries }),
+        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { port, listener }),
+        2 => (flow(), isn(), 0..3u32)
+            .prop_map(|(flow, isn, server_isn)| Op::SynAck { flow, isn, server_isn }),
+        1 => (flow(), isn()).prop_map(|(flow, isn)| Op::Refusal { flow, isn }),
+        2 => (flow(), 0..4u32, any::<bool>())
+            .prop_map(|(flow, number, held)| Op::Ack { flow, number, held }),
+        1 => flow().prop_map(|flow| Op::Adopt { flow }),
+        5 => (0..30_000u64).prop_map(|micros| Op::Run(us(micros))),
+        1 => (0..2_000u64).prop_map(|millis| Op::Run(ms(millis))),
+        1 => (0..2_000u64).prop_map(|millis| Op::Sleep(ms(millis))),
+    ]
+}
+
+/// A node, and what its driver may expect of it.
+struct Driver {
+    node: Node,
+    now: Instant,
+    tickets: u64,
+    /// SYNs that wait for a verdict, and since when.
+    syns: BTreeMap<Ticket, (Instant, AttemptId)>,
+    /// The other packet that waits, within one input.
+    other: Option<(Ticket, Option<AttemptId>)>,
+    listeners: BTreeMap<u16, Listener>,
+    accepted: BTreeSet<AttemptId>,
+    answered: BTreeSet<AttemptId>,
+    sequence: u64,
+}
+
+impl Driver {
+    fn new(pacing: Pacing) -> Self {
+        let config = Config {
+            node: ME,
+            incarnation: 1,
+            key: key(),
+            pacing,
+            timers: Timers::default(),
+            limits: LIMITS,
+        };
+        Self {
+            node: Node::new(config, Instant::default()),
+            now: Instant::default(),
+            tickets: 0,
+            syns: BTreeMap::new(),
+            other: None,
+            listeners: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            sequence: 0,
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    fn apply(&mut self, op: Op) {
+        let now = self.now;
+        match op {
+            Op::Syn { flow: number, isn, incumbent } => {
+                let (ticket, flow) = (self.ticket(), flow(number));
+                self.syns.insert(ticket, (now, key().attempt(&flow, isn)));
+                self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
+            }
+            Op::Frame { header, entries } => {
+                self.node.handle_frame(now, &Frame { header, entries });
+            }
+            Op::Listener { port, listener } => {
+                self.listeners.insert(port, listener);
+                self.node.handle_listener(now, port, listener);
+            }
+            Op::SynAck { flow: number, isn, server_isn } => {
+                self.answered.insert(key().attempt(&flow(number), isn));
+                self.node.handle_syn_ack(now, flow(number), isn, server_isn);
+            }
+            Op::Refusal { flow: number, isn } => {
+                let rst = self.ticket();
+                self.other = Some((rst, Some(key().attempt(&flow(number), isn))));
+                self.node.handle_refusal(now, flow(number), isn, rst);
+            }
+            Op::Ack { flow: number, number: acknowledged, held } => {
+                let ticket = held.then(|| self.ticket());
+                self.other = ticket.map(|ticket| (ticket, None));
+                self.node.handle_ack(now, flow(number), acknowledged, ticket);
+            }
+            Op::Adopt { flow: number } => self.node.adopt(flow(number)),
+            Op::Run(time) => return self.run(time),
+            Op::Sleep(time) => {
+                self.now = now + time;
+                return;
+            }
+        }
+        self.drain();
+        assert_eq!(self.other, None, "an ACK or RST must be decided at once");
+    }
+
+    /// Runs the event loop, waking up only when the node asks for it.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..10_000 {
+            self.node.handle_timeout(self.now);
+            self.drain();
+            let next = self.node.poll_timeout();
+            assert!(next > self.now, "the event loop would spin");
+            let fresh = |&(since, _): &(Instant, _)| self.now.since(since) < ms(500);
+            assert!(self.syns.values().all(fresh), "I5: a verdict is late");
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+        }
+        panic!("livelock");
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
+                Output::Notice(Notice::ServiceDown(port)) => {
+                    self.listeners.insert(port, Listener::Absent);
+                }
+                Output::Notice(_) | Output::Destroy(_) | Output::Forget(_) => {}
+            }
+        }
+        while let Some(frame) = self.node.poll_frame(self.now) {
+            assert_eq!(frame.header.sequence, self.sequence + 1, "I9: no gap, no repetition");
+            self.sequence += 1;
+            assert_eq!(wire::decode(&wire::encode(&frame, &key()), &key()), Ok(frame.clone()));
+            frame.entries.iter().for_each(|entry| self.check(entry));
+        }
+        let (attempts, held) = self.node.load();
+        assert_eq!(held, self.syns.len());
+        assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
+        assert!(self.node.peers().count() <= LIMITS.peers, "I7");
+    }
+
+    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
+        if let Some((_, attempt)) = self.syns.remove(&ticket) {
+            if verdict == Verdict::Accept {
+                self.accepted.insert(attempt);
+            }
+            return;
+        }
+        let (other, refused) = self.other.take().expect("I5: one verdict for each ticket");
+        assert_eq!(ticket, other, "I5: a verdict for a ticket that is not out");
+        if verdict == Verdict::Accept {
+            self.answered.extend(refused);
+        }
+    }
+
+    fn check(&self, entry: &Entry) {
+        match entry {
+            Entry::Claim(Contest { attempt, port, .. }) => {
+                let absent = self.listeners.get(port) == Some(&Listener::Absent);
+                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
+            }
+            Entry::Own(Contest { attempt, .. }) => {
+                assert!(self.answered.contains(attempt), "OWN without an answer");
+            }
+            Entry::Release(_) | Entry::Hello { .. } => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn one_node_keeps_its_promises(
+        race in any::<bool>(),
+        joined in any::<bool>(),
+        ops in prop::collection::vec(op(), 0..120),
+    ) {
+        let mut driver = Driver::new(if race { Pacing::Race } else { Pacing::Rank });
+        if joined {
+            driver.run(ms(1_001));
+        }
+        ops.into_iter().for_each(|op| driver.apply(op));
+
+        // I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
+        driver.run(Duration::from_secs(15));
+        let before = *driver.node.counters();
+        driver.run(Duration::from_secs(1));
+        prop_assert_eq!(*driver.node.counters(), before);
+        prop_assert_eq!(driver.node.load(), (0, 0));
+        prop_assert_eq!(driver.node.peers().count(), 0);
+    }
+}
+
+/// I7: a flood moves counters, not memory.
+#[test]
+fn full_tables_drop_and_count() {
+    let mut driver = Driver::new(Pacing::Rank);
+    driver.run(ms(1_001));
+    let frame = |node, sequence, entries| {
+        let header = Header { node, incarnation: 1, sequence, joining: false, leaving: false };
+        Op::Frame { header, entries }
+    };
+    for node in 1..=10 {
+        driver.apply(frame(NodeId(node), 1, vec![]));
+    }
+    assert_eq!(driver.node.counters().too_many_peers, 7);
+    for isn in 0..10 {
+        driver.apply(Op::Syn { flow: 0, isn, incumbent: false });
+    }
+    assert_eq!((driver.node.load(), driver.node.counters().held_full), ((4, 4), 6));
+    for number in 0..20 {
+        let contest = Contest { attempt: AttemptId([number; 16]), port: 80, tries: 0, rank: 1 };
+        driver.apply(frame(NodeId(1), 2 + u64::from(number), vec![Entry::Own(contest)]));
+    }
+    assert_eq!((driver.node.load().0, driver.node.counters().table_full), (8, 16));
+    driver.run(ms(4_000));
+    assert_eq!(driver.node.load().1, 0);
+}
+
+#[derive(Clone, Debug)]
+enum Trouble {
+    Pause(usize, u64),
+    Crash(usize),
+    Restart(usize),
+    Cut(usize, usize),
+    Mend(usize, usize),
+    Listen(usize, Listener),
+    Silent(usize),
+    Connect,
+    Run(u64),
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    let host = || 0..4usize;
+    prop_oneof![
+        1 => (host(), 0..2_500u64).prop_map(|(host, millis)| Trouble::Pause(host, millis)),
+        1 => host().prop_map(Trouble::Crash),
+        1 => host().prop_map(Trouble::Restart),
+        1 => (host(), host()).prop_map(|(from, to)| Trouble::Cut(from, to)),
+        1 => (host(), host()).prop_map(|(from, to)| Trouble::Mend(from, to)),
+        1 => (host(), listener()).prop_map(|(host, listener)| Trouble::Listen(host, listener)),
+        1 => host().prop_map(Trouble::Silent),
+        8 => Just(Trouble::Connect),
+        4 => (0..10_000u64).prop_map(Trouble::Run),
+        1 => (0..2_000_000u64).prop_map(Trouble::Run),
+    ]
+}
+
+fn pacing() -> impl Strategy<Value = Pacing> {
+    prop_oneof![Just(Pacing::Rank), Just(Pacing::Race)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// S0: at most one application gets a connection, whatever is lost, late, doubled, paused,
+    /// dead or wrongly believed. I2, I4 and I5 are checked by the cluster on the way.
+    #[test]
+    fn trouble_makes_no_second_connection(
+        seed in any::<u64>(),
+        pacing in pacing(),
+        (frames_lost, frames_doubled, syns_lost) in (0..500u64, 0..300u64, 0..300u64),
+        (delay, client_delay) in (20..3_000u64, 20..20_000u64),
+        troubles in prop::collection::vec(trouble(), 0..40),
+    ) {
+        let mut lan = Cluster::with(4, pacing, seed);
+        lan.segment.frames_lost = frames_lost;
+        lan.segment.frames_doubled = frames_doubled;
+        lan.segment.syns_lost = syns_lost;
+        lan.segment.delay = (us(20), us(delay));
+        lan.segment.client_delay = (us(20), us(client_delay));
+        let mut conns = Vec::new();
+        for trouble in troubles {
+            match trouble {
+                Trouble::Pause(host, millis) => lan.pause(host, ms(millis)),
+                Trouble::Crash(host) => lan.crash(host),
+                Trouble::Restart(host) => {
+                    lan.crash(host);
+                    lan.restart(host);
+                }
+                Trouble::Cut(from, to) => lan.cut(from, to),
+                Trouble::Mend(from, to) => lan.mend(from, to),
+                Trouble::Listen(host, listener) => lan.listen(host, 80, listener),
+                Trouble::Silent(host) => lan.hosts[host].kernel = Kernel::Silent,
+                Trouble::Connect => conns.push(lan.connect(80)),
+                Trouble::Run(micros) => lan.run(us(micros)),
+            }
+        }
+        lan.run(Duration::from_secs(14));
+        prop_assert_eq!(lan.held(), 0);
+        for conn in conns {
+            match lan.outcome(conn) {
+                Outcome::Connected(host) => {
+                    let served = lan.accepted_by(conn);
+                    prop_assert!(served.is_empty() || served == [host], "{:?}", served);
+                    prop_assert_eq!(lan.half_open(conn), Vec::<usize>::new());
+                }
+                Outcome::Refused | Outcome::TimedOut => {
+                    prop_assert!(lan.accepted_by(conn).is_empty());
+                }
+                Outcome::Trying => prop_assert!(false, "the client gives up after 10 s"),
+            }
+        }
+    }
+
+    /// I11: without loss and with views at rest, exactly one SYN-ACK.
+    #[test]
+    fn a_quiet_lossless_cluster_answers_once(
+        seed in any::<u64>(), pacing in pacing(), hosts in 1..6usize, delay in 20..300u64,
+    ) {
+        let mut lan = Cluster::with(hosts, pacing, seed);
+        lan.segment.delay = (us(20), us(delay));
+        lan.segment.client_delay = (us(20), ms(10));
+        let conns: Vec<_> = (0..20).map(|_| { lan.run(us(300)); lan.connect(80) }).collect();
+        lan.run(ms(700));
+        for conn in conns {
+            prop_assert_eq!(lan.syn_acks(conn).len(), 1);
+            prop_assert_eq!(lan.accepted_by(conn), lan.syn_acks(conn));
+        }
+    }
+
+    /// The reference model: the heaviest live host with a listener wins.
+    #[test]
+    fn the_heaviest_live_host_that_can_serve_wins(
+        seed in any::<u64>(),
+        fates in prop::collection::vec((prop::bool::weighted(0.3), listener()), 1..6),
+    ) {
+        let mut lan = Cluster::with(fates.len(), Pacing::Rank, seed);
+        for (host, &(dead, listener)) in fates.iter().enumerate() {
+            lan.listen(host, 80, listener);
+            if dead {
+                lan.crash(host);
+            }
+        }
+        // Everybody learns who is dead, and by a first connection what is closed.
+        lan.run(ms(1_000));
+        lan.connect(80);
+        lan.run(ms(1_000));
+        for _ in 0..10 {
+            let conn = lan.connect(80);
+            lan.run(ms(50));
+            let can_serve = |host: &usize| fates[*host] == (false, Listener::Ready);
+            let winner = lan.by_weight(conn).into_iter().find(can_serve);
+            prop_assert_eq!(lan.accepted_by(conn), Vec::from_iter(winner));
+        }
+    }
+}
