@@ -39,9 +39,7 @@ fn a_dead_host_costs_no_new_connection() {
         lab.shell("switch", "ip link set h2 down");
         signal(lab.daemon(2), libc::SIGKILL);
         signal(lab.service(2), libc::SIGKILL);
-        wait_until("the host is dead", || {
-            !is_alive(lab.daemon(2)) && !is_alive(lab.service(2))
-        });
+        wait_until("the host is dead", || !is_alive(lab.daemon(2)) && !is_alive(lab.service(2)));
     });
 }
 

@@ -5,6 +5,7 @@
 //! a time (see [`rig`]), and each takes down what it raised. No test measures
 //! time: a deadline only ends the wait for something that must happen.
 
+mod capture;
 mod load;
 mod rig;
 mod sockets;

@@ -183,8 +183,7 @@ impl Lab {
 
     /// Starts the lab's service and waits for its ready line.
     pub fn start_service(&self, host: usize) {
-        let pid =
-            self.start(host, &["clusterd", "lab", "serve", "--name", &format!("h{host}")]);
+        let pid = self.start(host, &["clusterd", "lab", "serve", "--name", &format!("h{host}")]);
         self.hosts.borrow_mut()[host - 1].service = pid;
     }
 

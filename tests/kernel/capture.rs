@@ -1,0 +1,130 @@
+//! Captures: the lab's file of TCP segments, and frames as they pass the switch.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use socket2::Socket;
+
+use crate::rig::{Lab, VIP};
+
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+const FILE_HEADER: usize = 24;
+const RECORD_HEADER: usize = 16;
+const ETHERNET: usize = 14;
+
+/// The resets sent from the VIP in a capture file that a client must never see.
+///
+/// Hosts on one kernel share the secret behind initial sequence numbers, and
+/// its clock ticks every 64 ns: now and then two of them choose the *same* number.
+/// Such twins nobody can tell apart (spec 8); both serve the client, and one
+/// resets it in the end. Independent kernels do that once in 2^32 duplicates.
+pub fn resets_without_twins(capture: &[u8]) -> Vec<String> {
+    let mut answers: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    let mut resets = Vec::new();
+    let mut rest = &capture[FILE_HEADER..];
+    while let Some((header, data)) = rest.split_at_checked(RECORD_HEADER) {
+        let length = u32::from_ne_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+        let (frame, next) = data.split_at(length);
+        rest = next;
+        let Some(segment) = Segment::parse(&frame[ETHERNET..]) else { continue };
+        match segment.flags & (SYN | RST | ACK) {
+            SYN => drop(answers.insert(segment.client, Vec::new())),
+            flags if flags == SYN | ACK => {
+                answers.entry(segment.client).or_default().push(segment.sequence);
+            }
+            flags if flags & RST != 0 && segment.from_vip => {
+                let mut isns = answers.get(&segment.client).cloned().unwrap_or_default();
+                isns.sort_unstable();
+                if !isns.windows(2).any(|pair| pair[0] == pair[1]) {
+                    resets.push(format!("client port {}, ISNs {isns:?}", segment.client));
+                }
+            }
+            _ => {}
+        }
+    }
+    resets
+}
+
+struct Segment {
+    from_vip: bool,
+    client: u16,
+    sequence: u32,
+    flags: u8,
+}
+
+impl Segment {
+    fn parse(ip: &[u8]) -> Option<Self> {
+        let from_vip = ip.get(12..16)? == VIP.octets();
+        let tcp = ip.get(usize::from(ip[0] & 15) * 4..)?;
+        let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
+        (ip[9] == libc::IPPROTO_TCP as u8).then_some(())?;
+        Some(Self {
+            from_vip,
+            client: if from_vip { port(2)? } else { port(0)? },
+            sequence: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),
+            flags: *tcp.get(13)?,
+        })
+    }
+}
+
+/// One ARP frame, as it passed a port of the switch.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ArpFrame {
+    pub source: [u8; 6],
+    pub operation: u8,
+    pub sender_mac: [u8; 6],
+    pub sender: [u8; 4],
+    pub target: [u8; 4],
+}
+
+/// Hears all ARP frames on all ports of the lab's switch from now on.
+pub struct ArpTap(Socket);
+
+impl ArpTap {
+    pub fn open(lab: &Lab) -> Self {
+        let protocol = i32::from((libc::ETH_P_ARP as u16).to_be());
+        Self(lab.within("switch", || packet_socket(protocol)))
+    }
+
+    /// What has been heard so far.
+    pub fn frames(&self) -> Vec<ArpFrame> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 128];
+        loop {
+            // SAFETY: the pointer and length describe the local buffer.
+            let got = unsafe {
+                let buffer = (&raw mut buffer).cast();
+                libc::recv(self.0.as_raw_fd(), buffer, 128, libc::MSG_DONTWAIT)
+            };
+            if got < 0 {
+                let error = io::Error::last_os_error();
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+                return frames;
+            }
+            assert!(got >= 42, "an ARP frame has 42 bytes");
+            let bytes = |at: usize| <[u8; 6]>::try_from(&buffer[at..at + 6]).expect("six bytes");
+            let address = |at: usize| <[u8; 4]>::try_from(&buffer[at..at + 4]).expect("four");
+            frames.push(ArpFrame {
+                source: bytes(6),
+                operation: buffer[21],
+                sender_mac: bytes(22),
+                sender: address(28),
+                target: address(38),
+            });
+        }
+    }
+}
+
+/// A packet socket of the calling thread's namespace, on all its interfaces.
+pub fn packet_socket(protocol: i32) -> Socket {
+    // SAFETY: the descriptor is checked and belongs to nobody else.
+    unsafe {
+        let descriptor =
+            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
+        assert!(descriptor >= 0, "a packet socket: {}", io::Error::last_os_error());
+        OwnedFd::from_raw_fd(descriptor).into()
+    }
+}
