@@ -10,6 +10,7 @@ const REPLY: u8 = 2;
 fn no_arp_frame_pairs_the_vip_with_a_host() {
     let Some(lab) = Lab::up(3, "strict") else { return };
     let tap = ArpTap::open(&lab);
+    let mut frames = Vec::new();
     for _ in 0..20 {
         // Each host must ask for the client before it can answer from the VIP:
         // the kernel would put the VIP into the sender field of its request.
@@ -17,6 +18,7 @@ fn no_arp_frame_pairs_the_vip_with_a_host() {
             lab.shell(role, "ip neigh flush all");
         }
         lab.who().expect("the VIP answers");
+        frames.extend(tap.frames());
     }
     // The client's kernel asked, too, and knows the one right answer only.
     let neighbours = lab.shell("client", &format!("ip neigh show {VIP}"));
@@ -25,7 +27,6 @@ fn no_arp_frame_pairs_the_vip_with_a_host() {
         Some("03:bf:0a:4d:00:02")
     );
 
-    let frames = tap.frames();
     let is_host = |mac: [u8; 6]| mac[..5] == [2, 0, 0, 0, 0];
     let of_vip: Vec<_> = frames.iter().filter(|frame| frame.sender == VIP.octets()).collect();
     assert!(of_vip.iter().any(|frame| frame.operation == REPLY), "the client asked for the VIP");

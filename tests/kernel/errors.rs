@@ -135,7 +135,7 @@ fn queue_numbers_of_others() {
     // but not all of them can be.
     let all: Vec<_> = (0..8).map(|pair| 0x4000 + ((first - 0x4000 + 2 * pair) & 0x7ffe)).collect();
     let _taken = bind_queues(&lab, &all);
-    fails(&lab, &[CLUSTERD, "eth0", "10.77.0.2"], UNAVAILABLE, &first.to_string());
+    fails(&lab, &[CLUSTERD, "eth0", "10.77.0.2"], IN_USE, &first.to_string());
 }
 
 /// Takes queue numbers on h1 as any other program might, until dropped.

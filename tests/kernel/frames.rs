@@ -171,6 +171,13 @@ fn a_million_random_frames_change_nothing() {
     }
     for (host, before) in hosts.into_iter().zip(memory) {
         assert!(is_alive(lab.daemon(host)), "{}", lab.log(host));
+        // Every single frame has been heard and refused.
+        let refused = || {
+            let wire = lab.status(host)["wire"].clone();
+            let counters = wire.as_object().expect("counters").clone();
+            counters.values().map(|count| count.as_u64().expect("a count")).sum::<u64>()
+        };
+        wait_until("all noise is counted", || refused() >= NOISE as u64);
         let wire = lab.status(host)["wire"].clone();
         for name in ["ttl", "truncated", "magic", "version", "cluster", "tag", "too_long"] {
             assert!(wire[name].as_u64() > Some(0), "{name}: {wire}");
