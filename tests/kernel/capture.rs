@@ -14,41 +14,45 @@ const ACK: u8 = 16;
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 const ETHERNET: usize = 14;
+/// Sequence numbers that a host uses for the lab's load: SYN, `h1` and a newline, FIN.
+const CONVERSATION: u32 = 5;
 
-/// The resets sent from the VIP in a capture file that a client must never see.
+/// The resets in a capture file that broke, or could have broken, a connection.
 ///
-/// Hosts on one kernel share the secret behind initial sequence numbers, and
-/// its clock ticks every 64 ns: now and then two of them choose the *same* number.
-/// Such twins nobody can tell apart (spec 8); both serve the client, and one
-/// resets it in the end. Independent kernels do that once in 2^32 duplicates.
-pub fn resets_without_twins(capture: &[u8]) -> Vec<String> {
-    let mut answers: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+/// Harmless is one with which a host answers for its *own* connection after the
+/// end of it: the sequence number is that after its own SYN, answer and FIN.
+/// It comes about when a second SYN-ACK arrives late, and the client repeats
+/// its last acknowledgment to a host that is through with it. A reset by a host
+/// that was not chosen would continue the sequence numbers of another.
+pub fn harmful_resets(capture: &[u8]) -> Vec<String> {
+    let mut isns: BTreeMap<(u16, [u8; 6]), u32> = BTreeMap::new();
     let mut resets = Vec::new();
     let mut rest = &capture[FILE_HEADER..];
     while let Some((header, data)) = rest.split_at_checked(RECORD_HEADER) {
         let length = u32::from_ne_bytes(header[8..12].try_into().expect("four bytes")) as usize;
         let (frame, next) = data.split_at(length);
         rest = next;
-        let Some(segment) = Segment::parse(&frame[ETHERNET..]) else { continue };
-        match segment.flags & (SYN | RST | ACK) {
-            SYN => drop(answers.insert(segment.client, Vec::new())),
-            flags if flags == SYN | ACK => {
-                answers.entry(segment.client).or_default().push(segment.sequence);
+        let Some(segment) = Segment::parse(frame) else { continue };
+        let from = (segment.client, segment.source);
+        let flags = segment.flags & (SYN | RST | ACK);
+        if flags == SYN {
+            isns.retain(|(client, _), _| *client != segment.client);
+        } else if flags == SYN | ACK {
+            isns.insert(from, segment.sequence);
+        } else if flags & RST != 0 && segment.from_vip {
+            let own = isns.get(&from).copied();
+            if own.map(|isn| isn.wrapping_add(CONVERSATION)) != Some(segment.sequence) {
+                let known = isns.iter().filter(|((client, _), _)| *client == segment.client);
+                resets.push(format!("{segment:?}, SYN-ACKs {:?}", known.collect::<Vec<_>>()));
             }
-            flags if flags & RST != 0 && segment.from_vip => {
-                let mut isns = answers.get(&segment.client).cloned().unwrap_or_default();
-                isns.sort_unstable();
-                if !isns.windows(2).any(|pair| pair[0] == pair[1]) {
-                    resets.push(format!("client port {}, ISNs {isns:?}", segment.client));
-                }
-            }
-            _ => {}
         }
     }
     resets
 }
 
+#[derive(Debug)]
 struct Segment {
+    source: [u8; 6],
     from_vip: bool,
     client: u16,
     sequence: u32,
@@ -56,12 +60,14 @@ struct Segment {
 }
 
 impl Segment {
-    fn parse(ip: &[u8]) -> Option<Self> {
+    fn parse(frame: &[u8]) -> Option<Self> {
+        let ip = frame.get(ETHERNET..)?;
         let from_vip = ip.get(12..16)? == VIP.octets();
         let tcp = ip.get(usize::from(ip[0] & 15) * 4..)?;
         let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
         (ip[9] == libc::IPPROTO_TCP as u8).then_some(())?;
         Some(Self {
+            source: frame[6..12].try_into().ok()?,
             from_vip,
             client: if from_vip { port(2)? } else { port(0)? },
             sequence: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),

@@ -5,10 +5,10 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::capture::resets_without_twins;
+use crate::capture::harmful_resets;
 use crate::rig::{clusterd, note, scratch, skip, take_turn};
 
-/// Runs the lab; returns its report and the resets it cannot be excused for,
+/// Runs the lab; returns its report and the resets that did harm,
 /// or `None` if this machine cannot.
 fn lab_run(options: &str) -> Option<(Value, Vec<String>)> {
     let _turn = take_turn()?;
@@ -33,7 +33,7 @@ fn lab_run(options: &str) -> Option<(Value, Vec<String>)> {
     ));
     let capture = fs::read(&pcap).expect("read the capture");
     fs::remove_file(&pcap).expect("remove the capture");
-    Some((report, resets_without_twins(&capture)))
+    Some((report, harmful_resets(&capture)))
 }
 
 /// Attempts that more than one host answered.
