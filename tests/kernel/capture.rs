@@ -25,7 +25,9 @@ const CONVERSATION: u32 = 5;
 /// its last acknowledgment to a host that is through with it. A reset by a host
 /// that was not chosen would continue the sequence numbers of another.
 pub fn harmful_resets(capture: &[u8]) -> Vec<String> {
-    let mut isns: BTreeMap<(u16, [u8; 6]), u32> = BTreeMap::new();
+    // By client port, then by host. The lab's first connection, made before the
+    // capture began, may still have frames under way; without its SYN it is not here.
+    let mut attempts: BTreeMap<u16, BTreeMap<[u8; 6], u32>> = BTreeMap::new();
     let mut resets = Vec::new();
     let mut rest = &capture[FILE_HEADER..];
     while let Some((header, data)) = rest.split_at_checked(RECORD_HEADER) {
@@ -33,17 +35,18 @@ pub fn harmful_resets(capture: &[u8]) -> Vec<String> {
         let (frame, next) = data.split_at(length);
         rest = next;
         let Some(segment) = Segment::parse(frame) else { continue };
-        let from = (segment.client, segment.source);
         let flags = segment.flags & (SYN | RST | ACK);
         if flags == SYN {
-            isns.retain(|(client, _), _| *client != segment.client);
-        } else if flags == SYN | ACK {
-            isns.insert(from, segment.sequence);
+            attempts.insert(segment.client, BTreeMap::new());
+            continue;
+        }
+        let Some(isns) = attempts.get_mut(&segment.client) else { continue };
+        if flags == SYN | ACK {
+            isns.insert(segment.source, segment.sequence);
         } else if flags & RST != 0 && segment.from_vip {
-            let own = isns.get(&from).copied();
+            let own = isns.get(&segment.source);
             if own.map(|isn| isn.wrapping_add(CONVERSATION)) != Some(segment.sequence) {
-                let known = isns.iter().filter(|((client, _), _)| *client == segment.client);
-                resets.push(format!("{segment:?}, SYN-ACKs {:?}", known.collect::<Vec<_>>()));
+                resets.push(format!("{segment:?}, SYN-ACKs {isns:?}"));
             }
         }
     }
