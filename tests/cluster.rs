@@ -217,7 +217,7 @@ fn an_incumbent_and_the_first_rank_leave_it_to_the_client() {
     assert_eq!((lan.half_open(second), lan.resets(second)), (vec![], 0));
 }
 
-/// Race 22: an incumbent that missed the new attempt forgets the old connection.
+/// Race 22: an incumbent that missed the new attempt leaves it to its owner.
 #[test]
 fn an_incumbent_that_was_overtaken_is_none_any_more() {
     let mut lan = Cluster::new(2);
@@ -254,7 +254,7 @@ fn a_host_without_a_listener_leaves_the_port_to_the_others() {
     assert_eq!(lan.said.iter().filter(spoke).count(), 0);
 }
 
-/// Spec 5.5: a port that nobody serves is refused promptly, by one RST.
+/// Spec 5.2: a port that nobody serves is refused promptly, by one RST.
 #[test]
 fn a_port_that_nobody_serves_is_refused_once() {
     let mut lan = Cluster::new(3);
@@ -283,6 +283,20 @@ fn a_listener_that_vanishes_refuses_nobody() {
     assert_ne!(lan.accepted_by(conn), [0]);
     assert_eq!(lan.node(0).counters().refused, 1);
     assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(80)));
+}
+
+/// I8: a claimant whose listener goes away while it settles passes, and nobody is refused.
+#[test]
+fn a_listener_that_goes_while_its_claim_settles_is_not_counted_on() {
+    let mut lan = Cluster::with(3, Pacing::Race, 1);
+    let conn = lan.connect(80);
+    lan.run(us(500));
+    let claimant = best_claimant(&lan);
+    lan.listen(claimant, 80, Listener::Absent);
+    lan.look(claimant, 80);
+    lan.run(ms(50));
+    assert_eq!((lan.accepted_by(conn).len(), lan.resets(conn), lan.releases()), (1, 0, 1));
+    assert_eq!(lan.node(claimant).counters().accepted, 0);
 }
 
 /// Race 12: a full accept queue hands the turn on at once.

@@ -226,7 +226,7 @@ impl Driver {
                 Output::Notice(Notice::ServiceDown(port)) => {
                     self.listeners.insert(port, Listener::Absent);
                 }
-                Output::Notice(_) | Output::Destroy(_) | Output::Forget(_) => {}
+                Output::Notice(_) | Output::Destroy(_) => {}
             }
         }
         while let Some(frame) = self.node.poll_frame(self.now) {

@@ -35,7 +35,7 @@ use crate::io::nfqueue::{self, Queue};
 use crate::io::packet::{self, Segment};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
-use crate::io::sock_diag::SockDiag;
+use crate::io::sock_diag::{Destroyed, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
@@ -318,7 +318,6 @@ impl HotLoop {
                         self.kernel.queue.verdict(unpack(ticket), verdict);
                     }
                     Output::Destroy(flow) => self.destroy(&flow),
-                    Output::Forget(flow) => self.forget(&flow),
                     // A log that cannot keep up loses lines, not connections.
                     Output::Notice(notice) => drop(self.notices.try_send(notice)),
                 }
@@ -339,20 +338,16 @@ impl HotLoop {
 
     /// Removes a half-open connection whose client chose another host.
     fn destroy(&mut self, flow: &FlowKey) {
-        if let Some((client, service)) = v4(flow)
-            && self.kernel.sockets.destroy_request(client, service).is_err()
-        {
-            self.undestroyed += 1;
-        }
-        self.forget(flow);
-    }
-
-    /// Removes the tracking entry of a connection that is another host's now.
-    fn forget(&mut self, flow: &FlowKey) {
-        if let Some((client, service)) = v4(flow)
-            && self.kernel.conntrack.delete(client, service).is_err()
-        {
-            self.undestroyed += 1;
+        let Some((client, service)) = v4(flow) else { return };
+        match self.kernel.sockets.destroy_request(client, service) {
+            Ok(Destroyed::Request) => {
+                let entry = self.kernel.conntrack.delete(client, service);
+                self.undestroyed += u64::from(entry.is_err());
+            }
+            // Gone by itself; or the kernel has taken an ACK for this host's
+            // meanwhile, and then the evidence was somebody's forgery.
+            Ok(Destroyed::Absent | Destroyed::Established) => {}
+            Err(_) => self.undestroyed += 1,
         }
     }
 

@@ -47,7 +47,7 @@ pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs until SIGTERM or SIGINT; leaves nothing behind.
+/// Runs until SIGTERM, SIGINT or SIGHUP; leaves nothing behind.
 pub fn run(args: &ClusterArgs) -> Result<()> {
     runtime()?.block_on(serve(args))
 }
@@ -72,6 +72,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     // Signals first: whatever has been installed when one comes is removed.
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
 
     let links = Links::open()?;
     let link = links.find(&args.interface, vip).await?;
@@ -133,6 +134,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
+            _ = hangup.recv() => Ok(()),
         }
     }
     .await;

@@ -114,6 +114,8 @@ impl Ruleset {
         }
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
+        // Without this, rules that do not mention an address would meet IPv6, too.
+        writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip daddr != {vip} accept")?;
         writeln!(text, "    iifname \"lo\" accept")?;
         writeln!(text, "    iifname != \"{interface}\" drop")?;
@@ -153,16 +155,20 @@ impl Ruleset {
         }
         writeln!(text, "  chain outbound {{")?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+        writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip saddr != {vip} accept")?;
         writeln!(text, "    oifname \"lo\" accept")?;
         writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
         // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
         writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
+        // A packet without a tracking entry matches no `ct` condition at all, so
+        // it is the chosen flows that are named here and the rest is dropped.
         let chosen = match guard {
-            Guard::Rst => "ct status ! assured".to_owned(),
-            Guard::Strict => format!("ct label != {CONFIRMED_LABEL}"),
+            Guard::Rst => "ct status assured".to_owned(),
+            Guard::Strict => format!("ct label {CONFIRMED_LABEL}"),
         };
-        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} {log} drop")?;
+        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
+        writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
         writeln!(text, "  }}\n}}")
     }
 

@@ -17,10 +17,8 @@ pub struct DaemonArgs {
     #[arg(long, value_enum, default_value_t = PacingArg::Rank)]
     pub pacing: PacingArg,
 
-    /// How the hosts not chosen are kept from breaking a connection. Not the
-    /// daemon's default: namespaces share the kernel's secret for sequence
-    /// numbers, and `rst` rests on hosts having secrets of their own.
-    #[arg(long, value_enum, default_value_t = Guard::Strict)]
+    /// How the hosts not chosen are kept from breaking a connection.
+    #[arg(long, value_enum, default_value_t = Guard::Rst)]
     pub guard: Guard,
 
     /// One more argument for every daemon, such as --daemon-arg=--slot=2ms; repeatable.

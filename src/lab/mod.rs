@@ -9,6 +9,7 @@ mod capture;
 mod client;
 mod faults;
 mod hosts;
+mod isn;
 mod latency;
 mod loss;
 mod netns;
@@ -29,6 +30,7 @@ use clap::{Args, Subcommand};
 
 use faults::{Fault, FaultKind, PauseTarget, Target};
 use hosts::DaemonArgs;
+use isn::Isn;
 use loss::ClaimLoss;
 use topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, Medium, Plan};
 
@@ -65,6 +67,9 @@ pub struct ClusterArgs {
     /// Claims the switch loses on the way to each host: 0.01, 1%, 100%.
     #[arg(long, value_name = "SHARE", default_value = "0%")]
     claim_loss: ClaimLoss,
+    /// Sequence numbers of the hosts; namespaces share a secret that real hosts do not.
+    #[arg(long, value_enum, default_value_t = Isn::Distinct)]
+    isn: Isn,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -107,6 +112,7 @@ impl ClusterArgs {
             client_addresses: self.client_addresses,
             medium: self.topology,
             claim_loss: self.claim_loss,
+            isn: self.isn,
         }
     }
 }
@@ -147,6 +153,7 @@ impl RunArgs {
         option("--concurrency", &self.concurrency);
         option("--client-addresses", &cluster.client_addresses);
         option("--claim-loss", &cluster.claim_loss);
+        option("--isn", &hosts::name_of(&cluster.isn));
         self.kill.iter().for_each(|target| option("--kill", target));
         self.link_down.iter().for_each(|target| option("--link-down", target));
         self.pause.iter().for_each(|target| option("--pause", target));

@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use pnet::util::MacAddr;
 use serde::Serialize;
 
+use super::isn::{self, Isn};
 use super::loss::ClaimLoss;
 use super::netns::Namespace;
 
@@ -50,6 +51,8 @@ pub struct Plan {
     pub medium: Medium,
     /// Share of claims the switch loses, per receiving host.
     pub claim_loss: ClaimLoss,
+    /// Whether hosts differ in their TCP sequence numbers.
+    pub isn: Isn,
 }
 
 /// A raised segment.
@@ -90,6 +93,12 @@ impl Topology {
         }
         topology
             .ip(&topology.client, &interface_commands(client_addresses(plan.client_addresses)))?;
+        if plan.isn == Isn::Distinct {
+            topology.client.set_sysctls(&[("ipv4/tcp_sack", "0")])?;
+            for (index, host) in topology.hosts.iter().enumerate() {
+                isn::make_distinct(host, index, VIP)?;
+            }
+        }
         if let Some(rules) = plan.claim_loss.rules(plan.nodes) {
             feed(&topology.switch, "nft", &["-f", "-"], &rules).context(
                 "install the claim loss in the switch; this needs nftables and Linux 5.16",

@@ -213,7 +213,7 @@ impl Attempt {
                 self.seen = true;
                 cx.decide(ticket, Verdict::Drop);
                 cx.counters.yielded += 1;
-                self.forget_incumbent(cx);
+                self.incumbent = false;
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
@@ -265,7 +265,7 @@ impl Attempt {
                     cx.decide(ticket, Verdict::Drop);
                     cx.counters.yielded += 1;
                 }
-                self.forget_incumbent(cx);
+                self.incumbent = false;
                 Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
             }
             // Two have answered: only the client's ACK decides between them.
@@ -354,7 +354,7 @@ impl Attempt {
                 same
             }
 
-            (S::Half { isn, .. }, E::Ack { number, ticket }) if number == isn.wrapping_add(1) => {
+            (S::Half { isn, .. }, E::Ack { number, ticket }) if names(isn, number, ticket) => {
                 if let Some(ticket) = ticket {
                     cx.decide(ticket, Verdict::Accept);
                 }
@@ -510,18 +510,24 @@ impl Attempt {
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.foreign }
     }
 
-    /// Another node has taken over the addresses and ports that this kernel tracks.
-    fn forget_incumbent(&mut self, cx: &mut Context<'_>) {
-        if let (true, Some(flow)) = (self.incumbent, self.flow) {
-            cx.outbox.outputs.push_back(Output::Forget(flow));
-        }
-        self.incumbent = false;
-    }
-
     fn exclude(&mut self, node: NodeId) {
         if !self.excluded.contains(&node) {
             self.excluded.push(node);
         }
+    }
+}
+
+/// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
+const SENT_MAX: u32 = 1 << 24;
+
+/// Does an acknowledgement of `number` name this host, whose sequence numbers
+/// began with `isn`? A held packet is the first that the guard lets pass, so it
+/// must acknowledge the SYN-ACK and nothing else. A copy may be of any later moment.
+fn names(isn: u32, number: u32, ticket: Option<Ticket>) -> bool {
+    let ahead = number.wrapping_sub(isn.wrapping_add(1));
+    match ticket {
+        Some(_) => ahead == 0,
+        None => ahead < SENT_MAX,
     }
 }
 

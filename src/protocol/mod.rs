@@ -53,8 +53,6 @@ pub enum Output {
     /// The client chose another host: remove the half-open socket of this flow
     /// without a word on the wire, and its connection tracking entry.
     Destroy(FlowKey),
-    /// Another host took this flow over: remove its connection tracking entry.
-    Forget(FlowKey),
     /// Something for the log.
     Notice(Notice),
 }

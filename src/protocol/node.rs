@@ -333,7 +333,9 @@ impl Node {
         };
         if let Some((flow, incumbent)) = syn {
             attempt.flow = Some(flow);
-            attempt.incumbent |= incumbent;
+            // What the kernel tracks when the SYN comes again may be left from
+            // before: that contest is over.
+            attempt.incumbent |= incumbent && !attempt.seen;
         }
         let before = attempt.state;
         let keep = attempt.handle(event, &mut cx);

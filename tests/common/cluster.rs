@@ -10,21 +10,19 @@
 //! has with another host (I2); no half-open socket that the client chose is
 //! destroyed (I4).
 
+mod client;
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId};
-use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Timers, Verdict,
-};
+use clusterd::protocol::{Config, Instant, Limits, Listener, Node, Notice, Pacing, Ticket, Timers};
 use clusterd::wire::{self, Entry, Frame};
 
 /// Turns at one moment of virtual time; more of them is a livelock.
 const TURNS_MAX: usize = 1_000;
-/// The client's SYN schedule, seconds after the first.
-const SYN_AT: [u64; 3] = [0, 1, 3];
-const GIVE_UP: Duration = Duration::from_secs(10);
 
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -302,6 +300,12 @@ impl Cluster {
         self.hosts[host].listeners.insert(port, listener);
     }
 
+    /// The driver looks at the listener without a SYN at hand.
+    pub fn look(&mut self, host: usize, port: u16) {
+        let listener = self.hosts[host].listener(port);
+        self.with_node(host, |node, now| node.handle_listener(now, port, listener));
+    }
+
     pub fn node(&self, host: usize) -> &Node {
         self.hosts[host].node.as_ref().expect("a running host")
     }
@@ -531,231 +535,11 @@ impl Cluster {
             self.at(arrival, Happening::Deliver { to, packet: packet() });
         }
     }
-
-    // The clients.
-
-    fn client_timer(&mut self, client: usize) {
-        let Client { outcome, started, isn, syns, .. } = self.clients[client];
-        if outcome != Outcome::Trying {
-            return;
-        }
-        if self.now.since(started) >= GIVE_UP {
-            self.clients[client].outcome = Outcome::TimedOut;
-            return;
-        }
-        self.clients[client].syns += 1;
-        self.send_syn(client);
-        let next = SYN_AT.get(syns + 1).map_or(GIVE_UP, |&seconds| Duration::from_secs(seconds));
-        self.at(started + next, Happening::ClientTimer { client, isn });
-    }
-
-    fn send_syn(&mut self, client: usize) {
-        let Client { flow, isn, .. } = self.clients[client];
-        self.flood(self.now, self.segment.syns_lost, || Packet::Syn { flow, isn });
-    }
-
-    fn syn_ack_arrives(&mut self, client: usize, from: usize, client_isn: u32, isn: u32) {
-        let now = self.now;
-        let state = &mut self.clients[client];
-        if state.isn != client_isn {
-            return;
-        }
-        state.syn_acks.push((now, from));
-        if state.outcome == Outcome::Trying {
-            state.outcome = Outcome::Connected(from);
-            state.server_isn = Some(isn);
-        }
-        // To a second SYN-ACK this is the challenge ACK of RFC 5961: the first one's number.
-        if let (Some(chosen), flow) = (state.server_isn, state.flow) {
-            let number = chosen.wrapping_add(1);
-            let near = self.now + self.chance.within(self.segment.client_delay);
-            self.flood(near, 0, || Packet::Ack { flow, number });
-        }
-    }
-
-    fn reset_arrives(&mut self, client: usize, from: usize) {
-        let now = self.now;
-        let state = &mut self.clients[client];
-        state.resets.push((now, from));
-        if state.outcome == Outcome::Trying {
-            state.outcome = Outcome::Refused;
-        }
-    }
-
-    fn client_of(&self, flow: &FlowKey, isn: u32) -> usize {
-        let is = |client: &Client| client.flow == *flow && client.isn == isn;
-        self.clients.iter().position(is).expect("only clients send SYNs")
-    }
-
-    // The hosts.
-
-    /// One turn of a host's event loop.
-    fn turn(&mut self, index: usize) {
-        let host = &mut self.hosts[index];
-        let due = host.node.as_ref().is_some_and(|node| node.poll_timeout() <= self.now);
-        if host.node.is_none() || (host.inbox.is_empty() && !due) {
-            return;
-        }
-        let mut packets = std::mem::take(&mut host.inbox);
-        packets.sort_by_key(|packet| match packet {
-            Packet::Frame(_) => 0,
-            Packet::Syn { .. } => 1,
-            Packet::Ack { .. } => 2,
-        });
-        for packet in packets {
-            self.receive(index, packet);
-            self.drain(index);
-        }
-        self.with_node(index, |node, now| node.handle_timeout(now));
-        self.drain(index);
-        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now)) {
-            self.broadcast(index, &frame);
-        }
-        let next = self.node(index).poll_timeout();
-        assert!(next > self.now, "host {index} would spin at {:?}", self.now);
-    }
-
-    fn with_node<T>(&mut self, host: usize, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
-        act(self.hosts[host].node.as_mut().expect("a running host"), self.now)
-    }
-
-    fn receive(&mut self, index: usize, packet: Packet) {
-        match packet {
-            Packet::Frame(bytes) => {
-                let frame = wire::decode(&bytes, &key()).expect("our own frame");
-                self.with_node(index, |node, now| node.handle_frame(now, &frame));
-            }
-            Packet::Syn { flow, isn } => {
-                let host = &self.hosts[index];
-                let incumbent = host.sockets.contains_key(&flow);
-                if !host.blind {
-                    let port = flow.service.port();
-                    let listener = host.listener(port);
-                    self.with_node(index, |node, now| node.handle_listener(now, port, listener));
-                    self.drain(index);
-                }
-                let ticket = self.hold(index, Held::Syn { flow, isn });
-                let syn = Syn { ticket, flow, isn, incumbent };
-                self.with_node(index, |node, now| node.handle_syn(now, syn));
-            }
-            Packet::Ack { flow, number } => {
-                // Confirmed flows pass in the kernel.
-                if matches!(self.hosts[index].sockets.get(&flow), Some(Socket::Full { .. })) {
-                    return;
-                }
-                let ticket = self.hold(index, Held::Ack { flow, number });
-                self.with_node(index, |node, now| {
-                    node.handle_ack(now, flow, number, Some(ticket));
-                });
-            }
-        }
-    }
-
-    fn hold(&mut self, host: usize, held: Held) -> Ticket {
-        self.numbers += 1;
-        let ticket = Ticket(self.numbers);
-        self.hosts[host].held.insert(ticket, (self.now, held));
-        ticket
-    }
-
-    /// Carries out what the node wants, and what follows from it at once.
-    fn drain(&mut self, index: usize) {
-        while let Some(output) = self.with_node(index, |node, _| node.poll_output()) {
-            match output {
-                Output::Decide(ticket, verdict) => self.decide(index, ticket, verdict),
-                Output::Destroy(flow) => {
-                    let gone = self.hosts[index].sockets.remove(&flow);
-                    let full = matches!(gone, Some(Socket::Full { .. }));
-                    assert!(!full, "I4: host {index} destroys the connection {flow}");
-                }
-                Output::Forget(flow) => {
-                    self.hosts[index].sockets.remove(&flow);
-                }
-                Output::Notice(notice) => self.hosts[index].notices.push(notice),
-            }
-        }
-    }
-
-    fn decide(&mut self, index: usize, ticket: Ticket, verdict: Verdict) {
-        let host = &mut self.hosts[index];
-        let (since, held) = host.held.remove(&ticket).expect("I5: one verdict for each ticket");
-        let age = self.now.since(since);
-        let late = host.paused_until > since;
-        assert!(late || age <= self.timers.stale, "I5: a verdict after {age:?}");
-        match (held, verdict) {
-            (Held::Syn { flow, isn }, Verdict::Accept) => {
-                assert!(age <= self.timers.stale, "a stale SYN is answered after {age:?}");
-                self.kernel_gets_syn(index, flow, isn);
-            }
-            (Held::Rst { flow }, Verdict::Accept) => {
-                let open = |client: &Client| client.flow == flow;
-                let client = self.clients.iter().rposition(open).expect("only clients send SYNs");
-                self.reset(index, client);
-            }
-            (Held::Ack { flow, number }, Verdict::Accept) => {
-                self.kernel_gets_ack(index, flow, number);
-            }
-            (Held::Syn { .. } | Held::Rst { .. } | Held::Ack { .. }, Verdict::Drop) => {}
-        }
-    }
-
-    fn kernel_gets_syn(&mut self, index: usize, flow: FlowKey, client_isn: u32) {
-        let host = &mut self.hosts[index];
-        match (host.kernel, host.listener(flow.service.port())) {
-            (Kernel::Silent, _) | (Kernel::Answers, Listener::Busy) => {}
-            (Kernel::Answers, Listener::Absent) => {
-                let rst = self.hold(index, Held::Rst { flow });
-                self.with_node(index, |node, now| {
-                    node.handle_refusal(now, flow, client_isn, rst);
-                });
-            }
-            (Kernel::Answers, Listener::Ready) => {
-                let isn = match host.sockets.get(&flow) {
-                    Some(&Socket::Half { client_isn: same, isn }) if same == client_isn => isn,
-                    // A copy of the SYN of a connection that is open: a challenge ACK, no SYN-ACK.
-                    Some(&Socket::Full { client_isn: same }) if same == client_isn => return,
-                    _ => client_isn.wrapping_mul(31).wrapping_add(1 + index as u32),
-                };
-                host.sockets.insert(flow, Socket::Half { client_isn, isn });
-                self.with_node(index, |node, now| {
-                    node.handle_syn_ack(now, flow, client_isn, isn);
-                });
-                let client = self.client_of(&flow, client_isn);
-                let arrival = self.now + self.chance.within(self.segment.client_delay);
-                self.at(arrival, Happening::SynAck { client, from: index, client_isn, isn });
-            }
-        }
-    }
-
-    fn kernel_gets_ack(&mut self, index: usize, flow: FlowKey, number: u32) {
-        match self.hosts[index].sockets.get(&flow) {
-            Some(&Socket::Half { client_isn, isn }) if isn.wrapping_add(1) == number => {
-                self.hosts[index].sockets.insert(flow, Socket::Full { client_isn });
-                self.established.entry((flow, client_isn)).or_default().push(index);
-            }
-            Some(Socket::Full { .. }) => {}
-            // RFC 9293: a wrong acknowledgement in SYN-RECEIVED is answered by a RST.
-            Some(Socket::Half { .. }) | None => {
-                panic!("I2: host {index} resets {flow}, which another host has");
-            }
-        }
-    }
-
-    fn reset(&mut self, from: usize, client: usize) {
-        let arrival = self.now + self.chance.within(self.segment.client_delay);
-        self.at(arrival, Happening::Reset { client, from });
-    }
 }
 
 fn flow_between(client_port: u16, port: u16) -> FlowKey {
     FlowKey {
         client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
         service: SocketAddr::new([10, 0, 0, 2].into(), port),
-    }
-}
-
-impl Host {
-    fn listener(&self, port: u16) -> Listener {
-        self.listeners.get(&port).copied().unwrap_or(Listener::Ready)
     }
 }

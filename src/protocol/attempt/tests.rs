@@ -286,9 +286,9 @@ fn event_named(event: &str, cx: &Context<'_>) -> Event {
         "SYN-ACK" => Event::SynAck { isn: ISN },
         "refusal" => Event::Refusal(IT),
         "right ACK" => Event::Ack { number: 0, ticket: Some(IT) },
-        "right ACK, seen" => Event::Ack { number: 0, ticket: None },
+        "right ACK, seen" => Event::Ack { number: (1 << 24) - 1, ticket: None },
         "wrong ACK" => Event::Ack { number: 1, ticket: Some(IT) },
-        "wrong ACK, seen" => Event::Ack { number: 1, ticket: None },
+        "wrong ACK, seen" => Event::Ack { number: 1 << 24, ticket: None },
         "timeout" => Event::Timeout,
         other => panic!("no event is called {other}"),
     }
@@ -330,7 +330,6 @@ fn output_text(output: &Output) -> String {
             format!("{verdict:?} {packet}").to_lowercase()
         }
         Output::Destroy(_) => "destroy".into(),
-        Output::Forget(_) => "forget".into(),
         Output::Notice(notice) => format!("{notice:?}"),
     }
 }
