@@ -1,0 +1,23 @@
+//! The daemon on real kernels: network namespaces, real TCP, the built binary.
+//!
+//! Needs root; without it, or without a kernel feature, each test says so and
+//! passes, unless `CLUSTERD_REQUIRE_KERNEL` is set. One test has the machine at
+//! a time (see [`rig`]), and each takes down what it raised. No test measures
+//! time: a deadline only ends the wait for something that must happen.
+
+mod capture;
+mod load;
+mod rig;
+mod sockets;
+
+mod arp;
+mod dumps;
+mod errors;
+mod faults;
+mod frames;
+mod log;
+mod ports;
+mod resets;
+mod services;
+mod survival;
+mod traffic;

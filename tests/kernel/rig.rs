@@ -1,0 +1,338 @@
+//! Labs for the tests: raised by the built binary, always taken down.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_clusterd");
+/// What the lab answers.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub const PORT: u16 = 80;
+pub const GROUP_MAC: [u8; 6] = [0x03, 0xbf, 10, 77, 0, 2];
+
+/// How long something that must happen may take. Far above what anything here
+/// needs, since the machine may be busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(10);
+/// Labs of these tests are called `kt-PID-NUMBER`.
+const PREFIX: &str = "kt";
+
+/// A lab that stands until it is dropped. Hosts count from 1, as their names do.
+pub struct Lab {
+    name: String,
+    /// Process ids of daemon and service by host. A bare lab has none.
+    hosts: RefCell<Vec<Pids>>,
+    /// Processes this test has started in the lab.
+    children: RefCell<Vec<Child>>,
+    /// Held as long as the lab stands.
+    _turn: File,
+}
+
+#[derive(Clone, Copy)]
+struct Pids {
+    daemon: u32,
+    service: u32,
+}
+
+impl Lab {
+    /// Raises a cluster, or prints why this machine cannot.
+    pub fn up(nodes: usize, guard: &str) -> Option<Self> {
+        let nodes = nodes.to_string();
+        let mut lab = Self::reserve()?;
+        let output = clusterd(&[
+            "lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes, "--guard", guard,
+        ]);
+        // Exit code 69 of a daemon is a missing kernel feature, by its own account.
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if stderr.contains("exit status: 69") {
+            return skip(&stderr);
+        }
+        assert!(output.status.success(), "lab up: {stderr}");
+        let description: Value = serde_json::from_slice(&output.stdout).expect("lab up is JSON");
+        let pid = |value: &Value| value.as_u64().expect("a process id") as u32;
+        let pids = |host: &Value| Pids {
+            daemon: pid(&host["daemon_pid"]),
+            service: pid(&host["service_pid"]),
+        };
+        let hosts = description["hosts"].as_array().expect("hosts");
+        lab.hosts.get_mut().extend(hosts.iter().map(pids));
+        lab.settle();
+        Some(lab)
+    }
+
+    /// Raises one host and one client with a cable between them and no daemon.
+    pub fn bare() -> Option<Self> {
+        let lab = Self::reserve()?;
+        let (host, client) = (lab.namespace("h1"), lab.namespace("client"));
+        for namespace in [&host, &client] {
+            lab.ip(&["netns", "add", namespace]);
+            lab.ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        lab.ip(&[
+            "-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns",
+            &client,
+        ]);
+        for (namespace, address) in [(&host, "10.77.0.11/24"), (&client, "10.77.0.200/24")] {
+            lab.ip(&["-n", namespace, "addr", "add", address, "dev", "eth0"]);
+            lab.ip(&["-n", namespace, "link", "set", "eth0", "up"]);
+        }
+        // Else addresses change on their own (duplicate address detection).
+        for role in ["h1", "client"] {
+            lab.shell(role, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        }
+        Some(lab)
+    }
+
+    /// A free name and the machine for ourselves.
+    fn reserve() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let turn = take_turn()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Some(Self {
+            name: format!("{PREFIX}-{}-{number}", std::process::id()),
+            hosts: RefCell::default(),
+            children: RefCell::default(),
+            _turn: turn,
+        })
+    }
+
+    /// Waits until every host ranks all the others.
+    pub fn settle(&self) {
+        let nodes = self.nodes();
+        for host in 1..=nodes {
+            wait_until("all hosts know each other", || {
+                let status = self.status(host);
+                status["joined"] == true
+                    && status["peers"].as_array().map(Vec::len) == Some(nodes - 1)
+            });
+        }
+    }
+
+    pub fn nodes(&self) -> usize {
+        self.hosts.borrow().len()
+    }
+
+    pub fn daemon(&self, host: usize) -> u32 {
+        self.hosts.borrow()[host - 1].daemon
+    }
+
+    pub fn service(&self, host: usize) -> u32 {
+        self.hosts.borrow()[host - 1].service
+    }
+
+    pub fn namespace(&self, role: &str) -> String {
+        format!("clab-{}-{role}", self.name)
+    }
+
+    /// Runs `work` on a thread inside a namespace; sockets made there stay there.
+    pub fn within<T: Send>(&self, role: &str, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.namespace(role));
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                enter(&path);
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// `clusterd lab exec`, not started yet.
+    pub fn command(&self, role: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["lab", "exec", "--name", &self.name, role]).args(words);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command in a namespace to its end, however it ends.
+    pub fn run(&self, role: &str, words: &[&str]) -> Output {
+        self.command(role, words).output().expect("lab exec runs")
+    }
+
+    /// Runs a shell line that must succeed, and returns what it printed.
+    pub fn shell(&self, role: &str, line: &str) -> String {
+        let output = self.run(role, &["sh", "-c", line]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{line}` in {role}: {stderr}");
+        String::from_utf8(output.stdout).expect("tools print UTF-8")
+    }
+
+    /// Starts a daemon and waits for its ready line.
+    pub fn start_daemon(&self, host: usize, vip: Ipv4Addr, options: &[&str]) -> u32 {
+        let vip = vip.to_string();
+        let mut words = vec!["clusterd", "eth0", &vip];
+        words.extend(options);
+        let pid = self.start(host, &words);
+        if let Some(pids) = self.hosts.borrow_mut().get_mut(host - 1)
+            && vip == VIP.to_string()
+        {
+            pids.daemon = pid;
+        }
+        pid
+    }
+
+    /// Starts the lab's service and waits for its ready line.
+    pub fn start_service(&self, host: usize) {
+        let pid = self.start(host, &["clusterd", "lab", "serve", "--name", &format!("h{host}")]);
+        self.hosts.borrow_mut()[host - 1].service = pid;
+    }
+
+    fn start(&self, host: usize, words: &[&str]) -> u32 {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = scratch(&format!("{}-{number}.log", self.name));
+        let file = File::create(&log).expect("create a log");
+        let mut command = self.command(&format!("h{host}"), words);
+        command.stdout(Stdio::null()).stderr(file);
+        let mut child = command.spawn().expect("start a process in the lab");
+        let pid = child.id();
+        wait_until("the process is ready", || {
+            let text = fs::read_to_string(&log).expect("read a log");
+            if let Some(status) = child.try_wait().expect("wait for a child") {
+                panic!("{words:?} ended with {status}: {text}");
+            }
+            text.contains("ready")
+        });
+        fs::remove_file(&log).expect("remove a log");
+        self.children.borrow_mut().push(child);
+        pid
+    }
+
+    /// What `clusterd status --json` says on a host.
+    pub fn status(&self, host: usize) -> Value {
+        let words = ["clusterd", "status", "--json", &VIP.to_string()];
+        let output = self.run(&format!("h{host}"), &words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "status of h{host}: {stderr}");
+        serde_json::from_slice(&output.stdout).expect("status is JSON")
+    }
+
+    /// The common log of the daemon and service that `lab up` started.
+    pub fn log(&self, host: usize) -> String {
+        let path = format!("/run/clusterd-lab/{}/h{host}.log", self.name);
+        fs::read_to_string(path).expect("read a host's log")
+    }
+
+    fn ip(&self, words: &[&str]) {
+        let output = Command::new("ip").args(words).output().expect("run ip");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {words:?}: {stderr}");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let down = clusterd(&["lab", "down", "--name", &self.name]);
+        for child in self.children.get_mut() {
+            // A lab that is down has no processes; one that is not must not hang the test.
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if !down.status.success() && !thread::panicking() {
+            panic!("lab down: {}", String::from_utf8_lossy(&down.stderr));
+        }
+    }
+}
+
+/// Waits for this test's turn, or prints why it cannot run. One test at a time,
+/// also among processes, since they would starve each other of two cores.
+pub fn take_turn() -> Option<File> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return skip("needs root for network namespaces");
+    }
+    for tool in ["ip", "nft", "sysctl"] {
+        if let Err(error) = Command::new(tool).arg("--version").output() {
+            return skip(&format!("needs the program {tool}: {error}"));
+        }
+    }
+    let turn = File::create(scratch("turn")).expect("create the lock file");
+    turn.lock().expect("lock the lock file");
+    remove_orphans();
+    Some(turn)
+}
+
+/// Takes down labs of test processes that were killed.
+fn remove_orphans() {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return };
+    for entry in entries.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let Some(rest) = file.strip_prefix(&format!("clab-{PREFIX}-")) else { continue };
+        let mut words = rest.split('-');
+        let (Some(pid), Some(number)) = (words.next(), words.next()) else { continue };
+        if !PathBuf::from(format!("/proc/{pid}")).exists() {
+            clusterd(&["lab", "down", "--name", &format!("{PREFIX}-{pid}-{number}")]);
+        }
+    }
+}
+
+pub fn skip<T>(reason: &str) -> Option<T> {
+    assert!(std::env::var_os("CLUSTERD_REQUIRE_KERNEL").is_none(), "cannot run: {reason}");
+    note(&format!("skipped: {reason}"));
+    None
+}
+
+/// Prints also when the test passes: libtest captures what `eprintln!` says.
+pub fn note(text: &str) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("test");
+    drop(writeln!(std::io::stderr(), "{name}: {}", text.trim_end()));
+}
+
+/// A file of ours, outside the source tree.
+pub fn scratch(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+pub fn clusterd(words: &[&str]) -> Output {
+    Command::new(BINARY).args(words).output().expect("run clusterd")
+}
+
+/// Moves the calling thread into the namespace at `path`.
+pub fn enter(path: &str) {
+    let file = File::open(path).expect("open a namespace");
+    // SAFETY: setns takes no pointers; the descriptor is open.
+    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "enter {path}: {}", std::io::Error::last_os_error());
+}
+
+/// Polls until the condition holds; panics if it never does.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(POLL);
+    }
+}
+
+pub fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: kill takes no pointers.
+    let result = unsafe { libc::kill(pid as libc::pid_t, signal) };
+    assert_eq!(result, 0, "signal {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// Sends a signal and waits for the end of the process.
+pub fn end(pid: u32, with: libc::c_int) {
+    signal(pid, with);
+    wait_until("the process has ended", || !is_alive(pid));
+}
+
+/// Runs or sleeps; a zombie does neither.
+pub fn is_alive(pid: u32) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(") ")?;
+        rest.chars().next()
+    });
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
