@@ -43,7 +43,7 @@ pub fn assert_unchanged(before: &str, after: &str) {
 #[test]
 fn a_stopped_daemon_leaves_nothing_behind() {
     for guard in ["rst", "strict"] {
-        for signal in [libc::SIGTERM, libc::SIGINT] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
             let Some(lab) = Lab::bare() else { return };
             let before = lab.dump("h1");
             let daemon = lab.start_daemon(1, VIP, &["--guard", guard]);

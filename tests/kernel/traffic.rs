@@ -43,14 +43,15 @@ fn second_syn_acks(report: &Value) -> u64 {
     many.map(|(_, count)| count.as_u64().expect("a count")).sum()
 }
 
-/// With either guard nothing may fail, whatever happens to claims.
+/// With hosts that choose their own sequence numbers nothing may fail in either
+/// guard, whatever happens to claims. (The lab keeps these numbers further apart than
+/// the 66 001 within which guard `rst` may err, so it has no excuse here.)
 fn all_succeed(options: &str) {
-    for guard in ["rst", "strict"] {
-        all_succeed_with(&format!("--guard {guard} {options}"));
-    }
+    succeeds(&format!("--guard strict {options}"));
+    succeeds(&format!("--guard rst {options}"));
 }
 
-fn all_succeed_with(options: &str) {
+fn succeeds(options: &str) {
     let Some((report, resets)) = lab_run(options) else { return };
     assert_eq!(report["failed"], 0, "{report:#}");
     assert_eq!(report["answered"], report["connections"], "{report:#}");
@@ -97,11 +98,16 @@ fn loss_of_all_claims_costs_no_connection() {
     all_succeed("--claim-loss 100% --connections 3000");
 }
 
-/// Hosts that share one secret of sequence numbers, as namespaces do unless the
-/// lab makes them differ: guard `rst` cannot tell their answers apart (spec 8).
-/// A duplicate may be reset, and nothing else may happen.
+/// Hosts that share the kernel's secret choose numbers a few dozen apart: only
+/// the strict guard can tell their answers apart.
 #[test]
-fn guard_rst_resets_at_most_duplicates_of_hosts_with_one_secret() {
+fn with_shared_sequence_numbers_the_strict_guard_costs_no_connection() {
+    succeeds("--guard strict --isn shared --claim-loss 100% --connections 3000");
+}
+
+/// There guard `rst` cannot (spec 8): a duplicate may be reset, and nothing else may happen.
+#[test]
+fn with_shared_sequence_numbers_guard_rst_resets_at_most_duplicates() {
     let options = "--guard rst --isn shared --claim-loss 100% --connections 2000";
     let Some((report, _resets)) = lab_run(options) else { return };
     let failures = report["failures"].as_object().expect("failures by kind");
@@ -113,5 +119,5 @@ fn guard_rst_resets_at_most_duplicates_of_hosts_with_one_secret() {
 
 #[test]
 fn the_original_rule_of_racing_claims_costs_no_connection() {
-    all_succeed_with("--pacing race --connections 3000");
+    all_succeed("--pacing race --connections 3000");
 }
