@@ -18,7 +18,7 @@ use crate::lab::LabCommand;
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 stopped by a signal and cleaned up, 2 wrong usage, 69 interface, \
-                  kernel feature or program missing, 75 virtual IP in use, 77 privilege missing, \
+                  kernel feature or program missing, 75 virtual IP or queue numbers in use, 77 privilege missing, \
                   78 arguments do not fit this host, 1 anything else."
 )]
 pub struct Cli {

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use tracing::warn;
 
 use crate::io::link::{Link, Links};
-use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
+use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name};
 use crate::io::rules_watch::RulesWatch;
-use crate::io::{nft, xt_queue};
+use crate::io::{group, nft, xt_queue};
 
-/// The rules and the address, in force.
+/// The rules, the subscription to the group MAC and the address, in force.
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
@@ -22,7 +22,7 @@ pub struct Installed<'a> {
 }
 
 impl<'a> Installed<'a> {
-    /// Installs the rules, then the address. On failure nothing remains.
+    /// Installs the rules, the subscription, then the address. On failure nothing remains.
     pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
         let installed = Self { links, vip: rules.vip };
         match Self::install(links, link, rules).await {
@@ -36,6 +36,8 @@ impl<'a> Installed<'a> {
 
     async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
         install_rules(rules)?;
+        group::subscribe(&rules.interface, group_mac(rules.vip))
+            .context("subscribe to the group MAC")?;
         links.add_address(link.index, rules.vip).await
     }
 
@@ -68,10 +70,11 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
     Ok(())
 }
 
-/// Removes the address and the rules of `vip`, whoever installed them.
+/// Removes the address, the subscription and the rules of `vip`, whoever installed them.
 pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
     for index in links.holders(vip).await? {
         links.remove_address(index, vip).await?;
     }
+    group::unsubscribe(group_mac(vip)).context("take back the subscription to the group MAC")?;
     nft::apply(&Ruleset::remove(vip), "remove the rules")
 }

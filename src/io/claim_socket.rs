@@ -1,8 +1,8 @@
 //! Claim frames on the wire: a packet socket for IP protocol 150.
 //!
 //! Frames go to the virtual IP's group MAC, so a claim shares the fate of the
-//! SYN it is about. The kernel removes the group membership when the socket
-//! closes, also after a crash. Overrun: the kernel drops frames at a full
+//! SYN it is about. The socket has a group membership of its own, so that it
+//! hears the cluster before anything is installed; it ends with the socket. Overrun: the kernel drops frames at a full
 //! receive buffer; the sequence numbers show it to the core as loss.
 
 use std::io;

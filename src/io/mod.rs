@@ -11,6 +11,7 @@
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
 //! | [`rules_watch`] | `nf_tables` notifications | noticing that others remove our rules |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
+//! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
 //! | [`link`] | rtnetlink | the interface and its addresses |
 //! | [`packet`] | none | IPv4 and TCP headers of what the others deliver |
 //! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
@@ -23,6 +24,7 @@ pub mod arp;
 pub mod claim_socket;
 pub mod conntrack;
 pub mod error;
+pub mod group;
 pub mod link;
 pub mod message;
 pub mod netlink;
