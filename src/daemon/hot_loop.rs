@@ -50,7 +50,7 @@ const FRAMES_BUDGET: usize = 16_384;
 const LISTENER_AGE_MAX: Duration = Duration::from_millis(5);
 /// Ports whose listener is remembered.
 const LISTENERS_MAX: usize = 256;
-/// A queue of the listener's accept backlog filled to this share of it is busy.
+/// A listener whose accept queue is filled to this share is busy.
 const BUSY_SHARE: (u32, u32) = (3, 4);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -394,8 +394,9 @@ fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, port: u16) -> Option<Listener>
         Ok(None) => Some(Listener::Absent),
         Ok(Some(listener)) => {
             let (share, whole) = BUSY_SHARE;
-            let busy =
-                listener.queued.saturating_mul(whole) >= listener.backlog.saturating_mul(share);
+            // The queue takes one more than the backlog (`sk_acceptq_is_full`).
+            let room = listener.backlog.saturating_add(1);
+            let busy = listener.queued.saturating_mul(whole) >= room.saturating_mul(share);
             Some(if busy { Listener::Busy } else { Listener::Ready })
         }
         Err(_) => None,
