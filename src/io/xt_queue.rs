@@ -5,6 +5,10 @@
 //! the same rule can be sent by hand, as `iptables-nft` does. `nft list` then
 //! shows it as `queue num N` or as `xt target "NFQUEUE"`.
 //!
+//! *Modules.* For a rule in family `inet` the kernel does not load the target:
+//! it makes the module's name from the family, and has no name for this one
+//! (`xt_request_find_target`). Asking whether the target exists for IPv4 loads it.
+//!
 //! *Restart and shutdown.* The rule belongs to its chain and goes with the table.
 //! *Overrun* does not apply: one request, one answer.
 
@@ -22,15 +26,37 @@ use super::netlink::NetlinkSocket;
 /// not exist.
 pub fn insert(table: &str, chain: &str, queue: u16) -> io::Result<()> {
     let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER, 0)?;
+    socket
+        .request(question().bytes(), SEQUENCE, |_| ())
+        .map_err(|error| attempt("ask for the target NFQUEUE", error))?;
     socket.request(batch(table, chain, queue).bytes(), SEQUENCE, |_| ()).map_err(|error| {
         attempt(format!("add target NFQUEUE {queue} to chain {chain} of table inet {table}"), error)
     })
 }
 
-/// Sequence number of all messages of the batch: any may bring an error back.
+/// Sequence number of all messages: any of a batch may bring an error back.
 const SEQUENCE: u32 = 1;
 /// Revision of the target with 16-bit flags, in the kernel since 3.10.
 const REVISION: u32 = 3;
+/// The name of the target.
+const TARGET: &str = "NFQUEUE";
+
+/// Does the target exist? The answer is an error if not.
+fn question() -> Builder {
+    let mut question = Builder::default();
+    question
+        .begin(
+            nfnetlink(libc::NFNL_SUBSYS_NFT_COMPAT, NFNL_MSG_COMPAT_GET),
+            libc::NLM_F_ACK as u16,
+            SEQUENCE,
+        )
+        .nfgenmsg(libc::AF_INET, 0)
+        .text(NFTA_COMPAT_NAME, TARGET)
+        .attribute(NFTA_COMPAT_REV, &REVISION.to_be_bytes())
+        .attribute(NFTA_COMPAT_TYPE, &COMPAT_TARGET.to_be_bytes())
+        .end();
+    question
+}
 
 fn batch(table: &str, chain: &str, queue: u16) -> Builder {
     let subsystem = libc::NFNL_SUBSYS_NFTABLES;
@@ -55,7 +81,7 @@ fn batch(table: &str, chain: &str, queue: u16) -> Builder {
         .nested(NFTA_RULE_EXPRESSIONS, |expressions| {
             expressions.nested(NFTA_LIST_ELEM, |element| {
                 element.text(NFTA_EXPR_NAME, "target").nested(NFTA_EXPR_DATA, |data| {
-                    data.text(NFTA_TARGET_NAME, "NFQUEUE")
+                    data.text(NFTA_TARGET_NAME, TARGET)
                         .attribute(NFTA_TARGET_REV, &REVISION.to_be_bytes())
                         .attribute(NFTA_TARGET_INFO, &info);
                 });
@@ -77,6 +103,12 @@ const NFTA_RULE_EXPRESSIONS: i32 = 4;
 const NFTA_EXPR_NAME: i32 = 1;
 const NFTA_EXPR_DATA: i32 = 2;
 // linux/netfilter/nf_tables_compat.h
+const NFNL_MSG_COMPAT_GET: i32 = 0;
+const NFTA_COMPAT_NAME: i32 = 1;
+const NFTA_COMPAT_REV: i32 = 2;
+const NFTA_COMPAT_TYPE: i32 = 3;
+/// A target, not a match.
+const COMPAT_TARGET: u32 = 1;
 const NFTA_TARGET_NAME: i32 = 1;
 const NFTA_TARGET_REV: i32 = 2;
 const NFTA_TARGET_INFO: i32 = 3;
