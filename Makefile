@@ -5,7 +5,7 @@ SHELL    := /bin/bash
 PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps
 CARGO    ?= cargo
 
-.PHONY: all build lab test lint deny bench packages toolchain clean
+.PHONY: all build lab test guest lint deny bench packages toolchain clean
 
 all: build
 
@@ -18,6 +18,10 @@ lab: build
 # skips with its reason.
 test: build
 	$(CARGO) test --release
+
+# The same daemon and lab on Debian's own kernel, emulated.
+guest: build
+	tests/guest.sh
 
 bench: build
 	target/release/clusterd lab bench
