@@ -80,7 +80,11 @@ impl Kernel {
     /// Opens everything but changes nothing on the host.
     pub fn open(link: &Link, vip: Ipv4Addr) -> Result<Self> {
         let claims = ClaimSocket::open(link, vip).context("open the claim socket")?;
-        let sockets = SockDiag::open()?.on_interface(link.index);
+        let mut sockets = SockDiag::open()?.on_interface(link.index);
+        // Without the module a lookup finds nothing: no service, on any port.
+        sockets.established(vip).map_err(|error| {
+            Failure::unavailable(&format!("{error}; the kernel needs inet_diag and tcp_diag"))
+        })?;
         let conntrack = Conntrack::open()?;
         for number in queue_candidates(vip) {
             let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)

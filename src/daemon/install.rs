@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use tracing::warn;
 
+use crate::failure::Failure;
 use crate::io::link::{Link, Links};
 use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name};
 use crate::io::rules_watch::RulesWatch;
@@ -63,8 +64,12 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
     if rules.backend == QueueBackend::Xtables {
         let table = table_name(rules.vip);
         for (chain, offset) in QUEUE_CHAINS {
-            xt_queue::insert(&table, chain, rules.queue + offset)
-                .context("insert the NFQUEUE target; the kernel needs nft `queue` or it")?;
+            xt_queue::insert(&table, chain, rules.queue + offset).map_err(|error| {
+                Failure::unavailable(&format!(
+                    "{error}; the kernel needs nft `queue` (nft_queue), or NFQUEUE (xt_NFQUEUE and \
+                     nft_compat)"
+                ))
+            })?;
         }
     }
     Ok(())

@@ -124,10 +124,11 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// What an `NLMSG_ERROR` message says: 0 for an acknowledgement, else a
-    /// positive errno. `None` for any other message.
+    /// What an `NLMSG_ERROR` message says, or the end of a dump: 0 for an
+    /// acknowledgement or success, else a positive errno. `None` for any other
+    /// message.
     pub fn error(&self) -> Option<i32> {
-        if i32::from(self.kind) != libc::NLMSG_ERROR {
+        if i32::from(self.kind) != libc::NLMSG_ERROR && !self.is_done() {
             return None;
         }
         let code =
@@ -193,7 +194,7 @@ mod tests {
             inner.text(1, "abc").attribute(2, &[]);
         });
         builder.end();
-        builder.begin(libc::NLMSG_DONE as u16, 0, 8).end();
+        builder.begin(libc::NLMSG_DONE as u16, 0, 8).raw(&(-libc::ENOENT).to_ne_bytes()).end();
 
         let messages: Vec<_> = Messages(builder.bytes()).collect();
         let [first, last] = messages[..] else { panic!("{messages:?}") };
@@ -204,7 +205,8 @@ mod tests {
         assert_eq!(attributes[1].0, 9);
         let inner: Vec<_> = Attributes(attributes[1].1).collect();
         assert_eq!(inner, [(1, &b"abc\0"[..]), (2, &[][..])]);
-        assert!(last.is_done() && last.error().is_none());
+        assert!(last.is_done() && first.error().is_none());
+        assert_eq!(last.error(), Some(libc::ENOENT));
     }
 
     proptest::proptest! {
