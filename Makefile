@@ -52,10 +52,11 @@ packages:
 
 # Debian 12's own Rust is too old (1.63), so the toolchain is the one thing to bring along.
 toolchain:
-	@command -v $(CARGO) >/dev/null || { \
-		echo "clusterd needs Rust 1.93 or newer (cargo); install it with rustup, see README" >&2; \
+	@version=$$($(CARGO) --version 2>/dev/null | cut -d' ' -f2); \
+	if ! printf '1.93\n%s\n' "$$version" | sort --check=quiet --version-sort; then \
+		echo "clusterd needs Rust 1.93 or newer, found '$$version'; install it with rustup, see README" >&2; \
 		exit 1; \
-	}
+	fi
 
 clean:
 	$(CARGO) clean

@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use crate::control;
 use crate::daemon::install;
 use crate::io::link::Links;
-use crate::io::nft;
 
 /// Cleans up after `vip`, or after all virtual IPs without a running daemon.
 pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
@@ -17,7 +16,7 @@ pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
         .context("start tokio")?;
     runtime.block_on(async {
         let links = Links::open()?;
-        let left: Vec<_> = nft::installed()?
+        let left: Vec<_> = install::left_behind()?
             .into_iter()
             .filter(|left| vip.is_none_or(|vip| vip == *left))
             .collect();

@@ -14,13 +14,22 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(&cli.log);
+    if let Err(error) = start_log(&cli.log) {
+        eprintln!("clusterd: --log {}: {error}", cli.log);
+        return ExitCode::from(2);
+    }
+    if let Some(Command::Rules(_) | Command::Status(_) | Command::Cleanup { .. }) = cli.command {
+        // Their output may be piped into a program that has read enough.
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -42,9 +51,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 /// Logs to standard error; under systemd the journal adds time and colour itself.
-fn start_log(filter: &str) {
+fn start_log(filter: &str) -> Result<(), ParseError> {
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::try_new(filter)?)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
@@ -53,4 +62,5 @@ fn start_log(filter: &str) {
     } else {
         log.init();
     }
+    Ok(())
 }

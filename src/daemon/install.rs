@@ -4,6 +4,7 @@
 //! answers ARP or TCP for the virtual IP by itself; the address goes before
 //! the rules for the same reason.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use tracing::warn;
 
 use crate::failure::Failure;
 use crate::io::link::{Link, Links};
-use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name};
+use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name, vip_of_group};
 use crate::io::rules_watch::RulesWatch;
 use crate::io::{group, nft, xt_queue};
 
@@ -71,6 +72,24 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
                 ))
             })?;
         }
+    }
+    Ok(())
+}
+
+/// The virtual IPs of which something is installed: by running daemons, or by
+/// killed ones. Rules alone are no evidence, others may have flushed them.
+pub fn left_behind() -> Result<BTreeSet<Ipv4Addr>> {
+    let subscribed = group::subscribed().context("list group MAC subscriptions")?;
+    Ok(nft::installed()?
+        .into_iter()
+        .chain(subscribed.into_iter().filter_map(vip_of_group))
+        .collect())
+}
+
+/// Removes what a killed daemon left on interfaces other than `index`.
+pub async fn remove_elsewhere(links: &Links, index: u32, vip: Ipv4Addr) -> Result<()> {
+    if links.holders(vip).await?.iter().any(|&holder| holder != index) {
+        remove(links, vip).await?;
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 fn ruleset(args: &ClusterArgs, link: &Link, queue: u16, backend: QueueBackend) -> Ruleset {
     Ruleset {
-        interface: args.interface.clone(),
+        interface: link.name.clone(),
         vip: args.vip,
         own: link.address,
         guard: args.guard,
@@ -79,9 +79,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
     let control = control::Server::bind(vip)?;
-    let stale = nft::installed()?.contains(&vip);
-    if stale {
+    if install::left_behind()?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
+        install::remove_elsewhere(&links, link.index, vip).await?;
     } else if !links.holders(vip).await?.is_empty() {
         return Err(Failure::in_use(&format!(
             "{vip} is already an address of this host; clusterd adds and removes it itself, \
@@ -162,9 +162,15 @@ fn warn_of_missing(realtime: &Realtime) {
 
 /// Answers ARP as long as the interface exists.
 async fn answer_arp(arp: &Arp, links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
+    let mut stranger = None;
     loop {
         match arp.answer().await {
-            Ok(mac) => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
+            // One that goes on claiming it needs no line each time.
+            Ok(mac) if stranger == Some(mac) => {}
+            Ok(mac) => {
+                stranger = Some(mac);
+                warn!(%vip, %mac, "a host outside the cluster claims the virtual IP");
+            }
             Err(error) if errno(&error) == Some(libc::ENETDOWN) => {
                 if !links.exists(link.index).await? {
                     return Err(Failure::unavailable("the interface was removed"));

@@ -25,20 +25,27 @@ pub fn subscribe(interface: &str, group: MacAddr) -> io::Result<()> {
 
 /// Takes the subscriptions to `group` back, on whichever interfaces they are.
 pub fn unsubscribe(group: MacAddr) -> io::Result<()> {
-    let listed = fs::read_to_string(PROC)?;
-    for interface in listed.lines().filter_map(|line| static_subscriber(line, group)) {
-        request(libc::SIOCDELMULTI, interface, group)?;
+    for (interface, subscribed) in fs::read_to_string(PROC)?.lines().filter_map(subscription) {
+        if subscribed == group {
+            request(libc::SIOCDELMULTI, interface, group)?;
+        }
     }
     Ok(())
 }
 
-/// The interface of a line, if it is about a static subscription to `group`.
-fn static_subscriber(line: &str, group: MacAddr) -> Option<&str> {
+/// The MACs to which interfaces of this network namespace subscribe this way.
+pub fn subscribed() -> io::Result<Vec<MacAddr>> {
+    Ok(fs::read_to_string(PROC)?.lines().filter_map(subscription).map(|(_, mac)| mac).collect())
+}
+
+/// The interface and the MAC of a line, if it is about a static subscription.
+fn subscription(line: &str) -> Option<(&str, MacAddr)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (name, _users, static_users, address) =
         (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let ours = address == group.to_string().replace(':', "");
-    (ours && static_users != "0").then_some(name)
+    let number = u64::from_str_radix(address, 16).ok().filter(|_| address.len() == 12)?;
+    let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
+    (static_users != "0").then_some((name, MacAddr::new(a, b, c, d, e, f)))
 }
 
 fn request(kind: libc::c_ulong, interface: &str, group: MacAddr) -> io::Result<()> {
@@ -69,12 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_static_subscriptions_to_the_group_count() {
+    fn only_static_subscriptions_count() {
         let group = MacAddr::new(0x03, 0xbf, 10, 77, 0, 2);
-        let line = |fields| static_subscriber(fields, group);
-        assert_eq!(line("2    eth0            2     1     03bf0a4d0002"), Some("eth0"));
-        assert_eq!(line("2    eth0            1     0     03bf0a4d0002"), None);
-        assert_eq!(line("2    eth0            1     1     03bf0a4d0003"), None);
-        assert_eq!(line("2    eth0"), None);
+        let line = "2    eth0            2     1     03bf0a4d0002";
+        assert_eq!(subscription(line), Some(("eth0", group)));
+        assert_eq!(subscription("2    eth0            1     0     03bf0a4d0002"), None);
+        assert_eq!(subscription("2    eth0            1     1     03bf0a4d"), None);
+        assert_eq!(subscription("2    eth0"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use pnet::util::MacAddr;
 use rtnetlink::packet_core::ErrorMessage;
 
@@ -14,6 +14,8 @@ use crate::failure::Failure;
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// The kernel's name of it; it may have been given by another one (altname).
+    pub name: String,
     /// Interface index.
     pub index: u32,
     /// The interface's own MAC.
@@ -51,6 +53,7 @@ impl Links {
                 )));
             }
         };
+        let name = &canonical_name(&link).unwrap_or_else(|| name.to_owned());
         let mac = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Address(mac) => <[u8; 6]>::try_from(&mac[..]).ok(),
             _ => None,
@@ -62,6 +65,11 @@ impl Links {
                 link.header.link_layer_type
             )));
         };
+        if name.contains(['"', '\\', '*']) {
+            return Err(Failure::config(&format!(
+                "nft cannot name the interface {name}; rename it: ip link set {name} name NEW"
+            )));
+        }
         if !link.header.flags.contains(LinkFlags::Up) {
             return Err(Failure::unavailable(&format!(
                 "{name} is down; bring it up first: ip link set {name} up"
@@ -69,7 +77,7 @@ impl Links {
         }
         let index = link.header.index;
         let address = self.own_address(name, index, vip).await?;
-        Ok(Link { index, mac: mac.into(), address })
+        Ok(Link { name: name.clone(), index, mac: mac.into(), address })
     }
 
     /// This host's address in the subnet that contains `vip`.
@@ -167,6 +175,14 @@ impl Links {
         }
         Ok(addresses)
     }
+}
+
+/// The name that rules must use.
+fn canonical_name(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
 }
 
 struct Address {

@@ -81,6 +81,14 @@ pub fn group_mac(vip: Ipv4Addr) -> MacAddr {
     MacAddr::new(0x03, 0xbf, a, b, c, d)
 }
 
+/// The virtual IP that a group MAC of ours is made of.
+pub fn vip_of_group(group: MacAddr) -> Option<Ipv4Addr> {
+    match group.octets() {
+        [0x03, 0xbf, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
+        _ => None,
+    }
+}
+
 impl Ruleset {
     /// The commands that install the tables, replacing earlier ones of the
     /// same name in one transaction.
@@ -120,7 +128,9 @@ impl Ruleset {
         writeln!(text, "    iifname \"lo\" accept")?;
         writeln!(text, "    iifname != \"{interface}\" drop")?;
         writeln!(text, "    meta pkttype {{ multicast, broadcast }} meta pkttype set host")?;
-        writeln!(text, "    ip protocol {IP_PROTOCOL} drop")?;
+        // Claims end in `local`, not here: with bridge-nf-call-iptables these rules see a
+        // frame before the bridge has handed it to the daemon's socket.
+        writeln!(text, "    ip protocol {IP_PROTOCOL} accept")?;
         let syn = "tcp flags & (fin|syn|rst|ack) == syn";
         writeln!(
             text,
@@ -153,6 +163,10 @@ impl Ruleset {
             )?;
             writeln!(text, "  }}")?;
         }
+        writeln!(text, "  chain local {{")?;
+        writeln!(text, "    type filter hook input priority mangle; policy accept;")?;
+        writeln!(text, "    ip daddr {vip} ip protocol {IP_PROTOCOL} drop")?;
+        writeln!(text, "  }}")?;
         writeln!(text, "  chain outbound {{")?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
         writeln!(text, "    meta nfproto != ipv4 accept")?;
@@ -200,6 +214,9 @@ mod tests {
 
     #[test]
     fn the_group_mac_is_a_group_address_made_of_the_ip() {
-        assert_eq!(group_mac(Ipv4Addr::new(10, 0, 0, 2)).to_string(), "03:bf:0a:00:00:02");
+        let vip = Ipv4Addr::new(10, 0, 0, 2);
+        assert_eq!(group_mac(vip).to_string(), "03:bf:0a:00:00:02");
+        assert_eq!(vip_of_group(group_mac(vip)), Some(vip));
+        assert_eq!(vip_of_group(MacAddr::broadcast()), None);
     }
 }
