@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::failure::Failure;
 use crate::io::link::{Link, Links};
 use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name, vip_of_group};
-use crate::io::rules_watch::RulesWatch;
+use crate::io::watch::Watch;
 use crate::io::{group, nft, xt_queue};
 
 /// The rules, the subscription to the group MAC and the address, in force.
@@ -43,13 +43,28 @@ impl<'a> Installed<'a> {
         links.add_address(link.index, rules.vip).await
     }
 
-    /// Installs the rules again whenever another program has removed them.
-    pub async fn keep(&self, watch: &RulesWatch, rules: &Ruleset) -> Result<()> {
+    /// Installs the rules again whenever another program has removed some.
+    pub async fn keep_rules(&self, watch: &Watch, rules: &Ruleset) -> Result<()> {
+        let mut installed = nft::listing(self.vip)?;
         loop {
             watch.removed().await.context("watch the rules")?;
-            if !nft::is_complete(self.vip)? {
+            if nft::listing(self.vip)? != installed {
                 install_rules(rules)?;
-                warn!(vip = %self.vip, "another program removed the rules; installed them again");
+                installed = nft::listing(self.vip)?;
+                warn!(vip = %self.vip, "another program removed rules; installed them again");
+            }
+        }
+    }
+
+    /// Adds the address again whenever another program has removed it.
+    pub async fn keep_address(&self, watch: &Watch, link: &Link) -> Result<()> {
+        loop {
+            watch.removed().await.context("watch the address")?;
+            if !self.links.holders(self.vip).await?.contains(&link.index)
+                && self.links.exists(link.index).await?
+            {
+                self.links.add_address(link.index, self.vip).await?;
+                warn!(vip = %self.vip, "another program removed the address; added it again");
             }
         }
     }

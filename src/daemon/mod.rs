@@ -31,7 +31,7 @@ use crate::io::link::{Link, Links};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{QueueBackend, Ruleset, group_mac};
-use crate::io::rules_watch::RulesWatch;
+use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
 
@@ -122,14 +122,16 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
     let rules = ruleset(args, &link, queue, backend);
-    let watch = RulesWatch::open(vip)?;
+    let rules_watch = Watch::rules(vip)?;
+    let address_watch = Watch::addresses()?;
     let installed = install::Installed::new(&links, &link, &rules).await?;
     let outcome = async {
         arp.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
             outcome = answer_arp(&arp, &links, &link, vip) => outcome,
-            outcome = installed.keep(&watch, &rules) => outcome,
+            outcome = installed.keep_rules(&rules_watch, &rules) => outcome,
+            outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),

@@ -9,7 +9,7 @@
 //! | [`sock_diag`] | `inet_diag` | listeners, half-open requests, established sockets |
 //! | [`conntrack`] | `ctnetlink` | removing one flow |
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
-//! | [`rules_watch`] | `nf_tables` notifications | noticing that others remove our rules |
+//! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
 //! | [`link`] | rtnetlink | the interface and its addresses |
@@ -36,8 +36,8 @@ pub mod packet_socket;
 pub mod poller;
 pub mod realtime;
 pub mod rules;
-pub mod rules_watch;
 pub mod sock_diag;
+pub mod watch;
 pub mod xt_queue;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::rules::{TABLE_FAMILIES, vip_of_table};
+use super::rules::{TABLE_FAMILIES, table_name, vip_of_table};
 use crate::failure::Failure;
 
 fn nft(args: &[&str], script: &str) -> Result<Output> {
@@ -53,9 +53,8 @@ pub fn has_queue() -> Result<bool> {
     Ok(nft(&["--check", "-f", "-"], script)?.status.success())
 }
 
-/// The virtual IPs for which tables of ours exist in this network namespace,
-/// each once for every table.
-fn tables() -> Result<Vec<Ipv4Addr>> {
+/// The virtual IPs for which a table of ours exists in this network namespace.
+pub fn installed() -> Result<Vec<Ipv4Addr>> {
     let listing = succeed(nft(&["list", "tables"], "")?, "list the tables")?;
     Ok(String::from_utf8_lossy(&listing)
         .lines()
@@ -63,15 +62,16 @@ fn tables() -> Result<Vec<Ipv4Addr>> {
         .collect())
 }
 
-/// The virtual IPs for which a table of ours exists, in order.
-pub fn installed() -> Result<Vec<Ipv4Addr>> {
-    let mut vips = tables()?;
-    vips.sort_unstable();
-    vips.dedup();
-    Ok(vips)
-}
-
-/// Do all tables of `vip` exist?
-pub fn is_complete(vip: Ipv4Addr) -> Result<bool> {
-    Ok(tables()?.iter().filter(|&&table| table == vip).count() == TABLE_FAMILIES.len())
+/// The tables of `vip` as nft lists them; `None` if one is missing.
+pub fn listing(vip: Ipv4Addr) -> Result<Option<Vec<u8>>> {
+    let name = table_name(vip);
+    let mut listing = Vec::new();
+    for family in TABLE_FAMILIES {
+        let output = nft(&["--stateless", "list", "table", family, &name], "")?;
+        if !output.status.success() {
+            return Ok(None);
+        }
+        listing.extend(output.stdout);
+    }
+    Ok(Some(listing))
 }

@@ -44,4 +44,19 @@ fn rules_that_others_flush_are_installed_again() {
         lab.who().expect("the cluster answers as before");
     }
     assert_eq!(lab.log(1).matches("installed them again").count(), 1, "{}", lab.log(1));
+    for family in ["inet", "arp"] {
+        lab.shell("h1", &format!("nft flush table {family} clusterd_{VIP}"));
+        wait_until("the rules are back", || rules() == before);
+    }
+}
+
+/// Some network managers remove addresses that they have not added.
+#[test]
+fn an_address_that_others_remove_is_added_again() {
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    lab.shell("h1", &format!("ip addr del {VIP}/32 dev eth0"));
+    wait_until("the address is back", || {
+        lab.shell("h1", "ip -o addr").contains(&format!("{VIP}/32"))
+    });
+    assert_eq!(lab.log(1).matches("added it again").count(), 1, "{}", lab.log(1));
 }
