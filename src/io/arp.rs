@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pnet::packet::Packet;
@@ -24,11 +25,12 @@ use super::link::Link;
 use super::packet_socket;
 use super::rules::group_mac;
 
-/// Probes sent, and the time after each in which another host may object
-/// (RFC 5227 2.1.1 allows up to three in two seconds each; a LAN answers in
-/// milliseconds).
+/// Probes sent, and the milliseconds after each in which another host may
+/// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
+/// that hosts switched on together do not probe in step; a LAN answers in
+/// milliseconds, so a tenth of that will do.
 const PROBES: u32 = 3;
-const PROBE_INTERVAL: Duration = Duration::from_millis(150);
+const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
 
 /// An interface that goes down is an error and nothing to read.
 const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
@@ -72,7 +74,8 @@ impl Arp {
         for _ in 0..PROBES {
             // RFC 5227: a probe has no sender address, so it teaches nobody anything.
             self.send(ArpOperations::Request, self.link.mac, Ipv4Addr::UNSPECIFIED, None)?;
-            let deadline = Instant::now() + PROBE_INTERVAL;
+            let interval = Duration::from_millis(rand::random_range(PROBE_INTERVAL_MS));
+            let deadline = Instant::now() + interval;
             while let Ok(message) = timeout_at(deadline, self.receive()).await {
                 let message = message?;
                 if message.sender == self.vip && message.sender_mac != self.group {
