@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::io::nfqueue;
 
-/// Connections listed at most, and for how long.
+/// Connections listed at most (further ones are left out), and for how long.
 const FLOWS_MAX: usize = 65_536;
 const FLOW_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -32,9 +32,14 @@ pub struct Snapshot {
     pub wire: WireCounters,
     /// Totals of the queue.
     pub queue: QueueCounters,
+    /// Times that the kernel reported a full log socket: SYN-ACKs went unseen,
+    /// and show as attempts that stayed mute.
+    pub log_overruns: u64,
     /// Half-open sockets and tracking entries that the kernel did not remove;
     /// the guard keeps them silent, and they end by themselves.
     pub undestroyed: u64,
+    /// State changes that the log could not keep up with.
+    pub unlogged: u64,
 }
 
 /// Frames of IP protocol 150 that were not used, by reason.

@@ -124,6 +124,7 @@ pub struct HotLoop {
     wire: WireCounters,
     unexpected: u64,
     undestroyed: u64,
+    unlogged: u64,
     directory: Directory,
     shared: Arc<Shared>,
     published: Instant,
@@ -158,6 +159,7 @@ impl HotLoop {
             wire: WireCounters::default(),
             unexpected: 0,
             undestroyed: 0,
+            unlogged: 0,
             directory: Directory::default(),
             shared,
             published: Instant::default(),
@@ -323,7 +325,9 @@ impl HotLoop {
                     }
                     Output::Destroy(flow) => self.destroy(&flow),
                     // A log that cannot keep up loses lines, not connections.
-                    Output::Notice(notice) => drop(self.notices.try_send(notice)),
+                    Output::Notice(notice) => {
+                        self.unlogged += u64::from(self.notices.try_send(notice).is_err());
+                    }
                 }
             }
             // Only an accepted packet makes the kernel answer.
@@ -372,7 +376,9 @@ impl HotLoop {
             protocol: *self.node.counters(),
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
             queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected),
+            log_overruns: self.kernel.log.enobufs,
             undestroyed: self.undestroyed,
+            unlogged: self.unlogged,
         });
     }
 }

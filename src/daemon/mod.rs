@@ -35,7 +35,7 @@ use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
 
-/// Notices that wait for the log; beyond it they are only counted.
+/// Notices that wait for the log; beyond it they are counted as unlogged.
 const NOTICES_MAX: usize = 1024;
 
 /// `clusterd rules`: what would be installed, as far as it is known without privilege.
