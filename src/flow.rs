@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Wide};
 
+use crate::bucket::Bucket;
+
 /// IP protocol number of TCP, the only one contested by version 1.0.
 pub const IPPROTO_TCP: u8 = 6;
 
@@ -128,6 +130,23 @@ impl ClusterKey {
     pub fn weight(&self, flow: FlowHash, node: NodeId) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write(&flow.0.to_be_bytes());
+        hasher.write(&node.0.to_be_bytes());
+        hasher.finish()
+    }
+
+    /// Seed of the kernel's hash that puts clients into buckets. To be asked of
+    /// the [public](Self::public) key: all hosts use one seed, whatever else they use.
+    pub fn bucket_seed(&self) -> u32 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(b"bucket seed");
+        hasher.finish() as u32
+    }
+
+    /// Rendezvous weight of `node` for a bucket: the heaviest node is the first
+    /// to serve it. To be asked of the [public](Self::public) key.
+    pub fn bucket_weight(&self, bucket: Bucket, node: NodeId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(&[bucket.0]);
         hasher.write(&node.0.to_be_bytes());
         hasher.finish()
     }
