@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Wide};
 
+use crate::bucket::{Bucket, bucket};
+
 /// What a flow consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
@@ -201,6 +203,27 @@ impl ClusterKey {
         hasher.write(&taken.0.to_be_bytes());
         hasher.write(&incarnation.to_be_bytes());
         NodeId(hasher.finish() as u32)
+    }
+
+    /// Seed of the kernel's hash that puts clients into buckets (spec 4.5).
+    pub fn bucket_seed(&self) -> u32 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(b"bucket seed");
+        hasher.finish() as u32
+    }
+
+    /// The bucket of a flow: that of its client (spec 4.5).
+    pub fn bucket(&self, flow: &FlowKey) -> Bucket {
+        bucket(self.bucket_seed(), flow.client)
+    }
+
+    /// Rendezvous weight of `node` for a bucket: the heaviest node is the first
+    /// to serve it (spec 4.5).
+    pub fn bucket_weight(&self, bucket: Bucket, node: NodeId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(&[bucket.0]);
+        hasher.write(&node.0.to_be_bytes());
+        hasher.finish()
     }
 
     /// Orders claims of equal try and rank; lower wins (spec 5.3).
