@@ -1,22 +1,35 @@
 //! The protocol core of one host: events in, outputs out.
 
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
-use super::membership::{Heard, Membership};
-use super::view::{Services, View};
-use super::{Config, Counters, Instant, Listener, Notice, Output, Syn, Ticket, Timers, Verdict};
-use crate::flow::{AttemptId, FlowKey, NodeId};
-use crate::wire::{Entry, Frame, Header};
+use super::fallback::{Cause, Fallback, Load, Sign};
+use super::membership::{Heard, Membership, Peer};
+use super::pace::Pace;
+use super::roster::Roster;
+use super::services::Services;
+use super::view::View;
+use super::{
+    Config, Counters, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers, Verdict,
+};
+use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
+use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
+
+/// A node that has just taken another id does not take yet another one.
+const ID_KEPT: Duration = Duration::from_secs(1);
 
 /// One host of the cluster. See the [module](super) for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     config: Config,
     membership: Membership,
+    roster: Roster,
     services: Services,
+    fallback: Fallback,
+    pace: Pace,
     attempts: HashMap<AttemptId, Attempt, BuildHasherDefault<IdHasher>>,
     /// This node's answered attempts by flow, for packets that do not name the attempt.
     answered: HashMap<FlowKey, AttemptId>,
@@ -31,18 +44,27 @@ pub struct Node {
     sequence: u64,
     started: Instant,
     joined: bool,
-    /// Members or services changed last.
+    /// Members, services or modes changed last.
     changed: Instant,
     hello_at: Instant,
+    /// When HELLOs left lately, and under which sequence numbers.
+    hellos: VecDeque<(Instant, u64)>,
+    /// This node has had its id since then.
+    named: Instant,
+    /// What the kernel was told last.
+    share: KernelShare,
 }
 
 impl Node {
     /// A node that starts to listen at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
-            config,
             membership: Membership::default(),
+            roster: Roster::restore(now, &config.roster, config.limits.peers),
             services: Services::default(),
+            fallback: Fallback::new(config.mode),
+            pace: Pace::new(&config.timers),
+            config,
             attempts: HashMap::default(),
             answered: HashMap::new(),
             adopted: HashSet::new(),
@@ -55,6 +77,9 @@ impl Node {
             joined: false,
             changed: now,
             hello_at: now,
+            hellos: VecDeque::new(),
+            named: now,
+            share: KernelShare::default(),
         }
     }
 
@@ -62,16 +87,50 @@ impl Node {
 
     /// A frame of another host came.
     pub fn handle_frame(&mut self, now: Instant, frame: &Frame) {
+        let Some(heard) = self.hear(now, MAJOR, &frame.header) else { return };
         let from = frame.header.node;
-        if from == self.config.node {
-            if frame.header.incarnation != self.config.incarnation {
-                self.counters.own_id_frames += 1;
-                self.notice(Notice::DuplicateNodeId);
+        let trusted = self.membership.get(from).is_some_and(Peer::trusted);
+        for entry in &frame.entries {
+            match entry {
+                Entry::Claim(contest) => self.handle_claim(now, from, contest),
+                Entry::Own(contest) if trusted => self.handle_own(now, from, contest),
+                // Whoever may be a recording can make this node wait, no more.
+                Entry::Own(contest) => self.handle_claim(now, from, contest),
+                Entry::Release(contest) if trusted => {
+                    self.step(now, contest.attempt, Event::Release(from), None);
+                }
+                Entry::Release(_) => {}
+                Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. }
+                    if heard == Heard::Late => {}
+                Entry::Hello { unavailable } => {
+                    self.handle_hello(now, from, Protocol::Tcp, unavailable);
+                }
+                Entry::HelloUdp { unavailable } => {
+                    self.handle_hello(now, from, Protocol::Udp, unavailable);
+                }
+                Entry::Heard { reports } => self.handle_reports(now, from, reports),
             }
-            return;
+        }
+    }
+
+    /// A frame of a host came that speaks another major version. It is
+    /// authentic, and its header is the same in all versions.
+    pub fn handle_stranger(&mut self, now: Instant, major: u8, header: &Header) {
+        if self.hear(now, major, header).is_some() && !header.flags.leaving {
+            self.roster.heard(now, header.node, self.config.limits.peers);
+            self.weigh(now);
+        }
+    }
+
+    /// Takes note of a frame's sender. `None` if the frame must not be used.
+    fn hear(&mut self, now: Instant, major: u8, header: &Header) -> Option<Heard> {
+        if header.node == self.config.node {
+            self.handle_own_id(now, header);
+            return None;
         }
         let mut notices = Vec::new();
-        let heard = self.membership.hear(now, &frame.header, self.config.limits.peers, |notice| {
+        let peers_max = self.config.limits.peers;
+        let heard = self.membership.hear(now, major, header, peers_max, |notice| {
             notices.push(notice);
         });
         match heard {
@@ -79,70 +138,151 @@ impl Node {
                 // A forged sequence number may jump by any amount, and again.
                 self.counters.lost_frames = self.counters.lost_frames.saturating_add(lost);
             }
+            Heard::Late => {
+                self.counters.late_frames += 1;
+                self.counters.lost_frames = self.counters.lost_frames.saturating_sub(1);
+            }
             Heard::Stale => {
                 self.counters.stale_frames += 1;
-                return;
+                return None;
             }
             Heard::TooMany => {
                 self.counters.too_many_peers += 1;
-                return;
+                return None;
             }
         }
         self.counters.frames += 1;
         for notice in notices {
-            self.changed = now;
-            // A newcomer learns of this node and its services at once.
-            self.hello_at = self.hello_at.min(now);
-            self.notice(notice);
+            if let Notice::PeerLeft(node) = notice {
+                self.roster.remove(node);
+            }
+            self.change(now, notice);
         }
-        for entry in &frame.entries {
-            self.handle_entry(now, from, entry);
+        Some(heard)
+    }
+
+    /// A frame came that bears this node's id, and not an echo of its own.
+    fn handle_own_id(&mut self, now: Instant, header: &Header) {
+        let ours = (self.config.incarnation, self.sequence);
+        if (header.incarnation, header.sequence) <= ours {
+            // Said before, or by an earlier life: somebody repeats it. Or an older host of
+            // the same id, which will hear of this one and give way.
+            self.counters.own_id_frames += 1;
+            return;
+        }
+        self.counters.duplicate_ids += 1;
+        if now.since(self.named) < ID_KEPT {
+            return;
+        }
+        let taken = self.config.node;
+        self.config.node = self.config.key.other_node_id(taken, self.config.incarnation);
+        self.named = now;
+        self.sequence = 0;
+        self.hellos.clear();
+        self.change(now, Notice::DuplicateNodeId { taken, new: self.config.node });
+    }
+
+    fn handle_claim(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        self.sample(now, contest);
+        let key = self.view(now).claim_key(contest.attempt, from, contest.tries, contest.rank);
+        self.step(now, contest.attempt, Event::Claim(key), None);
+    }
+
+    fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        self.sample(now, contest);
+        self.step(now, contest.attempt, Event::Own(from), None);
+    }
+
+    /// Measures how late the first host's word comes.
+    fn sample(&mut self, now: Instant, contest: &Contest) {
+        let first_of_all = contest.tries == 0 && contest.rank <= 1;
+        if first_of_all
+            && let Some(attempt) = self.attempts.get(&contest.attempt)
+            && attempt.tries == 0
+            && matches!(attempt.state, State::Held { .. } | State::Claimed { .. })
+        {
+            self.pace.sample(attempt.arrived, now);
         }
     }
 
-    fn handle_entry(&mut self, now: Instant, from: NodeId, entry: &Entry) {
-        let (id, event) = match entry {
-            Entry::Hello { unavailable } => {
-                if self.membership.set_unavailable(from, unavailable) {
-                    self.changed = now;
-                }
-                return;
-            }
-            Entry::Claim(contest) => {
-                let view = self.view(now);
-                let key = view.claim_key(contest.attempt, from, contest.tries, contest.rank);
-                (contest.attempt, Event::Claim(key))
-            }
-            Entry::Own(contest) => (contest.attempt, Event::Own(from)),
-            Entry::Release(contest) => (contest.attempt, Event::Release(from)),
-        };
-        self.step(now, id, event, None);
+    fn handle_hello(&mut self, now: Instant, from: NodeId, protocol: Protocol, ports: &[u16]) {
+        if self.membership.set_unavailable(from, protocol, ports) {
+            self.changed = now;
+        }
+        if self.membership.get(from).is_some_and(Peer::heard) {
+            self.roster.heard(now, from, self.config.limits.peers);
+        }
+    }
+
+    fn handle_reports(&mut self, now: Instant, from: NodeId, reports: &[Report]) {
+        let Config { node, incarnation, .. } = self.config;
+        let mine = |report: &&Report| (report.node, report.incarnation) == (node, incarnation);
+        let complete = reports.len() < REPORTS_MAX;
+        let expected = self.hellos.iter().rev();
+        let expected = expected
+            .copied()
+            .find(|&(sent, _)| now.since(sent) >= self.config.timers.suspect)
+            .map(|(_, sequence)| sequence);
+        if self.membership.report(from, reports.iter().find(mine), complete, expected) {
+            self.change(now, Notice::PeerVerified(from));
+        }
     }
 
     /// A SYN to the virtual IP is held.
     pub fn handle_syn(&mut self, now: Instant, syn: Syn) {
         let Syn { ticket, flow, isn, incumbent } = syn;
-        if self.held >= self.config.limits.held {
-            self.counters.held_full += 1;
-            self.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
+        self.counters.syns += 1;
+        let incumbent = incumbent || self.answered.contains_key(&flow);
+        self.open(now, ticket, flow, isn, incumbent);
+    }
+
+    /// A datagram to the virtual IP is held whose flow the kernel does not know.
+    pub fn handle_datagram(&mut self, now: Instant, ticket: Ticket, flow: FlowKey) {
+        self.counters.datagrams += 1;
+        if self.services.get(flow.service_port()) == Listener::Absent {
+            self.counters.not_served += 1;
+            self.decide(ticket, Verdict::Drop);
+            self.outbox.outputs.push_back(Output::Block(flow));
             return;
         }
-        self.counters.syns += 1;
+        self.open(now, ticket, flow, 0, false);
+    }
+
+    fn open(&mut self, now: Instant, ticket: Ticket, flow: FlowKey, isn: u32, incumbent: bool) {
+        if self.held >= self.config.limits.held {
+            self.counters.held_full += 1;
+            self.decide(ticket, Verdict::Drop);
+            return;
+        }
         let id = self.config.key.attempt(&flow, isn);
-        let incumbent = incumbent || self.answered.contains_key(&flow);
         self.step(now, id, Event::Syn(ticket), Some((flow, incumbent)));
     }
 
-    /// The state of a port's listener, to be said before a SYN to that port
+    /// The answer to [`Output::Inquire`]: the kernel does not track the flow any more.
+    pub fn handle_flow_ended(&mut self, now: Instant, flow: FlowKey) {
+        if let Some(&id) = self.answered.get(&flow) {
+            self.step(now, id, Event::Ended, None);
+        }
+    }
+
+    /// What the driver's queue and processor say, several times a second.
+    pub fn handle_load(&mut self, now: Instant, load: &Load) {
+        let sign = self.fallback.load(load);
+        self.note(now, Cause::Overload, sign);
+        if !self.fallback.has(Cause::Overload) {
+            self.fallback.relieved();
+        }
+    }
+
+    /// The state of a port's listener, to be said before a SYN or datagram to that port
     /// and whenever the driver looks.
-    pub fn handle_listener(&mut self, now: Instant, port: u16, listener: Listener) {
-        if self.services.set(now, port, listener) {
-            self.changed = now;
-            self.hello_at = self.hello_at.min(now);
-            self.notice(match listener {
-                Listener::Absent => Notice::ServiceDown(port),
-                Listener::Ready | Listener::Busy => Notice::ServiceUp(port),
-            });
+    pub fn handle_listener(&mut self, now: Instant, service: ServicePort, listener: Listener) {
+        if self.services.set(now, service, listener) {
+            let notice = match listener {
+                Listener::Absent => Notice::ServiceDown(service),
+                Listener::Ready | Listener::Busy => Notice::ServiceUp(service),
+            };
+            self.change(now, notice);
         }
     }
 
@@ -161,7 +301,7 @@ impl Node {
             Some(State::Accepted { purpose: Purpose::Serve, .. })
         );
         if lost {
-            self.handle_listener(now, flow.service.port(), Listener::Absent);
+            self.handle_listener(now, flow.service_port(), Listener::Absent);
         }
         self.step(now, id, Event::Refusal(rst), None);
     }
@@ -179,7 +319,7 @@ impl Node {
         if let Some(ticket) = ticket {
             let verdict = if adopted { Verdict::Accept } else { Verdict::Drop };
             self.counters.unknown_acks += u64::from(!adopted);
-            self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
+            self.decide(ticket, verdict);
         }
     }
 
@@ -194,9 +334,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         if !self.joined && now.since(self.started) >= self.config.timers.listen {
             self.joined = true;
-            self.changed = now;
-            self.hello_at = now;
-            self.notice(Notice::Joined);
+            self.change(now, Notice::Joined);
         }
         let Timers { hello, suspect, .. } = self.config.timers;
         if now.since(self.hello_at) + hello >= suspect {
@@ -210,10 +348,56 @@ impl Node {
             self.changed = now;
             self.notice(notice);
         }
+        if now >= self.hello_at {
+            self.roster.expire(now);
+            self.weigh(now);
+        }
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
         {
             self.step(now, id, Event::Timeout, None);
+        }
+        self.update_share(now);
+    }
+
+    /// Weighs everything that this node measures by itself.
+    fn weigh(&mut self, now: Instant) {
+        let present = |is: bool| if is { Sign::Present } else { Sign::Absent };
+        let loss = match (self.membership.loses_one_in(4), self.membership.loses_one_in(10)) {
+            (true, _) => Sign::Present,
+            (false, true) => Sign::Unclear,
+            (false, false) => Sign::Absent,
+        };
+        self.note(now, Cause::Loss, loss);
+        let hearing = self.fallback.hearing(now);
+        self.note(now, Cause::Deaf, hearing);
+        self.note(now, Cause::Mute, present(self.membership.unheard()));
+        self.note(now, Cause::Version, present(self.membership.strangers()));
+    }
+
+    fn note(&mut self, now: Instant, cause: Cause, sign: Sign) {
+        let before = self.fallback.by_hash();
+        if !self.fallback.weigh(now, cause, sign) {
+            return;
+        }
+        let (active, by_hash) = (self.fallback.has(cause), self.fallback.by_hash());
+        self.change(now, Notice::Fallback { cause, active, by_hash });
+        self.counters.fallbacks += u64::from(by_hash && !before);
+    }
+
+    /// Tells the kernel which buckets are this node's, if that has changed.
+    fn update_share(&mut self, now: Instant) {
+        // Who is ranked changes with `changed` and with nothing else.
+        if self.changed < now && self.share_known {
+            return;
+        }
+        let view = self.view(now);
+        let share =
+            KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
+        self.share_known = true;
+        if share != self.share {
+            self.share = share;
+            self.outbox.outputs.push_back(Output::Share(share));
         }
     }
 
@@ -226,10 +410,10 @@ impl Node {
 
     /// The next frame to send, with all that this turn has brought.
     pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
-        if now >= self.hello_at {
+        let hello = now >= self.hello_at;
+        if hello {
             self.hello_at = now + self.config.timers.hello;
-            let unavailable = self.services.unavailable().collect();
-            self.outbox.entries.push_back(Entry::Hello { unavailable });
+            self.say_hello(now);
         }
         let mut entries = Vec::new();
         let mut room = Frame::ENTRIES_MAX;
@@ -238,7 +422,28 @@ impl Node {
             room = left;
             entries.extend(self.outbox.entries.pop_front());
         }
-        (!entries.is_empty()).then(|| self.frame(entries, false))
+        if entries.is_empty() {
+            return None;
+        }
+        let frame = self.frame(entries, false);
+        if hello {
+            self.hellos.push_back((now, self.sequence));
+            if self.hellos.len() > HELLOS_MAX {
+                self.hellos.pop_front();
+            }
+        }
+        Some(frame)
+    }
+
+    fn say_hello(&mut self, now: Instant) {
+        // Whom this node hears comes first: a new peer believes what follows.
+        let reports = self.membership.reports(now);
+        let unavailable = |protocol| self.services.unavailable(protocol).collect();
+        self.outbox.entries.extend([
+            Entry::Heard { reports },
+            Entry::Hello { unavailable: unavailable(Protocol::Tcp) },
+            Entry::HelloUdp { unavailable: unavailable(Protocol::Udp) },
+        ]);
     }
 
     /// The frame that tells the others that this node leaves.
@@ -268,9 +473,43 @@ impl Node {
         &self.counters
     }
 
+    /// This node's id; it is another than the configured one if that was taken.
+    pub fn id(&self) -> NodeId {
+        self.config.node
+    }
+
     /// The peers that are ranked now.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> {
         self.membership.live().map(|(node, _)| node)
+    }
+
+    /// Everybody heard lately, and how well they and this node hear each other.
+    pub fn hearing(&self) -> impl Iterator<Item = Hearing> {
+        self.membership.all().map(|(node, peer)| {
+            let (lost, sent) = peer.loss();
+            Hearing { node, live: peer.live(), by_hash: peer.by_hash(), sent, lost, missed: peer.missed() }
+        })
+    }
+
+    /// The nodes among which the hash rule distributes beside this one, and how
+    /// long each has not been heard: to be kept for the next start.
+    pub fn roster(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
+        self.roster.ages(now)
+    }
+
+    /// This node decides by hash now.
+    pub fn by_hash(&self) -> bool {
+        self.fallback.by_hash()
+    }
+
+    /// Why it would, or does.
+    pub fn causes(&self) -> impl Iterator<Item = Cause> {
+        self.fallback.causes()
+    }
+
+    /// The slot S and the settling time D as they are now.
+    pub fn pace(&self) -> (Duration, Duration) {
+        (self.pace.slot(), self.pace.settle())
     }
 
     /// This node takes part.
@@ -290,7 +529,10 @@ impl Node {
             now,
             config: &self.config,
             membership: &self.membership,
+            roster: &self.roster,
             services: &self.services,
+            fallback: &self.fallback,
+            pace: &self.pace,
             joined: self.joined,
             changed: self.changed,
         }
@@ -300,24 +542,50 @@ impl Node {
         self.outbox.outputs.push_back(Output::Notice(notice));
     }
 
+    /// Something has changed that the others rank by: they hear of it at once,
+    /// and so does a newcomer of this node and its services.
+    fn change(&mut self, now: Instant, notice: Notice) {
+        self.changed = now;
+        self.hello_at = self.hello_at.min(now);
+        self.notice(notice);
+    }
+
+    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
+        self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
+    }
+
     fn frame(&mut self, entries: Vec<Entry>, leaving: bool) -> Frame {
         self.sequence += 1;
-        let header = Header {
-            node: self.config.node,
-            incarnation: self.config.incarnation,
-            sequence: self.sequence,
+        let flags = Flags {
             joining: !self.joined,
             leaving,
+            hash: self.fallback.by_hash(),
+            deaf: self.fallback.has(Cause::Deaf),
+            mute: self.fallback.has(Cause::Mute),
         };
+        let Config { node, incarnation, .. } = self.config;
+        let header = Header { minor: MINOR, node, incarnation, sequence: self.sequence, flags };
         Frame { header, entries }
     }
 
     /// Takes an attempt through an event. What is due at once waits for
     /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
-        let Self { config, membership, services, attempts, outbox, counters, .. } = self;
-        let view =
-            View { now, config, membership, services, joined: self.joined, changed: self.changed };
+        let Self { config, membership, roster, services, fallback, pace, .. } = self;
+        let (joined, changed) = (self.joined, self.changed);
+        let view = View {
+            now,
+            config,
+            membership,
+            roster,
+            services,
+            fallback,
+            pace,
+            joined,
+            changed,
+        };
+        let Self { attempts, outbox, counters, .. } = self;
+        let before = (counters.accepted, counters.unheard);
         let mut cx = Context { id, view, outbox, counters };
         let full = attempts.len() >= cx.view.config.limits.attempts;
         let attempt = match attempts.entry(id) {

@@ -62,6 +62,11 @@ impl Window {
         self.highest
     }
 
+    /// Frames heard, each once.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Frames between the first and the highest that were not heard.
     pub fn missing(&self) -> u64 {
         // Both ends may lie anywhere in the range of the type.
