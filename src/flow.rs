@@ -16,7 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Wide};
 pub const IPPROTO_TCP: u8 = 6;
 
 /// A host in the cluster. Stable across restarts of the daemon.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
 impl fmt::Display for NodeId {

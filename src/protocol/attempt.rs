@@ -125,7 +125,7 @@ pub(super) struct Outbox {
 }
 
 /// An attempt and what outlives its states.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     /// Unknown while only other nodes' entries were heard.
     pub flow: Option<FlowKey>,
@@ -152,17 +152,24 @@ pub(super) struct Context<'a> {
 
 impl Attempt {
     /// An attempt about which nothing is known yet.
-    pub fn new(cx: &Context<'_>) -> Self {
-        let until = cx.view.now + cx.view.config.timers.foreign;
+    pub fn new(view: &View<'_>) -> Self {
+        let until = view.now + view.config.timers.foreign;
         Self {
             flow: None,
-            arrived: cx.view.now,
+            arrived: view.now,
             seen: false,
             incumbent: false,
             tries: 0,
             excluded: Vec::new(),
             state: State::Foreign { owner: None, until },
         }
+    }
+
+    /// Becomes another attempt. The memory of the list is used again.
+    pub fn renew(&mut self, fresh: Attempt) {
+        let mut excluded = std::mem::take(&mut self.excluded);
+        excluded.clear();
+        *self = Attempt { excluded, ..fresh };
     }
 
     /// Takes the attempt through `event`. False when nothing is left to remember.

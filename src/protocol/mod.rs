@@ -19,8 +19,10 @@
 
 mod attempt;
 mod counters;
+mod deadlines;
 mod membership;
 mod node;
+mod table;
 mod time;
 mod view;
 

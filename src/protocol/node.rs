@@ -1,11 +1,11 @@
 //! The protocol core of one host: events in, outputs out.
 
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashSet;
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
+use super::deadlines::Deadlines;
 use super::membership::{Heard, Membership};
+use super::table::{Attempts, Slot};
 use super::view::{Services, View};
 use super::{Config, Counters, Instant, Listener, Notice, Output, Syn, Ticket, Timers, Verdict};
 use crate::flow::{AttemptId, FlowKey, NodeId};
@@ -17,14 +17,14 @@ pub struct Node {
     config: Config,
     membership: Membership,
     services: Services,
-    attempts: HashMap<AttemptId, Attempt, BuildHasherDefault<IdHasher>>,
-    /// This node's answered attempts by flow, for packets that do not name the attempt.
-    answered: HashMap<FlowKey, AttemptId>,
+    attempts: Attempts,
     /// Connections that an earlier daemon of this host has accepted.
     adopted: HashSet<FlowKey>,
-    /// One deadline for each attempt, the earliest first.
-    deadlines: BTreeSet<(Instant, AttemptId)>,
+    /// One deadline for each attempt.
+    deadlines: Deadlines,
     outbox: Outbox,
+    /// What [`Node::poll_frame`] returned last: its memory is used again.
+    frame: Frame,
     counters: Counters,
     /// SYNs that wait for a verdict now.
     held: usize,
@@ -40,14 +40,14 @@ impl Node {
     /// A node that starts to listen at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
+            attempts: Attempts::with_capacity(config.limits.attempts),
+            deadlines: Deadlines::with_capacity(config.limits.attempts),
             config,
             membership: Membership::default(),
             services: Services::default(),
-            attempts: HashMap::default(),
-            answered: HashMap::new(),
             adopted: HashSet::new(),
-            deadlines: BTreeSet::new(),
             outbox: Outbox::default(),
+            frame: Frame::default(),
             counters: Counters::default(),
             held: 0,
             sequence: 0,
@@ -129,7 +129,7 @@ impl Node {
         }
         self.counters.syns += 1;
         let id = self.config.key.attempt(&flow, isn);
-        let incumbent = incumbent || self.answered.contains_key(&flow);
+        let incumbent = incumbent || self.attempts.answered(&flow).is_some();
         self.step(now, id, Event::Syn(ticket), Some((flow, incumbent)));
     }
 
@@ -157,7 +157,7 @@ impl Node {
     pub fn handle_refusal(&mut self, now: Instant, flow: FlowKey, client_isn: u32, rst: Ticket) {
         let id = self.config.key.attempt(&flow, client_isn);
         let lost = matches!(
-            self.attempts.get(&id).map(|attempt| attempt.state),
+            self.attempts.find(id).map(|slot| self.attempts.get(slot).state),
             Some(State::Accepted { purpose: Purpose::Serve, .. })
         );
         if lost {
@@ -171,8 +171,8 @@ impl Node {
     /// With a ticket the packet is held (strict guard). Without one, a packet
     /// was seen that shows which number the client acknowledges.
     pub fn handle_ack(&mut self, now: Instant, flow: FlowKey, number: u32, ticket: Option<Ticket>) {
-        if let Some(&id) = self.answered.get(&flow) {
-            self.step(now, id, Event::Ack { number, ticket }, None);
+        if let Some(slot) = self.attempts.answered(&flow) {
+            self.step_at(now, slot, Event::Ack { number, ticket });
             return;
         }
         let adopted = self.adopted.remove(&flow);
@@ -210,10 +210,8 @@ impl Node {
             self.changed = now;
             self.notice(notice);
         }
-        while let Some(&(deadline, id)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.step(now, id, Event::Timeout, None);
+        while let Some(slot) = self.deadlines.pop(now) {
+            self.step_at(now, slot, Event::Timeout);
         }
     }
 
@@ -225,28 +223,33 @@ impl Node {
     }
 
     /// The next frame to send, with all that this turn has brought.
-    pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
+    pub fn poll_frame(&mut self, now: Instant) -> Option<&Frame> {
         if now >= self.hello_at {
             self.hello_at = now + self.config.timers.hello;
             let unavailable = self.services.unavailable().collect();
             self.outbox.entries.push_back(Entry::Hello { unavailable });
         }
-        let mut entries = Vec::new();
+        self.frame.entries.clear();
         let mut room = Frame::ENTRIES_MAX;
         while let Some(entry) = self.outbox.entries.front() {
             let Some(left) = room.checked_sub(entry.wire_len()) else { break };
             room = left;
-            entries.extend(self.outbox.entries.pop_front());
+            self.frame.entries.extend(self.outbox.entries.pop_front());
         }
-        (!entries.is_empty()).then(|| self.frame(entries, false))
+        if self.frame.entries.is_empty() {
+            return None;
+        }
+        self.frame.header = self.next_header(false);
+        Some(&self.frame)
     }
 
     /// The frame that tells the others that this node leaves.
     pub fn leave(&mut self) -> Frame {
-        self.frame(Vec::new(), true)
+        Frame { header: self.next_header(true), entries: Vec::new() }
     }
 
-    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] will have something to do.
+    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] may next have something to do,
+    /// never too late. After both it is in the future, even if they had nothing to do.
     pub fn poll_timeout(&self) -> Instant {
         let mut next = self.hello_at;
         if !self.joined {
@@ -255,7 +258,7 @@ impl Node {
         if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
             next = next.min(expiry);
         }
-        if let Some(&(deadline, _)) = self.deadlines.first() {
+        if let Some(deadline) = self.deadlines.next() {
             next = next.min(deadline);
         }
         next
@@ -300,90 +303,74 @@ impl Node {
         self.outbox.outputs.push_back(Output::Notice(notice));
     }
 
-    fn frame(&mut self, entries: Vec<Entry>, leaving: bool) -> Frame {
+    fn next_header(&mut self, leaving: bool) -> Header {
         self.sequence += 1;
-        let header = Header {
+        Header {
             node: self.config.node,
             incarnation: self.config.incarnation,
             sequence: self.sequence,
             joining: !self.joined,
             leaving,
-        };
-        Frame { header, entries }
+        }
     }
 
-    /// Takes an attempt through an event. What is due at once waits for
-    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    /// Takes an attempt through an event, if it is known or worth remembering.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
-        let Self { config, membership, services, attempts, outbox, counters, .. } = self;
-        let view =
-            View { now, config, membership, services, joined: self.joined, changed: self.changed };
-        let mut cx = Context { id, view, outbox, counters };
-        let full = attempts.len() >= cx.view.config.limits.attempts;
-        let attempt = match attempts.entry(id) {
-            Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(slot) if event.opens() && !full => slot.insert(Attempt::new(&cx)),
-            Slot::Vacant(_) => {
-                cx.counters.table_full += u64::from(event.opens());
+        let known = self.attempts.find(id);
+        let full = self.attempts.len() >= self.config.limits.attempts;
+        let slot = match known {
+            Some(slot) => slot,
+            None if event.opens() && !full => {
+                let fresh = Attempt::new(&self.view(now));
+                self.attempts.insert(id, fresh)
+            }
+            None => {
+                self.counters.table_full += u64::from(event.opens());
                 if let Some(ticket) = event.ticket() {
-                    cx.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
+                    self.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
                 }
                 return;
             }
         };
         if let Some((flow, incumbent)) = syn {
-            attempt.flow = Some(flow);
+            let attempt = self.attempts.get_mut(slot);
+            attempt.flow.get_or_insert(flow);
             // What the kernel tracks when the SYN comes again may be left from
             // before: that contest is over.
             attempt.incumbent |= incumbent && !attempt.seen;
         }
+        self.step_at(now, slot, event);
+    }
+
+    /// Takes the attempt in a slot through an event. What is due at once waits for
+    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    fn step_at(&mut self, now: Instant, slot: Slot, event: Event) {
+        let Self { config, membership, services, attempts, outbox, counters, .. } = self;
+        let view =
+            View { now, config, membership, services, joined: self.joined, changed: self.changed };
+        let mut cx = Context { id: attempts.id(slot), view, outbox, counters };
+        let attempt = attempts.get_mut(slot);
         let before = attempt.state;
         let keep = attempt.handle(event, &mut cx);
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
-        self.deadlines.remove(&(before.until(), id));
-        match after {
-            Some(state) => {
-                self.deadlines.insert((state.until(), id));
-            }
-            None => {
-                attempts.remove(&id);
-            }
-        }
         self.held += usize::from(after.is_some_and(|state| state.ticket().is_some()));
         self.held -= usize::from(before.ticket().is_some());
-        self.index(id, flow, before.answered(), after.is_some_and(|state| state.answered()));
+        self.index(slot, flow, before.answered(), after.is_some_and(|state| state.answered()));
+        match after {
+            Some(state) => self.deadlines.set(slot, state.until()),
+            None => {
+                self.deadlines.clear(slot);
+                self.attempts.remove(slot);
+            }
+        }
     }
 
-    /// Keeps [`Node::answered`] in step with the states.
-    fn index(&mut self, id: AttemptId, flow: Option<FlowKey>, before: bool, after: bool) {
+    /// Keeps answered attempts to be found by flow, for packets that do not name the attempt.
+    fn index(&mut self, slot: Slot, flow: Option<FlowKey>, before: bool, after: bool) {
         match flow {
-            Some(flow) if after && !before => {
-                self.answered.insert(flow, id);
-            }
-            Some(flow) if before && !after && self.answered.get(&flow) == Some(&id) => {
-                self.answered.remove(&flow);
-            }
+            Some(flow) if after && !before => self.attempts.set_answered(slot, &flow),
+            Some(flow) if before && !after => self.attempts.clear_answered(slot, &flow),
             _ => {}
         }
-    }
-}
-
-/// Attempt ids are keyed hashes already: their first bytes serve as table hash.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

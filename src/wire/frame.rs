@@ -44,7 +44,7 @@ const CONFIG: Config = bincode::config::standard()
     .with_limit::<FRAME_MAX>();
 
 /// Who sent a frame, and where it stands among that sender's frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The sender.
     pub node: NodeId,
@@ -88,7 +88,7 @@ pub enum Entry {
 }
 
 /// A decoded claim frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Sender and position.
     pub header: Header,
@@ -151,9 +151,16 @@ struct RawHeader {
 /// protocol core splits its entries into frames before they get here.
 pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + frame.entries.len() * 24 + TAG_LEN);
+    encode_into(frame, key, &mut bytes);
+    bytes
+}
+
+/// Like [`encode`], into a buffer that is used again and again.
+pub fn encode_into(frame: &Frame, key: &ClusterKey, bytes: &mut Vec<u8>) {
+    bytes.clear();
     let Header { node, incarnation, sequence, joining, leaving } = frame.header;
     put(
-        &mut bytes,
+        bytes,
         &RawHeader {
             magic: MAGIC,
             major: MAJOR,
@@ -179,12 +186,11 @@ pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
             }
         };
         bytes.extend([kind, (ENTRY_HEADER_LEN + CONTEST_LEN) as u8]);
-        put(&mut bytes, contest);
+        put(bytes, contest);
     }
-    let tag = key.tag(&bytes);
+    let tag = key.tag(bytes);
     bytes.extend(tag);
     assert!(bytes.len() <= FRAME_MAX, "frame of {} bytes exceeds FRAME_MAX", bytes.len());
-    bytes
 }
 
 impl Entry {
@@ -213,6 +219,17 @@ fn put(bytes: &mut Vec<u8>, value: &impl Serialize) {
 
 /// Reads one frame out of the payload of an IP packet (spec 3.5: the rules in order).
 pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
+    let mut entries = Vec::new();
+    let header = decode_into(bytes, key, &mut entries)?;
+    Ok(Frame { header, entries })
+}
+
+/// Like [`decode`], into a list that is used again and again. After an error its content means nothing.
+pub fn decode_into(
+    bytes: &[u8],
+    key: &ClusterKey,
+    entries: &mut Vec<Entry>,
+) -> Result<Header, DecodeError> {
     if bytes.len() < HEADER_LEN + TAG_LEN {
         return Err(DecodeError::Truncated(bytes.len()));
     }
@@ -233,7 +250,7 @@ pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
     if key.tag(signed) != tag {
         return Err(DecodeError::Tag);
     }
-    let mut entries = Vec::with_capacity(usize::from(raw.count));
+    entries.clear();
     for _ in 0..raw.count {
         let &[kind, len, ..] = rest else {
             return Err(DecodeError::Truncated(bytes.len()));
@@ -248,15 +265,12 @@ pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
     if !rest.is_empty() {
         return Err(DecodeError::Trailing(rest.len()));
     }
-    Ok(Frame {
-        header: Header {
-            node: NodeId(raw.node),
-            incarnation: raw.incarnation,
-            sequence: raw.sequence,
-            joining: raw.flags & FLAG_JOINING != 0,
-            leaving: raw.flags & FLAG_LEAVING != 0,
-        },
-        entries,
+    Ok(Header {
+        node: NodeId(raw.node),
+        incarnation: raw.incarnation,
+        sequence: raw.sequence,
+        joining: raw.flags & FLAG_JOINING != 0,
+        leaving: raw.flags & FLAG_LEAVING != 0,
     })
 }
 

@@ -9,5 +9,5 @@ mod frame;
 
 pub use frame::{
     Contest, DecodeError, Entry, FRAME_MAX, Frame, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR,
-    PORTS_MAX, TTL, decode, encode,
+    PORTS_MAX, TTL, decode, decode_into, encode, encode_into,
 };
