@@ -229,7 +229,7 @@ impl Driver {
                 Output::Notice(_) | Output::Destroy(_) => {}
             }
         }
-        while let Some(frame) = self.node.poll_frame(self.now) {
+        while let Some(frame) = self.node.poll_frame(self.now).cloned() {
             assert_eq!(frame.header.sequence, self.sequence + 1, "I9: no gap, no repetition");
             self.sequence += 1;
             assert_eq!(wire::decode(&wire::encode(&frame, &key()), &key()), Ok(frame.clone()));

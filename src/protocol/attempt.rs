@@ -159,11 +159,11 @@ pub(super) struct Context<'a> {
 
 impl Attempt {
     /// An attempt about which nothing is known yet.
-    pub fn new(cx: &Context<'_>) -> Self {
-        let until = cx.view.now + cx.view.config.timers.foreign;
+    pub fn new(view: &View<'_>) -> Self {
+        let until = view.now + view.config.timers.foreign;
         Self {
             flow: None,
-            arrived: cx.view.now,
+            arrived: view.now,
             seen: false,
             incumbent: false,
             tries: 0,
@@ -172,6 +172,15 @@ impl Attempt {
             contested: false,
             state: State::Foreign { owner: None, until },
         }
+    }
+
+    /// Becomes another attempt. The memory of the lists is used again.
+    pub fn renew(&mut self, fresh: Attempt) {
+        let mut excluded = std::mem::take(&mut self.excluded);
+        let mut more = std::mem::take(&mut self.more);
+        excluded.clear();
+        more.clear();
+        *self = Attempt { excluded, more, ..fresh };
     }
 
     /// Packets of it that wait for a verdict.

@@ -72,6 +72,11 @@ impl Peer {
         self.member() && !self.suspect
     }
 
+    /// What it says may be believed.
+    pub fn trusted(&self) -> bool {
+        self.verified
+    }
+
     /// Decides by hash and does not claim.
     pub fn by_hash(&self) -> bool {
         self.flags.hash

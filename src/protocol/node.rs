@@ -1,22 +1,25 @@
 //! The protocol core of one host: events in, outputs out.
 
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
+use super::deadlines::Deadlines;
 use super::fallback::{Cause, Fallback, Load, Sign};
 use super::membership::{Heard, Membership, Peer};
 use super::pace::Pace;
 use super::roster::Roster;
 use super::services::Services;
+use super::table::{Attempts, Slot};
 use super::view::View;
 use super::{
-    Config, Counters, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers, Verdict,
+    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers, Verdict,
 };
 use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
+
+/// Of so many HELLOs the sequence numbers are remembered: longer than any peer may stay silent.
+const HELLOS_MAX: usize = 32;
 
 /// A node that has just taken another id does not take yet another one.
 const ID_KEPT: Duration = Duration::from_secs(1);
@@ -30,14 +33,14 @@ pub struct Node {
     services: Services,
     fallback: Fallback,
     pace: Pace,
-    attempts: HashMap<AttemptId, Attempt, BuildHasherDefault<IdHasher>>,
-    /// This node's answered attempts by flow, for packets that do not name the attempt.
-    answered: HashMap<FlowKey, AttemptId>,
+    attempts: Attempts,
     /// Connections that an earlier daemon of this host has accepted.
     adopted: HashSet<FlowKey>,
-    /// One deadline for each attempt, the earliest first.
-    deadlines: BTreeSet<(Instant, AttemptId)>,
+    /// One deadline for each attempt.
+    deadlines: Deadlines,
     outbox: Outbox,
+    /// What [`Node::poll_frame`] returned last: its memory is used again.
+    frame: Frame,
     counters: Counters,
     /// SYNs that wait for a verdict now.
     held: usize,
@@ -51,8 +54,9 @@ pub struct Node {
     hellos: VecDeque<(Instant, u64)>,
     /// This node has had its id since then.
     named: Instant,
-    /// What the kernel was told last.
+    /// What the kernel was told last, and of which moment it was.
     share: KernelShare,
+    shared: Option<Instant>,
 }
 
 impl Node {
@@ -64,12 +68,12 @@ impl Node {
             services: Services::default(),
             fallback: Fallback::new(config.mode),
             pace: Pace::new(&config.timers),
+            attempts: Attempts::with_capacity(config.limits.attempts),
+            deadlines: Deadlines::with_capacity(config.limits.attempts),
             config,
-            attempts: HashMap::default(),
-            answered: HashMap::new(),
             adopted: HashSet::new(),
-            deadlines: BTreeSet::new(),
             outbox: Outbox::default(),
+            frame: Frame::default(),
             counters: Counters::default(),
             held: 0,
             sequence: 0,
@@ -80,6 +84,7 @@ impl Node {
             hellos: VecDeque::new(),
             named: now,
             share: KernelShare::default(),
+            shared: None,
         }
     }
 
@@ -196,12 +201,12 @@ impl Node {
     /// Measures how late the first host's word comes.
     fn sample(&mut self, now: Instant, contest: &Contest) {
         let first_of_all = contest.tries == 0 && contest.rank <= 1;
-        if first_of_all
-            && let Some(attempt) = self.attempts.get(&contest.attempt)
-            && attempt.tries == 0
-            && matches!(attempt.state, State::Held { .. } | State::Claimed { .. })
-        {
-            self.pace.sample(attempt.arrived, now);
+        if first_of_all && let Some(slot) = self.attempts.find(contest.attempt) {
+            let attempt = self.attempts.get(slot);
+            let waiting = matches!(attempt.state, State::Held { .. } | State::Claimed { .. });
+            if waiting && attempt.tries == 0 {
+                self.pace.sample(attempt.arrived, now);
+            }
         }
     }
 
@@ -232,7 +237,7 @@ impl Node {
     pub fn handle_syn(&mut self, now: Instant, syn: Syn) {
         let Syn { ticket, flow, isn, incumbent } = syn;
         self.counters.syns += 1;
-        let incumbent = incumbent || self.answered.contains_key(&flow);
+        let incumbent = incumbent || self.attempts.answered(&flow).is_some();
         self.open(now, ticket, flow, isn, incumbent);
     }
 
@@ -260,8 +265,8 @@ impl Node {
 
     /// The answer to [`Output::Inquire`]: the kernel does not track the flow any more.
     pub fn handle_flow_ended(&mut self, now: Instant, flow: FlowKey) {
-        if let Some(&id) = self.answered.get(&flow) {
-            self.step(now, id, Event::Ended, None);
+        if let Some(slot) = self.attempts.answered(&flow) {
+            self.step_at(now, slot, Event::Ended);
         }
     }
 
@@ -297,7 +302,7 @@ impl Node {
     pub fn handle_refusal(&mut self, now: Instant, flow: FlowKey, client_isn: u32, rst: Ticket) {
         let id = self.config.key.attempt(&flow, client_isn);
         let lost = matches!(
-            self.attempts.get(&id).map(|attempt| attempt.state),
+            self.attempts.find(id).map(|slot| self.attempts.get(slot).state),
             Some(State::Accepted { purpose: Purpose::Serve, .. })
         );
         if lost {
@@ -311,8 +316,8 @@ impl Node {
     /// With a ticket the packet is held (strict guard). Without one, a packet
     /// was seen that shows which number the client acknowledges.
     pub fn handle_ack(&mut self, now: Instant, flow: FlowKey, number: u32, ticket: Option<Ticket>) {
-        if let Some(&id) = self.answered.get(&flow) {
-            self.step(now, id, Event::Ack { number, ticket }, None);
+        if let Some(slot) = self.attempts.answered(&flow) {
+            self.step_at(now, slot, Event::Ack { number, ticket });
             return;
         }
         let adopted = self.adopted.remove(&flow);
@@ -352,10 +357,8 @@ impl Node {
             self.roster.expire(now);
             self.weigh(now);
         }
-        while let Some(&(deadline, id)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.step(now, id, Event::Timeout, None);
+        while let Some(slot) = self.deadlines.pop(now) {
+            self.step_at(now, slot, Event::Timeout);
         }
         self.update_share(now);
     }
@@ -388,13 +391,13 @@ impl Node {
     /// Tells the kernel which buckets are this node's, if that has changed.
     fn update_share(&mut self, now: Instant) {
         // Who is ranked changes with `changed` and with nothing else.
-        if self.changed < now && self.share_known {
+        if self.shared.is_some_and(|shared| shared > self.changed) {
             return;
         }
+        self.shared = Some(now);
         let view = self.view(now);
         let share =
             KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
-        self.share_known = true;
         if share != self.share {
             self.share = share;
             self.outbox.outputs.push_back(Output::Share(share));
@@ -409,30 +412,30 @@ impl Node {
     }
 
     /// The next frame to send, with all that this turn has brought.
-    pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
+    pub fn poll_frame(&mut self, now: Instant) -> Option<&Frame> {
         let hello = now >= self.hello_at;
         if hello {
             self.hello_at = now + self.config.timers.hello;
             self.say_hello(now);
         }
-        let mut entries = Vec::new();
+        self.frame.entries.clear();
         let mut room = Frame::ENTRIES_MAX;
         while let Some(entry) = self.outbox.entries.front() {
             let Some(left) = room.checked_sub(entry.wire_len()) else { break };
             room = left;
-            entries.extend(self.outbox.entries.pop_front());
+            self.frame.entries.extend(self.outbox.entries.pop_front());
         }
-        if entries.is_empty() {
+        if self.frame.entries.is_empty() {
             return None;
         }
-        let frame = self.frame(entries, false);
+        self.frame.header = self.next_header(false);
         if hello {
             self.hellos.push_back((now, self.sequence));
             if self.hellos.len() > HELLOS_MAX {
                 self.hellos.pop_front();
             }
         }
-        Some(frame)
+        Some(&self.frame)
     }
 
     fn say_hello(&mut self, now: Instant) {
@@ -448,10 +451,11 @@ impl Node {
 
     /// The frame that tells the others that this node leaves.
     pub fn leave(&mut self) -> Frame {
-        self.frame(Vec::new(), true)
+        Frame { header: self.next_header(true), entries: Vec::new() }
     }
 
-    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] will have something to do.
+    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] may next have something to do,
+    /// never too late. After both it is in the future, even if they had nothing to do.
     pub fn poll_timeout(&self) -> Instant {
         let mut next = self.hello_at;
         if !self.joined {
@@ -460,7 +464,7 @@ impl Node {
         if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
             next = next.min(expiry);
         }
-        if let Some(&(deadline, _)) = self.deadlines.first() {
+        if let Some(deadline) = self.deadlines.next() {
             next = next.min(deadline);
         }
         next
@@ -487,7 +491,8 @@ impl Node {
     pub fn hearing(&self) -> impl Iterator<Item = Hearing> {
         self.membership.all().map(|(node, peer)| {
             let (lost, sent) = peer.loss();
-            Hearing { node, live: peer.live(), by_hash: peer.by_hash(), sent, lost, missed: peer.missed() }
+            let (live, by_hash, missed) = (peer.live(), peer.by_hash(), peer.missed());
+            Hearing { node, live, by_hash, sent, lost, missed }
         })
     }
 
@@ -554,7 +559,7 @@ impl Node {
         self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
     }
 
-    fn frame(&mut self, entries: Vec<Entry>, leaving: bool) -> Frame {
+    fn next_header(&mut self, leaving: bool) -> Header {
         self.sequence += 1;
         let flags = Flags {
             joining: !self.joined,
@@ -564,94 +569,84 @@ impl Node {
             mute: self.fallback.has(Cause::Mute),
         };
         let Config { node, incarnation, .. } = self.config;
-        let header = Header { minor: MINOR, node, incarnation, sequence: self.sequence, flags };
-        Frame { header, entries }
+        Header { minor: MINOR, node, incarnation, sequence: self.sequence, flags }
     }
 
-    /// Takes an attempt through an event. What is due at once waits for
-    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    /// Takes an attempt through an event, if it is known or worth remembering.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
-        let Self { config, membership, roster, services, fallback, pace, .. } = self;
-        let (joined, changed) = (self.joined, self.changed);
-        let view = View {
-            now,
-            config,
-            membership,
-            roster,
-            services,
-            fallback,
-            pace,
-            joined,
-            changed,
-        };
-        let Self { attempts, outbox, counters, .. } = self;
-        let before = (counters.accepted, counters.unheard);
-        let mut cx = Context { id, view, outbox, counters };
-        let full = attempts.len() >= cx.view.config.limits.attempts;
-        let attempt = match attempts.entry(id) {
-            Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(slot) if event.opens() && !full => slot.insert(Attempt::new(&cx)),
-            Slot::Vacant(_) => {
-                cx.counters.table_full += u64::from(event.opens());
+        let known = self.attempts.find(id);
+        let full = self.attempts.len() >= self.config.limits.attempts;
+        let slot = match known {
+            Some(slot) => slot,
+            None if event.opens() && !full => {
+                let fresh = Attempt::new(&self.view(now));
+                self.attempts.insert(id, fresh)
+            }
+            None => {
+                self.counters.table_full += u64::from(event.opens());
                 if let Some(ticket) = event.ticket() {
-                    cx.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
+                    self.decide(ticket, Verdict::Drop);
                 }
                 return;
             }
         };
         if let Some((flow, incumbent)) = syn {
-            attempt.flow = Some(flow);
+            let attempt = self.attempts.get_mut(slot);
+            attempt.flow.get_or_insert(flow);
             // What the kernel tracks when the SYN comes again may be left from
             // before: that contest is over.
             attempt.incumbent |= incumbent && !attempt.seen;
         }
-        let before = attempt.state;
+        self.step_at(now, slot, event);
+    }
+
+    /// Takes the attempt in a slot through an event. What is due at once waits for
+    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    fn step_at(&mut self, now: Instant, slot: Slot, event: Event) {
+        let view = View {
+            now,
+            config: &self.config,
+            membership: &self.membership,
+            roster: &self.roster,
+            services: &self.services,
+            fallback: &self.fallback,
+            pace: &self.pace,
+            joined: self.joined,
+            changed: self.changed,
+        };
+        let counted = (self.counters.accepted, self.counters.unheard);
+        let Self { attempts, outbox, counters, .. } = self;
+        let mut cx = Context { id: attempts.id(slot), view, outbox, counters };
+        let attempt = attempts.get_mut(slot);
+        let (before, held_before) = (attempt.state, attempt.held());
         let keep = attempt.handle(event, &mut cx);
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
-        self.deadlines.remove(&(before.until(), id));
+        self.held += if keep { attempt.held() } else { 0 };
+        self.held -= held_before;
+        self.index(slot, flow, before.answered(), after.is_some_and(|state| state.answered()));
         match after {
-            Some(state) => {
-                self.deadlines.insert((state.until(), id));
-            }
+            Some(state) => self.deadlines.set(slot, state.until()),
             None => {
-                attempts.remove(&id);
+                self.deadlines.clear(slot);
+                self.attempts.remove(slot);
             }
         }
-        self.held += usize::from(after.is_some_and(|state| state.ticket().is_some()));
-        self.held -= usize::from(before.ticket().is_some());
-        self.index(id, flow, before.answered(), after.is_some_and(|state| state.answered()));
+        if self.counters.accepted > counted.0 {
+            self.fallback.accepted(now);
+        }
+        if self.counters.unheard > counted.1 {
+            self.fallback.unheard(now);
+            let hearing = self.fallback.hearing(now);
+            self.note(now, Cause::Deaf, hearing);
+        }
     }
 
-    /// Keeps [`Node::answered`] in step with the states.
-    fn index(&mut self, id: AttemptId, flow: Option<FlowKey>, before: bool, after: bool) {
+    /// Keeps answered attempts to be found by flow, for packets that do not name the attempt.
+    fn index(&mut self, slot: Slot, flow: Option<FlowKey>, before: bool, after: bool) {
         match flow {
-            Some(flow) if after && !before => {
-                self.answered.insert(flow, id);
-            }
-            Some(flow) if before && !after && self.answered.get(&flow) == Some(&id) => {
-                self.answered.remove(&flow);
-            }
+            Some(flow) if after && !before => self.attempts.set_answered(slot, &flow),
+            Some(flow) if before && !after => self.attempts.clear_answered(slot, &flow),
             _ => {}
         }
-    }
-}
-
-/// Attempt ids are keyed hashes already: their first bytes serve as table hash.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

@@ -78,7 +78,7 @@ impl View<'_> {
         if self.left_to_hash(flow, tries) {
             return Turn::Bystander;
         }
-        let weight = |node| (self.config.key.weight(self.config.key.flow(flow), node), node);
+        let weight = self.weights(flow);
         let own = weight(self.me());
         let (mut rivals, mut heavier, mut heavier_of_all) = (0, 0, 0);
         for (node, peer) in self.membership.live().filter(|(_, peer)| !peer.by_hash()) {
@@ -99,10 +99,16 @@ impl View<'_> {
 
     /// The turn of a node that nobody relieved: it no longer counts on the others.
     pub fn last_resort(&self, flow: &FlowKey) -> Turn {
-        let weight = |node| (self.config.key.weight(self.config.key.flow(flow), node), node);
+        let weight = self.weights(flow);
         let own = weight(self.me());
         let heavier = self.membership.live().filter(|&(node, _)| weight(node) > own).count();
         Turn::LastResort { position: heavier as u8 }
+    }
+
+    /// What orders the nodes for a flow, the greatest first.
+    fn weights(&self, flow: &FlowKey) -> impl Fn(NodeId) -> (u64, NodeId) {
+        let (key, flow) = (self.config.key, self.config.key.flow(flow));
+        move |node| (key.weight(flow, node), node)
     }
 
     /// Do the peers count on this node for `service`?

@@ -53,7 +53,7 @@ const CONFIG: Config = bincode::config::standard()
     .with_limit::<FRAME_MAX>();
 
 /// Who sent a frame, in which state, and where it stands among that sender's frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// What the sender speaks beyond [`MAJOR`].
     pub minor: u8,
@@ -161,7 +161,7 @@ pub struct Report {
 }
 
 /// A decoded claim frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Sender and position.
     pub header: Header,

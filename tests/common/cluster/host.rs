@@ -26,7 +26,7 @@ impl Cluster {
         }
         self.with_node(index, |node, now| node.handle_timeout(now));
         self.drain(index);
-        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now)) {
+        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now).cloned()) {
             self.broadcast(index, &frame);
         }
         let next = self.node(index).poll_timeout();
