@@ -51,6 +51,18 @@ pub struct ServicePort {
     pub port: u16,
 }
 
+impl ServicePort {
+    /// A TCP port.
+    pub fn tcp(port: u16) -> Self {
+        Self { protocol: Protocol::Tcp, port }
+    }
+
+    /// A UDP port.
+    pub fn udp(port: u16) -> Self {
+        Self { protocol: Protocol::Udp, port }
+    }
+}
+
 impl fmt::Display for ServicePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.protocol, self.port)

@@ -503,15 +503,20 @@ impl Attempt {
     fn release_held(&mut self, cx: &mut Context<'_>, ticket: Ticket, verdict: Verdict) {
         cx.decide(ticket, verdict);
         self.more.drain(..).for_each(|ticket| cx.decide(ticket, verdict));
-        // The kernel can spare the daemon further datagrams of another host's flow.
-        if self.is_datagrams() && verdict == Verdict::Drop {
+    }
+
+    /// Drops what is held of another node's attempt. The kernel can spare the
+    /// daemon further datagrams of it.
+    fn drop_held(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        self.release_held(cx, ticket, Verdict::Drop);
+        if self.is_datagrams() {
             cx.outbox.outputs.extend(self.flow.map(Output::Block));
         }
     }
 
     /// Another node has answered.
     fn yield_to_owner(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        self.release_held(cx, ticket, Verdict::Drop);
+        self.drop_held(cx, ticket);
         cx.counters.yielded += 1;
         self.incumbent = false;
     }
@@ -539,7 +544,7 @@ impl Attempt {
 
     /// This try is another node's by hash, or nobody's; the next one is the next node's.
     fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
-        self.release_held(cx, ticket, Verdict::Drop);
+        self.drop_held(cx, ticket);
         cx.counters.left_to_hash += 1;
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
     }

@@ -204,6 +204,22 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// A node with all defaults.
+    pub fn new(node: NodeId, incarnation: u64, key: ClusterKey) -> Self {
+        Self {
+            node,
+            incarnation,
+            key,
+            pacing: Pacing::Rank,
+            mode: Mode::default(),
+            roster: Vec::new(),
+            timers: Timers::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// The timers of spec 7 with their defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Timers {

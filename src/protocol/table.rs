@@ -186,7 +186,6 @@ impl Chains {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::net::SocketAddr;
 
     use proptest::prelude::*;
 
@@ -195,10 +194,7 @@ mod tests {
     use crate::protocol::attempt::State;
 
     fn flow(number: u8) -> FlowKey {
-        FlowKey {
-            client: SocketAddr::new([10, 0, 0, 200].into(), u16::from(number)),
-            service: SocketAddr::new([10, 0, 0, 2].into(), 80),
-        }
+        FlowKey::tcp(([10, 0, 0, 200], u16::from(number)), ([10, 0, 0, 2], 80))
     }
 
     fn attempt(flow: FlowKey) -> Attempt {
@@ -209,6 +205,8 @@ mod tests {
             incumbent: false,
             tries: 0,
             excluded: vec![],
+            more: vec![],
+            contested: false,
             state: State::Owned { until: Instant(0) },
         }
     }

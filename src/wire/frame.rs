@@ -67,6 +67,13 @@ pub struct Header {
     pub flags: Flags,
 }
 
+impl Header {
+    /// Of this version, without any flag.
+    pub fn new(node: NodeId, incarnation: u64, sequence: u64) -> Self {
+        Self { minor: MINOR, node, incarnation, sequence, flags: Flags::default() }
+    }
+}
+
 /// The state of a sender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags {
