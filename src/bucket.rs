@@ -157,6 +157,15 @@ impl FromIterator<Bucket> for Buckets {
 mod tests {
     use super::*;
 
+    /// Taken from the dynamic sets of a kernel (6.18), see tests/kernel/buckets.rs.
+    #[test]
+    fn buckets_are_the_kernels() {
+        for (seed, client, number) in [(0, "192.0.2.1:4000", 0)] {
+            let client: SocketAddr = client.parse().unwrap();
+            assert_eq!(bucket(seed, client), Bucket(number), "{client}");
+        }
+    }
+
     #[test]
     fn every_client_has_one_bucket_and_every_bucket_its_share() {
         let mut clients = [0u32; Bucket::COUNT];

@@ -11,6 +11,7 @@ mod rig;
 mod sockets;
 
 mod arp;
+mod buckets;
 mod coexist;
 mod dumps;
 mod errors;
