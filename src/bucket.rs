@@ -157,6 +157,25 @@ impl FromIterator<Bucket> for Buckets {
 mod tests {
     use super::*;
 
+    /// Taken from the dynamic sets of a kernel (6.18), see tests/kernel/buckets.rs.
+    #[test]
+    fn buckets_are_the_kernels() {
+        for (seed, client, number) in [
+            (0, "10.0.0.200:65535", 99),
+            (0, "192.0.2.1:4000", 169),
+            (1, "192.0.2.1:4000", 231),
+            (0xfedc_ba98, "192.0.2.1:4000", 246),
+            (0xfedc_ba98, "255.255.255.254:1", 160),
+            (0, "[2001:db8::1]:4000", 236),
+            (1, "[2001:db8::1]:4000", 212),
+            (0xfedc_ba98, "[2001:db8::1]:4000", 103),
+            (0xfedc_ba98, "[fe80::ffff:ffff:ffff:fffe]:65535", 170),
+        ] {
+            let client: SocketAddr = client.parse().unwrap();
+            assert_eq!(bucket(seed, client), Bucket(number), "{client}");
+        }
+    }
+
     #[test]
     fn every_client_has_one_bucket_and_every_bucket_its_share() {
         let mut clients = [0u32; Bucket::COUNT];
