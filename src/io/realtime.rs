@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use super::error::{attempt, checked};
 
@@ -35,6 +36,14 @@ pub struct Realtime {
 /// Makes the calling thread a real-time thread; locks the memory of the process.
 pub fn enter() -> Realtime {
     Realtime { timer_slack: set_timer_slack(), memory: lock_memory(), scheduler: set_scheduler() }
+}
+
+/// The processor time that the calling thread has used.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives through the call. The clock exists on every kernel since 2.6.12.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn set_scheduler() -> io::Result<()> {

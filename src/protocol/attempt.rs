@@ -610,7 +610,13 @@ impl Attempt {
         self.flow.is_some_and(|flow| cx.view.listener(flow.service_port()) == Listener::Ready)
     }
 
-    fn accept(&mut self, cx: &mut Context<'_>, ticket: Ticket, rank: u8, purpose: Purpose) -> State {
+    fn accept(
+        &mut self,
+        cx: &mut Context<'_>,
+        ticket: Ticket,
+        rank: u8,
+        purpose: Purpose,
+    ) -> State {
         self.release_held(cx, ticket, Verdict::Accept);
         cx.counters.accepted += 1;
         let timers = cx.view.config.timers;

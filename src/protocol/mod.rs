@@ -33,6 +33,8 @@ mod window;
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::bucket::Buckets;
 use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
 pub use counters::Counters;
@@ -84,7 +86,7 @@ pub struct KernelShare {
 }
 
 /// How well a peer and this node hear each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Hearing {
     /// The peer.
     pub node: NodeId,

@@ -13,7 +13,8 @@ use super::services::Services;
 use super::table::{Attempts, Slot};
 use super::view::View;
 use super::{
-    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers, Verdict,
+    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers,
+    Verdict,
 };
 use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
@@ -396,8 +397,7 @@ impl Node {
         }
         self.shared = Some(now);
         let view = self.view(now);
-        let share =
-            KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
+        let share = KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
         if share != self.share {
             self.share = share;
             self.outbox.outputs.push_back(Output::Share(share));

@@ -99,7 +99,8 @@ fn bucket(delay: Duration) -> usize {
 }
 
 fn end(bucket: usize) -> Duration {
-    let (octave, within) = (bucket as u64 / u64::from(PER_OCTAVE), bucket as u64 % u64::from(PER_OCTAVE));
+    let (octave, within) =
+        (bucket as u64 / u64::from(PER_OCTAVE), bucket as u64 % u64::from(PER_OCTAVE));
     let width = 1u64 << octave;
     Duration::from_micros(width + (within + 1) * width / u64::from(PER_OCTAVE))
 }
@@ -136,7 +137,10 @@ mod tests {
     #[test]
     fn few_samples_change_nothing() {
         let pace = pace((0..511).map(|_| 9_000));
-        assert_eq!((pace.slot(), pace.settle()), (Timers::default().slot, Timers::default().settle));
+        assert_eq!(
+            (pace.slot(), pace.settle()),
+            (Timers::default().slot, Timers::default().settle)
+        );
     }
 
     #[test]

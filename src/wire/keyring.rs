@@ -105,7 +105,8 @@ impl KeyRing {
     /// Was the tag made by somebody whom this ring believes?
     pub(super) fn verify(&self, key_id: u8, bytes: &[u8], tag: &[u8]) -> bool {
         if key_id == PUBLIC_KEY_ID {
-            return self.policy != Policy::Enforce && constant_time_eq(&self.public.tag(bytes), tag);
+            return self.policy != Policy::Enforce
+                && constant_time_eq(&self.public.tag(bytes), tag);
         }
         let mut secrets = self.secrets.iter().filter(|secret| secret.id == key_id);
         secrets.any(|secret| constant_time_eq(&secret.tag(bytes), tag))

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use clusterd::flow::{ClusterKey, NodeId};
-use clusterd::wire::{self, Entry, Frame, Header, IP_PROTOCOL};
+use clusterd::wire::{self, Entry, Flags, Frame, Header, IP_PROTOCOL};
 use socket2::Socket;
 
 use crate::capture::packet_socket;
@@ -71,10 +71,12 @@ fn ethernet_and_ip(ttl: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A frame that any daemon of the cluster would take.
 fn valid(sequence: u64) -> Vec<u8> {
-    let header =
-        Header { node: NodeId(7), incarnation: 1, sequence, joining: true, leaving: false };
+    let header = Header {
+        flags: Flags { joining: true, ..Flags::default() },
+        ..Header::new(NodeId(7), 1, sequence)
+    };
     let entries = vec![Entry::Hello { unavailable: vec![1, 2, 3] }];
-    wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()))
+    wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()).into())
 }
 
 /// A small generator (SplitMix64): the same noise in every run.
@@ -161,7 +163,7 @@ fn a_million_random_frames_change_nothing() {
             let ttl = if noise.below(8) == 0 { 64 } else { 255 };
             let frame = random_frame(&mut noise);
             // Two changes to one byte may have made a good frame of it again.
-            refusals += u64::from(ttl != wire::TTL || wire::decode(&frame, &key).is_err());
+            refusals += u64::from(ttl != wire::TTL || wire::decode(&frame, &key.into()).is_err());
             sender.send(ttl, &frame);
         }
     };

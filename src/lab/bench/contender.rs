@@ -146,7 +146,7 @@ impl Cluster {
             })?,
             Contender::Clusterd(guard) => {
                 let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra: Vec::new() };
-                cluster.start("daemon", |namespace, _| daemon_command(namespace, &args))?
+                cluster.start("daemon", |namespace, _| daemon_command(namespace, &args, None))?
             }
         };
         if !matches!(contender, Contender::Clusterd(_)) {

@@ -130,8 +130,7 @@ fn every_circumstance_has_its_rows() {
     let moving = Duration::from_millis(49);
     let quiet = Duration::from_millis(50);
     let absent = |changed| World { listener: Listener::Absent, changed, ..new() };
-    let by_hash =
-        |designated| World { mode: Mode::Hash, peers_by_hash: true, designated, ..new() };
+    let by_hash = |designated| World { mode: Mode::Hash, peers_by_hash: true, designated, ..new() };
     let udp = || World { protocol: Protocol::Udp, ..new() };
     let cases = [
         ("first in rank", World { first: ME, ..new() }, "timeout"),
@@ -166,7 +165,11 @@ fn every_circumstance_has_its_rows() {
         ("by hash, designated", by_hash(ME), "timeout"),
         ("by hash", by_hash(A), "timeout"),
         ("by hash", by_hash(ME), "SYN-ACK"),
-        ("by hash, accept queue full", World { listener: Listener::Busy, ..by_hash(ME) }, "timeout"),
+        (
+            "by hash, accept queue full",
+            World { listener: Listener::Busy, ..by_hash(ME) },
+            "timeout",
+        ),
         ("datagrams", udp(), "SYN"),
         ("datagrams", udp(), "OWN of a"),
         ("datagrams", udp(), "OWN of b"),
@@ -175,7 +178,11 @@ fn every_circumstance_has_its_rows() {
         ("datagrams, first", World { first: ME, ..udp() }, "timeout"),
         ("datagrams, stale", World { age: Duration::from_millis(500), ..udp() }, "timeout"),
         ("datagrams by hash", World { protocol: Protocol::Udp, ..by_hash(A) }, "SYN"),
-        ("datagrams by hash, designated", World { protocol: Protocol::Udp, ..by_hash(ME) }, "timeout"),
+        (
+            "datagrams by hash, designated",
+            World { protocol: Protocol::Udp, ..by_hash(ME) },
+            "timeout",
+        ),
     ];
     let mut actual = String::new();
     for (circumstance, world, event) in cases {
@@ -308,10 +315,9 @@ fn state_named(
     let (turn, rank) = match cx.view.turn(flow, world.tries, world.incumbent, &[]) {
         turn @ Turn::Candidate { rank, .. } => (turn, rank),
         // It was one when the state was entered.
-        Turn::Spectator
-        | Turn::LastResort { .. }
-        | Turn::Designated { .. }
-        | Turn::Bystander => (Turn::Candidate { position: 1, rank: 2 }, 2),
+        Turn::Spectator | Turn::LastResort { .. } | Turn::Designated { .. } | Turn::Bystander => {
+            (Turn::Candidate { position: 1, rank: 2 }, 2)
+        }
     };
     let key = cx.view.claim_key(cx.id, A, 0, 1);
     let held = |turn| State::Held { ticket: HELD, turn, until };
