@@ -122,6 +122,7 @@ impl Run<'_> {
             daemons.push(self.start(index, Role::Daemon, command)?);
         }
         self.await_ready(Role::Daemon, &mut daemons)?;
+        self.topology.lose_claims(self.args.cluster.claim_loss)?;
         self.hosts = services
             .into_iter()
             .zip(daemons)

@@ -185,6 +185,7 @@ fn raise(args: &UpArgs) -> Result<Description> {
             service_pid: service.id(),
         });
     }
+    topology.lose_claims(args.cluster.claim_loss)?;
     Ok(Description {
         name: name.name.clone(),
         vip: VIP.to_string(),

@@ -199,9 +199,10 @@ impl Node {
         self.step(now, contest.attempt, Event::Own(from), None);
     }
 
-    /// Measures how late the first host's word comes.
+    /// Measures how late the first host's word comes. An incumbent, or who says something
+    /// again, is rank 0; and where words get lost, the first that is heard may be a later one.
     fn sample(&mut self, now: Instant, contest: &Contest) {
-        let first_of_all = contest.tries == 0 && contest.rank <= 1;
+        let first_of_all = contest.tries == 0 && contest.rank == 1 && !self.membership.lossy();
         if first_of_all && let Some(slot) = self.attempts.find(contest.attempt) {
             let attempt = self.attempts.get(slot);
             let waiting = matches!(attempt.state, State::Held { .. } | State::Claimed { .. });
