@@ -12,7 +12,7 @@ local clusterd = Proto("clusterd", "Claim protocol of clusterd")
 -- 3.1, 3.2, 3.3
 local IP_PROTOCOL, TTL, MAGIC, MAJOR = 150, 255, 0xc15d, 1
 local HEADER_LEN, TAG_LEN, FRAME_MAX = 32, 16, 1380
-local CONTEST_LEN, PORTS_MAX, HEARD_LEN, HEARD_MAX = 22, 64, 20, 12
+local CONTEST_LEN, PORTS_MAX, HEARD_LEN = 22, 64, 20
 local KINDS = {
     [1] = "CLAIM", [2] = "OWN", [3] = "RELEASE", [4] = "HELLO", [5] = "HEARD", [6] = "HELLO-UDP",
 }
@@ -29,8 +29,8 @@ local f = {
     joining = ProtoField.bool("clusterd.flags.joining", "Joining: only listens yet", 8, nil, 0x01),
     leaving = ProtoField.bool("clusterd.flags.leaving", "Leaving: its last frame", 8, nil, 0x02),
     hash = ProtoField.bool("clusterd.flags.hash", "Hash: decides by hash, does not claim", 8, nil, 0x04),
-    deaf = ProtoField.bool("clusterd.flags.deaf", "Deaf: others say it does not hear", 8, nil, 0x08),
-    mute = ProtoField.bool("clusterd.flags.mute", "Mute: others do not hear it", 8, nil, 0x10),
+    deaf = ProtoField.bool("clusterd.flags.deaf", "Deaf: seems not to hear the others", 8, nil, 0x08),
+    mute = ProtoField.bool("clusterd.flags.mute", "Mute: the others seem not to hear it", 8, nil, 0x10),
     other_flags = ProtoField.uint8("clusterd.flags.unknown", "Unknown flags", base.HEX, nil, 0xe0),
     count = ProtoField.uint8("clusterd.count", "Entries"),
     key_id = ProtoField.uint8("clusterd.key_id", "Key id", base.HEX),
@@ -274,7 +274,8 @@ end
 
 local function add_heard(body, item)
     local count = (body:len() - 2) / HEARD_LEN
-    if count % 1 ~= 0 or count > HEARD_MAX then return nil end
+    -- More than 12 do not fit into the length byte.
+    if count % 1 ~= 0 then return nil end
     local missing = 0
     for i = 1, count do
         local heard = body(2 + (i - 1) * HEARD_LEN, HEARD_LEN)
@@ -336,7 +337,7 @@ local function add_entries(tvb, tree, refuse)
     return texts, contests
 end
 
--- Rules 5 and 6 of 3.5.
+-- Cluster id and trailer (3.5). Ids are under the public key even where frames have a secret one.
 local function check_key(tvb, tree, cluster_item, refuse)
     local length = tvb:reported_len()
     local complete = tvb:len() >= length
@@ -344,7 +345,6 @@ local function check_key(tvb, tree, cluster_item, refuse)
     local function status(text)
         tree:add(f.status, text):set_generated()
     end
-    if tvb(14, 1):uint() ~= 0 then return status("not verifiable without the key") end
     local key = public_key()
     if not key then return status("not verifiable without an IP header") end
     tree:add(f.public_key, hex(key.bytes)):set_generated()
@@ -353,6 +353,7 @@ local function check_key(tvb, tree, cluster_item, refuse)
     if cluster ~= key.cluster then
         refuse("cluster", ("cluster id %08x is not %08x, that of this VIP"):format(cluster, key.cluster))
     end
+    if tvb(14, 1):uint() ~= 0 then return status("not verifiable without the key") end
     if not complete then return status("not captured") end
     local expected = siphash(key.bytes, tvb:raw(0, length - TAG_LEN), true)
     if tvb:raw(length - TAG_LEN, TAG_LEN) == expected then return status("verified") end
@@ -442,11 +443,13 @@ function clusterd.dissector(tvb, pinfo, tree)
         local cluster_item = add_header(tvb, root)
         local texts, contests = {}, {}
         local major = tvb(2, 1):uint()
-        if major ~= MAJOR then refuse("version", ("major version %d is not %d"):format(major, MAJOR)) end
-        if length >= HEADER_LEN + TAG_LEN then
-            -- Header and trailer are the same in all majors (11), entries are not.
-            check_key(tvb, root, cluster_item, refuse)
-            if major == MAJOR then texts, contests = add_entries(tvb, root, refuse) end
+        -- Header and trailer are the same in all majors (11), so that the trailer is looked at
+        -- before the version; entries are not.
+        if length >= HEADER_LEN + TAG_LEN then check_key(tvb, root, cluster_item, refuse) end
+        if major ~= MAJOR then
+            refuse("version", ("major version %d is not %d"):format(major, MAJOR))
+        elseif length >= HEADER_LEN + TAG_LEN then
+            texts, contests = add_entries(tvb, root, refuse)
         end
         if not refused then
             add_sequence(tvb, pinfo, root)

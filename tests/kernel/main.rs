@@ -9,9 +9,12 @@ mod capture;
 mod load;
 mod rig;
 mod sockets;
+#[path = "../common/tshark.rs"]
+mod tshark;
 
 mod arp;
 mod coexist;
+mod dissector;
 mod dumps;
 mod errors;
 mod faults;
