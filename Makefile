@@ -2,7 +2,7 @@
 # what .ci/run and developers type. Each installs what it lacks first.
 
 SHELL    := /bin/bash
-PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps
+PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps tshark
 CARGO    ?= cargo
 
 .PHONY: all build lab test guest lint deny bench packages toolchain clean

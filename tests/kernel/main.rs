@@ -9,10 +9,13 @@ mod capture;
 mod load;
 mod rig;
 mod sockets;
+#[path = "../common/tshark.rs"]
+mod tshark;
 
 mod arp;
 mod buckets;
 mod coexist;
+mod dissector;
 mod dumps;
 mod errors;
 mod faults;
