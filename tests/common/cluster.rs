@@ -422,6 +422,15 @@ impl Cluster {
         self.clients[conn.0].outcome
     }
 
+    pub fn flow(&self, conn: Conn) -> FlowKey {
+        self.clients[conn.0].flow
+    }
+
+    /// The client's initial sequence number.
+    pub fn isn(&self, conn: Conn) -> u32 {
+        self.clients[conn.0].isn
+    }
+
     /// SYNs that the client has sent by its own schedule.
     pub fn syns(&self, conn: Conn) -> usize {
         self.clients[conn.0].syns
