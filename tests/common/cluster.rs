@@ -304,6 +304,12 @@ impl Cluster {
         self.hosts[host].paused_until = self.now + time;
     }
 
+    /// Nothing at all happens for `time`; what was under way is lost.
+    pub fn suspend(&mut self, time: Duration) {
+        self.happenings.clear();
+        self.now = self.now + time;
+    }
+
     /// Frames of `from` do not reach `to` any more.
     pub fn cut(&mut self, from: usize, to: usize) {
         self.cut.insert((from, to));
