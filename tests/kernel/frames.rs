@@ -1,73 +1,18 @@
 //! Claims that are none: from the future, cut short, flipped, routed, or noise.
 
 use std::fs;
-use std::io;
-use std::os::fd::AsRawFd;
 
 use clusterd::flow::{ClusterKey, NodeId};
-use clusterd::wire::{self, Entry, Flags, Frame, Header, IP_PROTOCOL};
-use socket2::Socket;
+use clusterd::wire::{self, Entry, Flags, Frame, Header};
 
-use crate::capture::packet_socket;
-use crate::rig::{GROUP_MAC, Lab, VIP, is_alive, note, wait_until};
+use crate::rig::{Lab, VIP, is_alive, note, wait_until};
+use crate::sender::Sender;
 
 /// Frames of each malformed kind.
 const COUNT: u64 = 20;
 const NOISE: usize = 1_000_000;
 /// Growth in memory that noise may cause: allocator slack, far below one byte per frame.
 const GROWTH_KB: u64 = 1024;
-
-/// Sends frames from the client to the group MAC.
-struct Sender {
-    socket: Socket,
-    address: libc::sockaddr_ll,
-}
-
-impl Sender {
-    fn open(lab: &Lab) -> Self {
-        let (socket, index) = lab.within("client", || {
-            // SAFETY: the name is a C string.
-            let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
-            (packet_socket(0), index)
-        });
-        // SAFETY: all bytes zero is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        Self { socket, address }
-    }
-
-    fn send(&self, ttl: u8, payload: &[u8]) {
-        let frame = ethernet_and_ip(ttl, payload);
-        // SAFETY: pointers and lengths describe the buffer and the address.
-        let sent = unsafe {
-            let address = (&raw const self.address).cast();
-            let length = size_of_val(&self.address) as libc::socklen_t;
-            let descriptor = self.socket.as_raw_fd();
-            libc::sendto(descriptor, frame.as_ptr().cast(), frame.len(), 0, address, length)
-        };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
-    }
-}
-
-fn ethernet_and_ip(ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(34 + payload.len());
-    frame.extend(GROUP_MAC);
-    frame.extend([2, 0, 0, 0, 1, 0]);
-    frame.extend([8, 0]);
-    let length = (20 + payload.len()) as u16;
-    frame.extend([0x45, 0xc0]);
-    frame.extend(length.to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, ttl, IP_PROTOCOL, 0, 0]);
-    frame.extend([10, 77, 0, 200]);
-    frame.extend(VIP.octets());
-    let words = frame[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let sum = words.sum::<u32>();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
 
 /// A frame that any daemon of the cluster would take.
 fn valid(sequence: u64) -> Vec<u8> {
