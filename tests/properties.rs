@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clusterd::flow::{AttemptId, FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
+    Config, Counters, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
 };
 use clusterd::wire::{self, Contest, Entry, Flags, Frame, Header, KeyRing, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
@@ -53,6 +53,8 @@ enum Op {
     Adopt {
         flow: u16,
     },
+    /// Somebody repeats everything that was heard lately.
+    Replay,
     /// The event loop runs through all wake-ups of this time.
     Run(Duration),
     /// It does not run for this time.
@@ -125,6 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (flow(), 0..4u32, any::<bool>())
             .prop_map(|(flow, number, held)| Op::Ack { flow, number, held }),
         1 => flow().prop_map(|flow| Op::Adopt { flow }),
+        1 => Just(Op::Replay),
         5 => (0..30_000u64).prop_map(|micros| Op::Run(us(micros))),
         1 => (0..2_000u64).prop_map(|millis| Op::Run(ms(millis))),
         1 => (0..2_000u64).prop_map(|millis| Op::Sleep(ms(millis))),
@@ -145,6 +148,8 @@ struct Driver {
     answered: BTreeSet<AttemptId>,
     /// Frames said, under each id.
     said: BTreeMap<NodeId, u64>,
+    /// Frames heard of each peer since it was found last.
+    heard: BTreeMap<NodeId, Vec<Frame>>,
 }
 
 impl Driver {
@@ -160,6 +165,7 @@ impl Driver {
             accepted: BTreeSet::new(),
             answered: BTreeSet::new(),
             said: BTreeMap::new(),
+            heard: BTreeMap::new(),
         }
     }
 
@@ -177,7 +183,13 @@ impl Driver {
                 self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
             Op::Frame { header, entries } => {
-                self.node.handle_frame(now, &Frame { header, entries });
+                let frame = Frame { header, entries };
+                let before = self.node.counters().frames;
+                self.node.handle_frame(now, &frame);
+                self.drain();
+                if self.node.counters().frames > before {
+                    self.heard.entry(header.node).or_default().push(frame);
+                }
             }
             Op::Listener { port, listener } => {
                 self.listeners.insert(port, listener);
@@ -198,6 +210,7 @@ impl Driver {
                 self.node.handle_ack(now, flow(number), acknowledged, ticket);
             }
             Op::Adopt { flow: number } => self.node.adopt(flow(number)),
+            Op::Replay => return self.replay(),
             Op::Run(time) => return self.run(time),
             Op::Sleep(time) => {
                 self.now = now + time;
@@ -231,6 +244,9 @@ impl Driver {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
+                Output::Notice(Notice::PeerFound(peer)) => {
+                    self.heard.remove(&peer);
+                }
                 Output::Notice(Notice::ServiceDown(service)) => {
                     self.listeners.insert(service.port, Listener::Absent);
                 }
@@ -251,6 +267,22 @@ impl Driver {
         assert_eq!(held, self.syns.len());
         assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
         assert!(self.node.peers().count() <= LIMITS.peers, "I7");
+    }
+
+    /// I9: whoever repeats what was heard of a known peer moves counters, and nothing else.
+    fn replay(&self) {
+        let known: Vec<NodeId> = self.node.hearing().map(|peer| peer.node).collect();
+        let heard = known.iter().flat_map(|peer| self.heard.get(peer)).flatten();
+        for frame in heard {
+            let mut node = self.node.clone();
+            node.handle_frame(self.now, frame);
+            assert_eq!(node.poll_output(), None, "{frame}");
+            let after = node.counters();
+            assert_eq!(after.stale_frames, self.node.counters().stale_frames + 1, "{frame}");
+            let expected = Counters { stale_frames: after.stale_frames, ..*self.node.counters() };
+            assert_eq!(*after, expected);
+            assert_eq!(seen_from_outside(&node, self.now), seen_from_outside(&self.node, self.now));
+        }
     }
 
     fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
@@ -284,6 +316,19 @@ impl Driver {
     }
 }
 
+/// All that a driver can ask a node, and what it would say and want next.
+fn seen_from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
+    let mut next = node.clone();
+    next.handle_timeout(now);
+    let outputs: Vec<_> = std::iter::from_fn(|| next.poll_output()).collect();
+    let frames: Vec<_> = std::iter::from_fn(|| next.poll_frame(now).cloned()).collect();
+    let hearing: Vec<_> = node.hearing().collect();
+    let roster: Vec<_> = node.roster(now).collect();
+    let peers: Vec<_> = node.peers().collect();
+    let modes = (node.by_hash(), node.causes().collect::<Vec<_>>(), node.pace());
+    (node.id(), node.load(), node.poll_timeout(), hearing, roster, peers, modes, outputs, frames)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -298,6 +343,7 @@ proptest! {
             driver.run(ms(1_001));
         }
         ops.into_iter().for_each(|op| driver.apply(op));
+        driver.replay();
 
         // I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
         driver.run(Duration::from_secs(15));
