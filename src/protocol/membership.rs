@@ -425,6 +425,8 @@ mod tests {
         hear(&mut peers, 0, header(1, 1));
         assert_eq!(peers.live().count(), 0, "it may be a recording");
         assert!(!peers.report(PEER, None, true, None));
+        assert!(!peers.report(PEER, Some(&report(1)), true, Some(2)), "of this life, but old");
+        assert_eq!(peers.live().count(), 0);
         assert!(peers.report(PEER, Some(&report(1)), true, None));
         assert_eq!(peers.live().count(), 1);
         assert!(!peers.report(PEER, Some(&report(2)), true, None), "it was verified before");
