@@ -130,6 +130,30 @@ fn a_long_pause_costs_nothing_but_a_slot() {
     assert!((0..3).all(|host| !lan.node(host).by_hash()));
 }
 
+/// Its clock was set back and it has kept nothing: its frames look like those of an earlier
+/// life until that is forgotten. No connection is lost to it.
+#[test]
+fn a_host_from_the_past_is_let_in_after_t_dead() {
+    let mut lan = Cluster::new(3);
+    lan.crash(0);
+    lan.restart(0);
+    lan.run(SECOND * 2);
+    lan.crash(0);
+    lan.hosts[0].starts = 0;
+    lan.restart(0);
+    let early = load(&mut lan, SECOND * 3);
+    assert!(lan.node(1).counters().stale_frames > 0);
+    lan.run(SECOND);
+    all_know_all(&lan);
+    lan.run(SECOND * 14);
+    let late = load(&mut lan, SECOND);
+    lan.run(SECOND);
+    let surplus = duplicates(&lan, &early);
+    println!("{surplus} duplicates among {} connections until then", early.len());
+    assert!(surplus <= early.len());
+    assert_eq!(duplicates(&lan, &late), 0);
+}
+
 /// A partition that the clients do not see, for less time than a hold and more than T_dead.
 #[test]
 fn after_a_partition_all_know_all_again() {
