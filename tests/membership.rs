@@ -283,6 +283,34 @@ fn a_host_of_the_minor_version_before_is_ranked_with_the_others() {
     assert!(foreign == 5 && taken > 5, "{foreign} {taken}");
 }
 
+/// Version 1.0 does not know that somebody may decide by hash: who does lets it go first.
+#[test]
+fn beside_a_host_of_the_minor_version_before_the_hash_rule_waits_a_slot() {
+    let mut lan = Cluster::pinned(2, Pacing::Rank, Mode::Hash);
+    let mut old = Old { node: NodeId(9), sequence: 0 };
+    old.live(&mut lan, SECOND);
+    for answers in [true, false].repeat(10) {
+        let conn = lan.connect(80);
+        lan.run(us(200));
+        assert_eq!(lan.syn_acks(conn), []);
+        if answers {
+            let attempt = key().attempt(&lan.flow(conn), lan.isn(conn));
+            let own = Contest { attempt, port: 80, tries: 0, rank: 1 };
+            old.say(&mut lan, vec![Entry::Own(own)]);
+        }
+        lan.run(ms(5));
+        let bucket = key().bucket(&lan.flow(conn));
+        let mut ids = [NodeId(1), NodeId(2), old.node];
+        ids.sort_by_key(|&id| key().bucket_weight(bucket, id));
+        let expected = match ids[2] {
+            NodeId(id) if !answers && id < 9 => vec![id as usize - 1],
+            _ => vec![],
+        };
+        assert_eq!(lan.syn_acks(conn), expected);
+        old.live(&mut lan, ms(250));
+    }
+}
+
 /// Rolling upgrade, major: both sides decide by hash over a roster that names both.
 #[test]
 fn beside_a_host_of_another_major_version_all_decide_by_hash() {

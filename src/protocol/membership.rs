@@ -17,6 +17,7 @@ const LOSS_SAMPLE: u32 = 32;
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     major: u8,
+    minor: u8,
     incarnation: u64,
     window: Window,
     heard: Instant,
@@ -43,6 +44,7 @@ impl Peer {
         let mute_version = major != MAJOR || header.minor == 0;
         Self {
             major,
+            minor: header.minor,
             incarnation: header.incarnation,
             window: Window::new(header.sequence),
             heard: now,
@@ -80,6 +82,11 @@ impl Peer {
     /// Decides by hash and does not claim.
     pub fn by_hash(&self) -> bool {
         self.flags.hash
+    }
+
+    /// Leaves the share of who decides by hash alone. Version 1.0 knows no such thing.
+    pub fn heeds_hash(&self) -> bool {
+        self.minor > 0
     }
 
     pub fn serves(&self, service: ServicePort) -> bool {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::answers::{Answers, Seen};
 use crate::load::{Load, failures};
-use crate::rig::{Lab, VIP, end, note};
+use crate::rig::{Lab, VIP, end, note, wait_until};
 
 const HASH: [&str; 2] = ["--mode", "hash"];
 
@@ -58,6 +58,7 @@ fn by_hash_each_syn_has_one_answer_although_no_claim_gets_through() {
 #[test]
 fn what_is_kept_of_the_cluster_is_enough_after_a_crash_of_all() {
     let Some(lab) = lab_by_hash() else { return };
+    wait_until("the roster is kept", || lab.kept_rosters() == [2, 2, 2]);
     (1..=3).for_each(|host| end(lab.daemon(host), libc::SIGKILL));
     for host in 1..=3 {
         lab.start_daemon(host, VIP, &HASH);

@@ -24,6 +24,15 @@ fn valid(sequence: u64) -> Vec<u8> {
     wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()).into())
 }
 
+/// The same in a version to come, properly signed: only its header is of use.
+fn of_the_next_major(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = frame[..frame.len() - 16].to_vec();
+    bytes[2] = 2;
+    let tag = ClusterKey::public(VIP.into()).tag(&bytes);
+    bytes.extend(tag);
+    bytes
+}
+
 /// A small generator (SplitMix64): the same noise in every run.
 struct Noise(u64);
 
@@ -59,7 +68,7 @@ fn malformed_claims_are_counted_by_kind_and_ignored() {
         };
         sender.send(254, &good);
         sender.send(1, &good);
-        sender.send(255, &changed(2, 2));
+        sender.send(255, &of_the_next_major(&good));
         sender.send(255, &changed(0, 0));
         sender.send(255, &changed(4, !good[4]));
         sender.send(255, &good[..good.len().min(40)]);

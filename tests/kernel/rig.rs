@@ -265,6 +265,19 @@ impl Lab {
         fs::read_to_string(path).expect("read a host's log")
     }
 
+    /// How many members each host has kept for its next start.
+    pub fn kept_rosters(&self) -> Vec<usize> {
+        let entries = fs::read_dir(format!("/run/clusterd-lab/{}", self.name)).expect("the lab");
+        let paths = entries.flatten().map(|entry| entry.path());
+        let files = paths.filter(|path| path.extension().is_some_and(|ext| ext == "json"));
+        let members = |path: PathBuf| {
+            let text = fs::read_to_string(path).expect("read a state file");
+            let state: Value = serde_json::from_str(&text).expect("a state file is JSON");
+            state["roster"].as_array().map_or(0, Vec::len)
+        };
+        files.map(members).collect()
+    }
+
     fn ip(&self, words: &[&str]) {
         let output = Command::new("ip").args(words).output().expect("run ip");
         let stderr = String::from_utf8_lossy(&output.stderr);
