@@ -18,6 +18,7 @@ mod errors;
 mod faults;
 mod frames;
 mod log;
+mod overload;
 mod ports;
 mod resets;
 mod services;
