@@ -16,6 +16,7 @@ mod coexist;
 mod dumps;
 mod errors;
 mod faults;
+mod flood;
 mod frames;
 mod log;
 mod overload;
