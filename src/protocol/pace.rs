@@ -96,7 +96,7 @@ impl Pace {
 fn bucket(delay: Duration) -> usize {
     let micros = (delay.as_micros() as u64).max(1);
     let octave = micros.ilog2();
-    let within = (micros - (1 << octave)) * u64::from(PER_OCTAVE) >> octave;
+    let within = ((micros - (1 << octave)) * u64::from(PER_OCTAVE)) >> octave;
     ((octave * PER_OCTAVE) as usize + within as usize).min(BUCKETS - 1)
 }
 
