@@ -3,8 +3,10 @@
 //! The files are written for people and for every implementation; their numbers come
 //! from implementations of the hash functions that share nothing with those used here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::cmp::Reverse;
+use std::net::SocketAddr;
 
+use clusterd::bucket::{Bucket, bucket};
 use clusterd::flow::{AttemptId, ClusterKey, FlowKey, NodeId};
 use clusterd::wire::{
     Contest, DecodeError, Entry, Flags, Frame, Header, KeyRing, Policy, Report, Secret, decode,
@@ -48,47 +50,95 @@ fn frames_decode_and_encode_as_written() {
 #[test]
 fn hashes_are_as_written() {
     let facts = HASHES.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut checked = 0;
+    let (mut key, mut checked) = (key(), 0);
     for fact in facts {
+        if let Some(vip) = fact.strip_prefix("vip ") {
+            key = ClusterKey::public(vip.parse().unwrap());
+            continue;
+        }
         let (question, answer) = fact.split_once(" = ").expect("a fact has two sides");
         let words: Vec<&str> = question.split(' ').collect();
-        assert_eq!(answer_to(&words, answer), answer, "{question}");
+        assert_eq!(answer_to(&key, &words, answer), answer, "{question}");
         checked += 1;
     }
-    assert_eq!(checked, 36);
+    assert_eq!(checked, 138);
 }
 
-/// What this implementation says; `key` only confirms the key that is written.
-fn answer_to(words: &[&str], written: &str) -> String {
+/// What this implementation says; keys and orders of nodes only confirm what is written.
+fn answer_to(key: &ClusterKey, words: &[&str], written: &str) -> String {
     match *words {
         ["key", vip] => {
-            let public = ClusterKey::public(vip.parse::<IpAddr>().unwrap());
+            let public = ClusterKey::public(vip.parse().unwrap());
             let (bytes, _) = written.split_once(' ').expect("key and cluster id");
             assert_eq!(ClusterKey::new(id(bytes).0), public);
             format!("{bytes} {:08x}", public.cluster_id())
         }
+        ["attempt", "udp", client, service] => hex(&key.attempt(&udp(client, service), 0).0),
         ["attempt", client, service, isn] => {
-            hex(&key().attempt(&flow(client, service), isn.parse().unwrap()).0)
+            hex(&key.attempt(&tcp(client, service), isn.parse().unwrap()).0)
         }
-        ["flow", client, service] => format!("{:016x}", key().flow(&flow(client, service)).0),
+        ["flow", "udp", client, service] => format!("{:016x}", key.flow(&udp(client, service)).0),
+        ["flow", client, service] => format!("{:016x}", key.flow(&tcp(client, service)).0),
         ["weight", hash, node] => {
-            format!("{:016x}", key().weight(flow_hash(hash), self::node(node)))
+            format!("{:016x}", key.weight(flow_hash(hash), self::node(node)))
         }
-        ["order", client, service] => {
-            let hash = key().flow(&flow(client, service));
-            ordered(written, |node| std::cmp::Reverse(key().weight(hash, node)))
+        ["order", "udp", client, service] => by_weight(key, &udp(client, service), written),
+        ["order", client, service] => by_weight(key, &tcp(client, service), written),
+        ["tie", attempt, node] => format!("{:016x}", key.tie_break(id(attempt), self::node(node))),
+        ["winner", attempt] => ordered(written, |node| key.tie_break(id(attempt), node)),
+        ["seed", vip] => {
+            format!("{:08x}", ClusterKey::public(vip.parse().unwrap()).bucket_seed())
         }
-        ["tie", attempt, node] => {
-            format!("{:016x}", key().tie_break(id(attempt), self::node(node)))
+        ["bucket", seed, client] => {
+            let seed = u32::from_str_radix(seed, 16).unwrap();
+            bucket(seed, client.parse().unwrap()).0.to_string()
         }
-        ["winner", attempt] => ordered(written, |node| key().tie_break(id(attempt), node)),
+        ["bucket-weight", bucket, node] => {
+            let bucket = Bucket(bucket.parse().unwrap());
+            format!("{:016x}", key.bucket_weight(bucket, self::node(node)))
+        }
+        ["bucket-order", bucket] => {
+            let bucket = Bucket(bucket.parse().unwrap());
+            ordered(written, |node| Reverse(key.bucket_weight(bucket, node)))
+        }
+        ["leaders", ref nodes @ ..] => {
+            let nodes: Vec<NodeId> = nodes.iter().map(|text| node(text)).collect();
+            let leads = |bucket, place: &usize| key.bucket_weight(bucket, nodes[*place]);
+            let leader = |bucket| (0..nodes.len()).max_by_key(|place| leads(bucket, place));
+            Bucket::all().filter_map(leader).map(|place| place.to_string()).collect()
+        }
+        ["other-node", taken, incarnation] => {
+            let incarnation = u64::from_str_radix(incarnation, 16).unwrap();
+            key.other_node_id(node(taken), incarnation).to_string()
+        }
+        ["secret", secret] => {
+            let secret = Secret::new(&unhex(secret).try_into().expect("32 bytes"));
+            let (_, frame_key) = written.split_once(' ').expect("key id and frame key");
+            let id = secret.id();
+            assert_signs_with(
+                &KeyRing::with_secrets(*key, vec![secret], Policy::Enforce),
+                frame_key,
+            );
+            format!("{id:02x} {frame_key}")
+        }
         _ => panic!("no hash is called {words:?}"),
     }
 }
 
+/// The trailer of a frame is keyed BLAKE3 under `frame_key` (spec 3.4).
+fn assert_signs_with(ring: &KeyRing, frame_key: &str) {
+    let bytes = encode(&Frame::default(), ring);
+    let (signed, tag) = bytes.split_at(bytes.len() - 16);
+    let frame_key = unhex(frame_key).try_into().expect("32 bytes");
+    assert_eq!(blake3::keyed_hash(&frame_key, signed).as_bytes()[..16], *tag);
+}
+
+fn by_weight(key: &ClusterKey, flow: &FlowKey, nodes: &str) -> String {
+    ordered(nodes, |node| Reverse(key.weight(key.flow(flow), node)))
+}
+
 fn ordered<K: Ord>(nodes: &str, order: impl Fn(NodeId) -> K) -> String {
     let mut nodes: Vec<NodeId> = nodes.split(' ').map(node).collect();
-    nodes.sort();
     nodes.sort_by_key(|&node| order(node));
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
 }
@@ -201,9 +251,16 @@ fn report(words: &[&str]) -> Report {
     }
 }
 
-fn flow(client: &str, service: &str) -> FlowKey {
-    let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+fn tcp(client: &str, service: &str) -> FlowKey {
     FlowKey::tcp(address(client), address(service))
+}
+
+fn udp(client: &str, service: &str) -> FlowKey {
+    FlowKey::udp(address(client), address(service))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
 }
 
 fn flow_hash(text: &str) -> clusterd::flow::FlowHash {
