@@ -3,15 +3,17 @@
 //! The files are written for people and for every implementation; their numbers come
 //! from implementations of the hash functions that share nothing with those used here.
 
+#[path = "common/words.rs"]
+mod words;
+
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 
 use clusterd::bucket::{Bucket, bucket};
-use clusterd::flow::{AttemptId, ClusterKey, FlowKey, NodeId};
-use clusterd::wire::{
-    Contest, DecodeError, Entry, Flags, Frame, Header, KeyRing, Policy, Report, Secret, decode,
-    encode,
-};
+use clusterd::flow::{ClusterKey, FlowHash, FlowKey, NodeId};
+use clusterd::wire::{DecodeError, Frame, Header, KeyRing, Policy, Secret, decode, encode};
+
+use words::{entry, flags, hex, id, incarnation, node, unhex};
 
 const FRAMES: &str = include_str!("../proto-spec/vectors/frames.txt");
 const HASHES: &str = include_str!("../proto-spec/vectors/hashes.txt");
@@ -108,8 +110,7 @@ fn answer_to(key: &ClusterKey, words: &[&str], written: &str) -> String {
             Bucket::all().filter_map(leader).map(|place| place.to_string()).collect()
         }
         ["other-node", taken, incarnation] => {
-            let incarnation = u64::from_str_radix(incarnation, 16).unwrap();
-            key.other_node_id(node(taken), incarnation).to_string()
+            key.other_node_id(node(taken), self::incarnation(incarnation)).to_string()
         }
         ["secret", secret] => {
             let secret = Secret::new(&unhex(secret).try_into().expect("32 bytes"));
@@ -189,65 +190,20 @@ impl Block {
     }
 
     fn frame(&self) -> Frame {
-        Frame { header: self.header(), entries: self.all("entry").map(entry).collect() }
+        Frame {
+            header: self.header(),
+            entries: self.all("entry").map(|text| entry(text, id)).collect(),
+        }
     }
 
     fn header(&self) -> Header {
-        let flags = self.value("flags");
-        let is_set = |flag| flags.split(' ').any(|word| word == flag);
         Header {
             minor: self.get("minor").map_or(0, |minor| minor.parse().unwrap()),
             node: node(self.value("node")),
-            incarnation: u64::from_str_radix(self.value("incarnation"), 16).unwrap(),
+            incarnation: incarnation(self.value("incarnation")),
             sequence: self.value("sequence").parse().unwrap(),
-            flags: Flags {
-                joining: is_set("joining"),
-                leaving: is_set("leaving"),
-                hash: is_set("hash"),
-                deaf: is_set("deaf"),
-                mute: is_set("mute"),
-            },
+            flags: flags(self.value("flags")),
         }
-    }
-}
-
-fn entry(text: &str) -> Entry {
-    let words: Vec<&str> = text.split(' ').collect();
-    match words[..] {
-        ["HELLO", ref ports @ ..] => {
-            Entry::Hello { unavailable: ports.iter().map(|port| port.parse().unwrap()).collect() }
-        }
-        ["HELLO-UDP", ref ports @ ..] => Entry::HelloUdp {
-            unavailable: ports.iter().map(|port| port.parse().unwrap()).collect(),
-        },
-        ["HEARD", ref reports @ ..] => {
-            Entry::Heard { reports: reports.chunks(4).map(report).collect() }
-        }
-        [kind, attempt, "port", port, "try", tries, "rank", rank] => {
-            let contest = Contest {
-                attempt: id(attempt),
-                port: port.parse().unwrap(),
-                tries: tries.parse().unwrap(),
-                rank: rank.parse().unwrap(),
-            };
-            match kind {
-                "CLAIM" => Entry::Claim(contest),
-                "OWN" => Entry::Own(contest),
-                "RELEASE" => Entry::Release(contest),
-                _ => panic!("no kind is called {kind}"),
-            }
-        }
-        _ => panic!("not an entry: {text}"),
-    }
-}
-
-fn report(words: &[&str]) -> Report {
-    let [heard, incarnation, highest, missing] = *words else { panic!("four words a report") };
-    Report {
-        node: node(heard),
-        incarnation: u64::from_str_radix(incarnation, 16).unwrap(),
-        highest: highest.parse().unwrap(),
-        missing: missing.parse().unwrap(),
     }
 }
 
@@ -263,24 +219,6 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn flow_hash(text: &str) -> clusterd::flow::FlowHash {
-    clusterd::flow::FlowHash(u64::from_str_radix(text, 16).unwrap())
-}
-
-fn node(text: &str) -> NodeId {
-    NodeId(u32::from_str_radix(text, 16).unwrap())
-}
-
-fn id(text: &str) -> AttemptId {
-    AttemptId(unhex(text).try_into().expect("16 bytes"))
-}
-
-fn unhex(digits: &str) -> Vec<u8> {
-    assert!(digits.len().is_multiple_of(2), "half a byte in {digits}");
-    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    (0..digits.len()).step_by(2).map(byte).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn flow_hash(text: &str) -> FlowHash {
+    FlowHash(u64::from_str_radix(text, 16).unwrap())
 }
