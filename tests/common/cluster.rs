@@ -304,6 +304,12 @@ impl Cluster {
         self.hosts[host].paused_until = self.now + time;
     }
 
+    /// Nothing at all happens for `time`; what was under way is lost.
+    pub fn suspend(&mut self, time: Duration) {
+        self.happenings.clear();
+        self.now = self.now + time;
+    }
+
     /// Frames of `from` do not reach `to` any more.
     pub fn cut(&mut self, from: usize, to: usize) {
         self.cut.insert((from, to));
@@ -420,6 +426,15 @@ impl Cluster {
 
     pub fn outcome(&self, conn: Conn) -> Outcome {
         self.clients[conn.0].outcome
+    }
+
+    pub fn flow(&self, conn: Conn) -> FlowKey {
+        self.clients[conn.0].flow
+    }
+
+    /// The client's initial sequence number.
+    pub fn isn(&self, conn: Conn) -> u32 {
+        self.clients[conn.0].isn
     }
 
     /// SYNs that the client has sent by its own schedule.
