@@ -250,6 +250,19 @@ fn a_repeated_syn_waits_for_its_owner_and_is_a_further_try() {
 }
 
 #[test]
+fn an_owner_that_is_not_heard_any_more_is_not_waited_for() {
+    let mut story = Story::new(Pacing::Rank);
+    story.syn();
+    story.owns(A);
+    story.pass(700);
+    story.say(B, []);
+    story.pass(200);
+    story.syn();
+    story.pass(0);
+    assert_eq!(story.claimed(), [(1, 1)]);
+}
+
+#[test]
 fn one_copy_of_a_syn_is_held() {
     let mut story = Story::new(Pacing::Race);
     story.syn();
