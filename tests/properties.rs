@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use clusterd::flow::{AttemptId, NodeId};
-use clusterd::protocol::{Listener, Pacing};
+use clusterd::protocol::{Listener, Mode, Pacing};
 use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
 use common::driver::{Driver, Op, flow};
@@ -90,7 +90,7 @@ proptest! {
         joined in any::<bool>(),
         ops in prop::collection::vec(op(), 0..120),
     ) {
-        let mut driver = Driver::new(ME, if race { Pacing::Race } else { Pacing::Rank });
+        let mut driver = Driver::new(ME, if race { Pacing::Race } else { Pacing::Rank }, Mode::Auto);
         if joined {
             driver.run(ms(1_001));
         }
@@ -102,7 +102,7 @@ proptest! {
 /// I7: a flood moves counters, not memory.
 #[test]
 fn full_tables_drop_and_count() {
-    let mut driver = Driver::new(ME, Pacing::Rank);
+    let mut driver = Driver::new(ME, Pacing::Rank, Mode::Auto);
     driver.run(ms(1_001));
     let frame = |node, sequence, entries| {
         let header = Header { minor: 0, ..Header::new(node, 1, sequence) };

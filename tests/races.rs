@@ -7,8 +7,8 @@
 mod common;
 
 use clusterd::flow::{AttemptId, NodeId};
-use clusterd::protocol::{Instant, Listener, Pacing, Verdict};
-use clusterd::wire::{Contest, Entry, Header};
+use clusterd::protocol::{Instant, Listener, Mode, Pacing, Verdict};
+use clusterd::wire::{Contest, Entry, Flags, Header};
 use common::cluster::{Cluster, key, ms, us};
 use common::driver::{Driver, Op, flow};
 
@@ -43,7 +43,7 @@ impl Story {
             [A, B].into_iter().all(|node| weight(number, ME) > weight(number, node))
         };
         let number = (0..).find(mine).expect("a flow that ranks this node first");
-        let mut driver = Driver::new(ME, pacing);
+        let mut driver = Driver::new(ME, pacing, Mode::Auto);
         driver.run(ms(1_100));
         let attempt = key().attempt(&flow(number), ISN);
         let port = flow(number).service.port();
@@ -70,7 +70,9 @@ impl Story {
         joining: bool,
         entries: impl Into<Vec<Entry>>,
     ) {
-        let header = Header { node, incarnation: 1, sequence, joining, leaving: false };
+        // A peer of minor version 0 is believed at once.
+        let flags = Flags { joining, ..Flags::default() };
+        let header = Header { minor: 0, flags, ..Header::new(node, 1, sequence) };
         self.driver.apply(Op::Frame { header, entries: entries.into() });
     }
 
@@ -410,5 +412,5 @@ fn own_frames_are_nobodys() {
     story.pass(0);
     assert_eq!(story.verdicts(), [Verdict::Accept]);
     let node = &story.driver.node;
-    assert_eq!((node.counters().own_id_frames, node.peers().count()), (0, 0));
+    assert_eq!((node.counters().duplicate_ids, node.peers().count()), (0, 0));
 }

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, FlowKey, NodeId, ServicePort};
+use clusterd::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
+    Config, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn, Ticket,
+    Timers, Verdict,
 };
 use clusterd::wire::{self, Contest, Entry, Frame, Header, KeyRing};
 
@@ -54,6 +55,19 @@ pub enum Op {
     Adopt {
         flow: u16,
     },
+    /// A datagram of a flow that the kernel does not know.
+    Datagram {
+        flow: u16,
+    },
+    FlowEnded {
+        flow: u16,
+    },
+    Load(Load),
+    /// An authentic frame of another major version.
+    Stranger {
+        major: u8,
+        header: Header,
+    },
     /// The event loop runs through all wake-ups of this time.
     Run(Duration),
     /// It does not run for this time.
@@ -62,6 +76,12 @@ pub enum Op {
 
 pub fn flow(number: u16) -> FlowKey {
     FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
+}
+
+/// Its datagrams.
+pub fn datagrams(number: u16) -> FlowKey {
+    let FlowKey { client, service, .. } = flow(number);
+    FlowKey::udp(client, service)
 }
 
 /// A node, and what its driver may expect of it.
@@ -82,13 +102,18 @@ pub struct Driver {
     listeners: BTreeMap<u16, Listener>,
     accepted: BTreeSet<AttemptId>,
     answered: BTreeSet<AttemptId>,
+    /// Attempts that are flows of datagrams: accepted is answered.
+    datagrams: BTreeSet<AttemptId>,
+    /// The kernel has forgotten all flows of datagrams.
+    forgotten: bool,
     /// Frames said, under each id.
     said: BTreeMap<NodeId, u64>,
 }
 
 impl Driver {
-    pub fn new(node: NodeId, pacing: Pacing) -> Self {
-        let config = Config { pacing, limits: LIMITS, ..Config::new(node, 1, key()) };
+    pub fn new(node: NodeId, pacing: Pacing, mode: Mode) -> Self {
+        let timers = Timers { datagrams: Duration::from_secs(5), ..Timers::default() };
+        let config = Config { pacing, mode, timers, limits: LIMITS, ..Config::new(node, 1, key()) };
         Self {
             node: Node::new(config, Instant::default()),
             sent: Vec::new(),
@@ -101,6 +126,8 @@ impl Driver {
             listeners: BTreeMap::new(),
             accepted: BTreeSet::new(),
             answered: BTreeSet::new(),
+            datagrams: BTreeSet::new(),
+            forgotten: false,
             said: BTreeMap::new(),
         }
     }
@@ -140,6 +167,16 @@ impl Driver {
                 self.node.handle_ack(now, flow(number), acknowledged, ticket);
             }
             Op::Adopt { flow: number } => self.node.adopt(flow(number)),
+            Op::Datagram { flow: number } => {
+                let (ticket, flow) = (self.ticket(), datagrams(number));
+                let attempt = key().attempt(&flow, 0);
+                self.datagrams.insert(attempt);
+                self.syns.insert(ticket, (now, attempt));
+                self.node.handle_datagram(now, ticket, flow);
+            }
+            Op::FlowEnded { flow: number } => self.node.handle_flow_ended(now, datagrams(number)),
+            Op::Load(load) => self.node.handle_load(now, &load),
+            Op::Stranger { major, header } => self.node.handle_stranger(now, major, &header),
             Op::Run(time) => return self.run(time),
             Op::Sleep(time) => {
                 self.now = now + time;
@@ -171,6 +208,7 @@ impl Driver {
 
     /// I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
     pub fn rest(&mut self) {
+        self.forgotten = true;
         self.run(Duration::from_secs(15));
         let before = *self.node.counters();
         self.run(Duration::from_secs(1));
@@ -187,8 +225,14 @@ impl Driver {
                     self.listeners.insert(service.port, Listener::Absent);
                 }
                 Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
-                Output::Block(flow) | Output::Inquire(flow) => {
-                    panic!("{flow} is no flow of datagrams");
+                Output::Inquire(flow) => {
+                    assert_eq!(flow.protocol, Protocol::Udp, "{flow} is asked about");
+                    if self.forgotten {
+                        self.node.handle_flow_ended(self.now, flow);
+                    }
+                }
+                Output::Block(flow) => {
+                    assert_eq!(flow.protocol, Protocol::Udp, "{flow} is blocked");
                 }
             }
         }
@@ -211,6 +255,9 @@ impl Driver {
             self.verdicts.push((attempt, verdict));
             if verdict == Verdict::Accept {
                 self.accepted.insert(attempt);
+                if self.datagrams.contains(&attempt) {
+                    self.answered.insert(attempt);
+                }
             }
             return;
         }

@@ -4,19 +4,22 @@
 //! what it is when the core changes, and what cannot be read as a step is no step.
 //!
 //! The first byte says: bits 0 and 1, the first and the second node race; bit 2,
-//! there is a second node; bit 3, they have joined before the story starts. Then
+//! there is a second node; bit 3, they have joined before the story starts; bits 4
+//! and 5, whether they claim or decide by hash. Then
 //! follow the steps: bits 0 to 3 of their first byte say what happens ([`step`]),
 //! bit 7 says to which node.
 
 use clusterd::flow::{AttemptId, NodeId};
-use clusterd::protocol::{Listener, Pacing};
-use clusterd::wire::{self, Frame, MAGIC, MAJOR};
+use clusterd::protocol::{Listener, Load, Mode, Pacing};
+use clusterd::wire::{self, DecodeError, Frame, MAGIC, MAJOR};
 
 use crate::common::cluster::{key, ms, us};
-use crate::common::driver::{Driver, Op, flow};
+use crate::common::driver::{Driver, Op, datagrams, flow, ring};
 
 /// Steps of one story: more of them find nothing new.
 const STEPS_MAX: usize = 200;
+/// A HEARD entry.
+const KIND_HEARD: u8 = 5;
 
 /// One input of the fuzzer.
 pub fn run(bytes: &[u8]) {
@@ -24,9 +27,10 @@ pub fn run(bytes: &[u8]) {
     let Some(setup) = script.byte() else { return };
     let bit = |number: u8| setup >> number & 1 == 1;
     let pacing = |race| if race { Pacing::Race } else { Pacing::Rank };
-    let mut nodes = vec![Driver::new(NodeId(0), pacing(bit(0)))];
+    let mode = [Mode::Auto, Mode::Claim, Mode::Hash, Mode::Auto][usize::from(setup >> 4 & 3)];
+    let mut nodes = vec![Driver::new(NodeId(0), pacing(bit(0)), mode)];
     if bit(2) {
-        nodes.push(Driver::new(NodeId(1), pacing(bit(1))));
+        nodes.push(Driver::new(NodeId(1), pacing(bit(1)), mode));
     }
     if bit(3) {
         nodes.iter_mut().for_each(|node| node.run(ms(1_001)));
@@ -49,8 +53,11 @@ fn step(script: &mut Script<'_>, nodes: &mut [Driver]) -> Option<()> {
             let (flow, isn) = attempt(byte);
             Op::Syn { flow, isn, incumbent: byte >> 7 == 1 }
         }
-        1 => match frame(script)? {
-            Frame { header, entries } => Op::Frame { header, entries },
+        1 => match wire::decode(&frame(script)?, &ring()) {
+            Ok(Frame { header, entries }) => Op::Frame { header, entries },
+            Err(DecodeError::Version { major, header }) => Op::Stranger { major, header },
+            // What is no frame is the other target's business.
+            Err(_) => return Some(()),
         },
         2 => {
             let byte = script.byte()?;
@@ -81,6 +88,13 @@ fn step(script: &mut Script<'_>, nodes: &mut [Driver]) -> Option<()> {
             deliver(script.byte()?, this, nodes);
             return Some(());
         }
+        11 => Op::Datagram { flow: attempt(script.byte()?).0 },
+        12 => Op::FlowEnded { flow: attempt(script.byte()?).0 },
+        13 => {
+            let (busy, overflowed, syns) = (script.byte()?, script.byte()?, script.wide()?);
+            let busy = u16::from(busy) * 4;
+            Op::Load(Load { window: ms(200), busy, overflowed: overflowed.into(), syns })
+        }
         _ => return Some(()),
     };
     nodes[this].apply(op);
@@ -98,12 +112,13 @@ fn deliver(which: u8, from: usize, nodes: &mut [Driver]) {
     }
 }
 
-/// A frame of some node, by way of its bytes.
-fn frame(script: &mut Script<'_>) -> Option<Frame> {
+/// The bytes of a frame of some node.
+fn frame(script: &mut Script<'_>) -> Option<Vec<u8>> {
     let (sender, flags, count) = (script.byte()?, script.byte()?, script.byte()? & 7);
     let (incarnation, sequence) = (script.wide()?, script.wide()?);
     let mut bytes = MAGIC.to_be_bytes().to_vec();
-    bytes.extend([MAJOR, 0]);
+    // Of minor version 0 are those that are believed at once.
+    bytes.extend([MAJOR + (sender >> 6 & 1), sender >> 7]);
     bytes.extend(key().cluster_id().to_be_bytes());
     bytes.extend(u32::from(sender & 7).to_be_bytes());
     bytes.extend([flags, count, 0, 0]);
@@ -115,8 +130,7 @@ fn frame(script: &mut Script<'_>) -> Option<Frame> {
     }
     let tag = key().tag(&bytes);
     bytes.extend(tag);
-    // What is no frame is the other target's business.
-    Some(wire::decode(&bytes, &key()).unwrap_or_else(|_| empty(sender)))
+    Some(bytes)
 }
 
 /// An entry about one of the attempts that the story is about, or any bytes.
@@ -124,11 +138,22 @@ fn entry(script: &mut Script<'_>) -> Option<Vec<u8>> {
     let kind = script.byte()?;
     let mut body = Vec::new();
     match kind {
+        KIND_HEARD => {
+            // One report: about a node, its life and what was heard of it.
+            body.extend(u32::from(script.byte()? & 7).to_be_bytes());
+            body.extend(script.wide()?.to_be_bytes());
+            body.extend((script.wide()? as u32).to_be_bytes());
+            body.extend((script.wide()? as u32).to_be_bytes());
+        }
         1..=3 => {
             let byte = script.byte()?;
             let (flow_number, isn) = attempt(byte);
             let unknown = byte >> 4 == 0x0F;
-            let id = key().attempt(&flow(flow_number), isn);
+            let datagram = isn == 3;
+            let id = match datagram {
+                true => key().attempt(&datagrams(flow_number), 0),
+                false => key().attempt(&flow(flow_number), isn),
+            };
             body.extend(if unknown { AttemptId([byte; 16]) } else { id }.0);
             body.extend(port(byte >> 4).to_be_bytes());
             body.extend([script.byte()?, script.byte()?]);
@@ -143,17 +168,6 @@ fn entry(script: &mut Script<'_>) -> Option<Vec<u8>> {
     let mut entry = vec![kind, 2 + body.len() as u8];
     entry.extend(body);
     Some(entry)
-}
-
-fn empty(sender: u8) -> Frame {
-    let header = wire::Header {
-        node: NodeId(u32::from(sender & 7)),
-        incarnation: 1,
-        sequence: 1,
-        joining: false,
-        leaving: false,
-    };
-    Frame { header, entries: Vec::new() }
 }
 
 /// Flow and the client's sequence number: few of each, so that they meet.
