@@ -118,14 +118,14 @@ impl State {
 }
 
 /// What transitions leave for the driver, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     pub outputs: VecDeque<Output>,
     pub entries: VecDeque<Entry>,
 }
 
 /// An attempt and what outlives its states.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     /// Unknown while only other nodes' entries were heard.
     pub flow: Option<FlowKey>,

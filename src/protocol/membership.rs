@@ -11,7 +11,7 @@ use crate::wire::Header;
 const LOSS_WINDOW: u32 = 512;
 
 /// A node heard from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     incarnation: u64,
     sequence: u64,
@@ -47,7 +47,7 @@ pub(super) enum Heard {
 }
 
 /// The peers of a node, by id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Membership {
     peers: BTreeMap<NodeId, Peer>,
 }

@@ -12,7 +12,7 @@ use crate::flow::{AttemptId, FlowKey, NodeId};
 use crate::wire::{Entry, Frame, Header};
 
 /// One host of the cluster. See the [module](super) for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     config: Config,
     membership: Membership,

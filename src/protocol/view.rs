@@ -34,7 +34,7 @@ struct Service {
 }
 
 /// What this node knows of its own services, by port; at most [`PORTS_MAX`].
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Services {
     ports: BTreeMap<u16, Service>,
 }
