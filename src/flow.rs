@@ -12,11 +12,65 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Wide};
 
-/// IP protocol number of TCP, the only one contested by version 1.0.
-pub const IPPROTO_TCP: u8 = 6;
+use crate::bucket::{Bucket, bucket};
+
+/// What a flow consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Connections: the client's ACK decides between two answers.
+    Tcp,
+    /// Datagrams: nobody decides afterwards.
+    Udp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the virtual IP, where a service may listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port number.
+    pub port: u16,
+}
+
+impl ServicePort {
+    /// A TCP port.
+    pub fn tcp(port: u16) -> Self {
+        Self { protocol: Protocol::Tcp, port }
+    }
+
+    /// A UDP port.
+    pub fn udp(port: u16) -> Self {
+        Self { protocol: Protocol::Udp, port }
+    }
+}
+
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.port)
+    }
+}
 
 /// A host in the cluster. Stable across restarts of the daemon.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
 impl fmt::Display for NodeId {
@@ -31,22 +85,41 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The two ends of a connection as the client names them.
+/// The two ends of a connection, or of an exchange of datagrams, as the client names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
+    /// What travels between them.
+    pub protocol: Protocol,
     /// Address and port of the client.
     pub client: SocketAddr,
     /// The virtual IP and the port of the service on it.
     pub service: SocketAddr,
 }
 
-impl fmt::Display for FlowKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} > {}", self.client, self.service)
+impl FlowKey {
+    /// A TCP connection.
+    pub fn tcp(client: impl Into<SocketAddr>, service: impl Into<SocketAddr>) -> Self {
+        Self { protocol: Protocol::Tcp, client: client.into(), service: service.into() }
+    }
+
+    /// An exchange of datagrams.
+    pub fn udp(client: impl Into<SocketAddr>, service: impl Into<SocketAddr>) -> Self {
+        Self { protocol: Protocol::Udp, client: client.into(), service: service.into() }
+    }
+
+    /// Where the service listens.
+    pub fn service_port(&self) -> ServicePort {
+        ServicePort { protocol: self.protocol, port: self.service.port() }
     }
 }
 
-/// One connection attempt: a flow *and* the client's initial sequence number.
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} > {}", self.protocol, self.client, self.service)
+    }
+}
+
+/// One connection attempt: a flow *and* the client's initial sequence number (0 for UDP).
 ///
 /// Without the sequence number a reused port would mix two contests (spec 4.2).
 /// It is a keyed 128-bit hash, so it has one size for IPv4 and IPv6 and a
@@ -68,7 +141,8 @@ impl fmt::Debug for AttemptId {
     }
 }
 
-/// What the hosts of one cluster share: the key of all hashes and of the frame tag.
+/// The key of all hashes that the hosts of one cluster must agree on, and of the
+/// tag of unsigned frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClusterKey {
     key: [u8; 16],
@@ -79,7 +153,9 @@ impl ClusterKey {
     /// The key of a cluster without a secret: derived from its virtual IP alone.
     ///
     /// It protects against corruption and keeps clusters on one segment apart;
-    /// it does not protect against a forger (spec 10).
+    /// it does not protect against a forger: that is what a [key ring](crate::wire::KeyRing)
+    /// with secrets is for (spec 10). Ranks and ids stay under the public key even then, so
+    /// that hosts with and without a secret agree on them while it is being rolled out.
     pub fn public(vip: IpAddr) -> Self {
         let mut hasher = SipHasher24Wide::new();
         hasher.write(b"clusterd/1 public key");
@@ -132,6 +208,36 @@ impl ClusterKey {
         hasher.finish()
     }
 
+    /// The id that a node takes when another host uses its own (spec 6.5).
+    pub fn other_node_id(&self, taken: NodeId, incarnation: u64) -> NodeId {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(b"node id");
+        hasher.write(&taken.0.to_be_bytes());
+        hasher.write(&incarnation.to_be_bytes());
+        NodeId(hasher.finish() as u32)
+    }
+
+    /// Seed of the kernel's hash that puts clients into buckets (spec 4.5).
+    pub fn bucket_seed(&self) -> u32 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(b"bucket seed");
+        hasher.finish() as u32
+    }
+
+    /// The bucket of a flow: that of its client (spec 4.5).
+    pub fn bucket(&self, flow: &FlowKey) -> Bucket {
+        bucket(self.bucket_seed(), flow.client)
+    }
+
+    /// Rendezvous weight of `node` for a bucket: the heaviest node is the first
+    /// to serve it (spec 4.5).
+    pub fn bucket_weight(&self, bucket: Bucket, node: NodeId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(&[bucket.0]);
+        hasher.write(&node.0.to_be_bytes());
+        hasher.finish()
+    }
+
     /// Orders claims of equal try and rank; lower wins (spec 5.3).
     pub fn tie_break(&self, attempt: AttemptId, node: NodeId) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.key);
@@ -152,7 +258,7 @@ impl fmt::Debug for ClusterKey {
 pub struct FlowHash(pub u64);
 
 fn write_flow(hasher: &mut impl Hasher, flow: &FlowKey) {
-    hasher.write(&[if flow.client.is_ipv4() { 4 } else { 6 }, IPPROTO_TCP]);
+    hasher.write(&[if flow.client.is_ipv4() { 4 } else { 6 }, flow.protocol.number()]);
     write_ip(hasher, flow.client.ip());
     write_ip(hasher, flow.service.ip());
     hasher.write(&flow.client.port().to_be_bytes());
@@ -171,10 +277,7 @@ mod tests {
     use super::*;
 
     fn flow(port: u16) -> FlowKey {
-        FlowKey {
-            client: SocketAddr::new([10, 0, 0, 200].into(), port),
-            service: SocketAddr::new([10, 0, 0, 2].into(), 80),
-        }
+        FlowKey::tcp(([10, 0, 0, 200], port), ([10, 0, 0, 2], 80))
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! simulator and the tests drive this same code. The specification is
 //! `proto-spec/claim-protocol.md`; "spec" in a comment means that document.
 
+pub mod bucket;
 pub mod flow;
 pub mod protocol;
 pub mod wire;

@@ -2,8 +2,8 @@
 
 mod common;
 
-use clusterd::flow::NodeId;
-use clusterd::protocol::{Listener, Notice, Pacing};
+use clusterd::flow::{NodeId, ServicePort};
+use clusterd::protocol::{Listener, Mode, Notice, Pacing};
 use clusterd::wire::Entry;
 use common::cluster::{Cluster, Kernel, Outcome, ms, us};
 
@@ -77,7 +77,7 @@ fn crossing_claims_settle_to_one() {
 /// Race 7: a claim that got lost is said again to whoever claims after it.
 #[test]
 fn a_lost_claim_is_said_again() {
-    let mut lan = Cluster::with(2, Pacing::Race, 1);
+    let mut lan = Cluster::pinned(2, Pacing::Race, Mode::Claim);
     lan.segment.delay = (us(40), us(40));
     let mut better = 0;
     for _ in 0..20 {
@@ -113,7 +113,7 @@ fn a_late_turn_hears_everything_before_it_decides() {
 /// I4: after a SYN-ACK a better claim destroys nothing.
 #[test]
 fn a_late_better_claim_undoes_nothing() {
-    let mut lan = Cluster::with(2, Pacing::Race, 1);
+    let mut lan = Cluster::pinned(2, Pacing::Race, Mode::Claim);
     lan.segment.client_delay = (ms(4), ms(4));
     let mut better = 0;
     for _ in 0..20 {
@@ -282,7 +282,7 @@ fn a_listener_that_vanishes_refuses_nobody() {
     assert_eq!((lan.resets(conn), lan.accepted_by(conn).len()), (0, 1));
     assert_ne!(lan.accepted_by(conn), [0]);
     assert_eq!(lan.node(0).counters().refused, 1);
-    assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(80)));
+    assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(ServicePort::tcp(80))));
 }
 
 /// I8: a claimant whose listener goes away while it settles passes, and nobody is refused.
@@ -412,14 +412,22 @@ fn a_host_that_slept_drops_what_it_held() {
     assert_eq!(lan.node(0).counters().stale, 1);
 }
 
-/// Race 28: two hosts under one id notice it.
+/// Race 28: of two hosts under one id the one that has it longer takes another, once.
 #[test]
-fn a_duplicate_node_id_is_noticed() {
+fn a_duplicate_node_id_is_noticed_and_given_up() {
     let mut lan = Cluster::new(2);
     let twin = lan.join_as(NodeId(1));
-    lan.run(ms(300));
-    assert!(lan.hosts[0].notices.contains(&Notice::DuplicateNodeId));
-    assert!(lan.hosts[twin].notices.contains(&Notice::DuplicateNodeId));
+    lan.run(ms(3_000));
+    let gave_up = |host: usize| {
+        let is = |notice: &&Notice| matches!(notice, Notice::DuplicateNodeId { .. });
+        lan.hosts[host].notices.iter().filter(is).count()
+    };
+    assert_eq!((gave_up(0), gave_up(1), gave_up(twin)), (1, 0, 0));
+    assert_eq!(lan.node(twin).id(), NodeId(1));
+    assert_ne!(lan.node(0).id(), NodeId(1));
+    for host in 0..3 {
+        assert_eq!(lan.node(host).peers().count(), 2, "everybody counts everybody");
+    }
 }
 
 /// I10: a cluster without SYNs says HELLO and nothing else.
@@ -435,7 +443,11 @@ fn silence_is_only_hellos() {
 fn best_claimant(lan: &Cluster) -> usize {
     let claims = lan.said.iter().filter_map(|said| match said.entry {
         Entry::Claim(contest) => Some((said.host, contest)),
-        Entry::Own(_) | Entry::Release(_) | Entry::Hello { .. } => None,
+        Entry::Own(_)
+        | Entry::Release(_)
+        | Entry::Hello { .. }
+        | Entry::HelloUdp { .. }
+        | Entry::Heard { .. } => None,
     });
     let key = common::cluster::key();
     let order = |&(host, contest): &(usize, clusterd::wire::Contest)| {

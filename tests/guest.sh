@@ -54,7 +54,7 @@ ln -s usr/bin usr/lib usr/lib64 "$root" && ln -s usr/bin "$root/sbin"
 add "$(command -v busybox)" "$(command -v dash)" "$(command -v ip)" "$(command -v kmod)" \
     "$(command -v nft)" "$program"
 strip "$root/usr/bin/clusterd" # the emulated CPU unpacks it all
-for applet in cat cut dmesg grep ls mount mv nc poweroff rmmod sleep tail timeout tr; do
+for applet in cat cut dmesg grep ls mount mv nc ping poweroff rmmod seq sleep tail timeout tr; do
     ln -s busybox "$root/usr/bin/$applet"
 done
 # Not busybox's shell, which prefers its own `ip`, and that knows no namespaces.
@@ -86,6 +86,8 @@ run() { say "$@"; "$@"; }
 not() { if "$@"; then say "FAIL: $*"; exit 1; fi; }
 loaded() { grep "^$1 " /proc/modules; }
 
+all_buckets=$(seq -s , 0 255)
+
 # Raises a lab, sees which of two modules holds the packets, makes one connection.
 look() {
     run clusterd lab up --guard strict
@@ -93,6 +95,13 @@ look() {
     run loaded "$1"
     not loaded "$2"
     echo hello | clusterd lab exec client nc 10.77.0.2 80 | grep '^h'
+    # All buckets to h2, and the kernel decides by them.
+    for host in h1 h2 h3; do
+        clusterd lab exec $host nft add element inet clusterd_10.77.0.2 by_bucket '{ tcp }'
+    done
+    clusterd lab exec h2 nft add element inet clusterd_10.77.0.2 own_buckets "{ $all_buckets }"
+    echo hello | clusterd lab exec client nc 10.77.0.2 80 | grep '^h2'
+    run clusterd lab exec client ping -c 1 10.77.0.2
     run clusterd lab down
 }
 

@@ -3,19 +3,22 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, FlowKey, NodeId};
+use clusterd::flow::{AttemptId, FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Timers, Verdict,
+    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
 };
-use clusterd::wire::{self, Contest, Entry, Frame, Header};
+use clusterd::wire::{self, Contest, Entry, Flags, Frame, Header, KeyRing, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
 const ME: NodeId = NodeId(0);
+
+fn ring() -> KeyRing {
+    key().into()
+}
 
 /// One thing that happens to a node. Flows, peers and numbers are few, so that they meet.
 #[derive(Clone, Debug)]
@@ -57,10 +60,7 @@ enum Op {
 }
 
 fn flow(number: u16) -> FlowKey {
-    FlowKey {
-        client: SocketAddr::new([10, 0, 0, 200].into(), 4_000 + number),
-        service: SocketAddr::new([10, 0, 0, 2].into(), 80 + number % 2),
-    }
+    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
 }
 
 fn listener() -> impl Strategy<Value = Listener> {
@@ -75,26 +75,40 @@ fn entry() -> impl Strategy<Value = Entry> {
     let byte = || prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
     let contest = (attempt, 79..83u16, byte(), byte())
         .prop_map(|(attempt, port, tries, rank)| Contest { attempt, port, tries, rank });
-    (contest, prop::collection::vec(79..83u16, 0..4), 0..8).prop_map(
-        |(contest, unavailable, kind)| match kind {
+    let report = (0..5u32, 1..3u64, any::<u32>(), any::<u32>()).prop_map(
+        |(node, incarnation, highest, missing)| Report {
+            node: NodeId(node),
+            incarnation,
+            highest,
+            missing,
+        },
+    );
+    let reports = prop::collection::vec(report, 0..4);
+    (contest, prop::collection::vec(79..83u16, 0..4), reports, 0..10).prop_map(
+        |(contest, unavailable, reports, kind)| match kind {
             0..3 => Entry::Claim(contest),
             3..5 => Entry::Own(contest),
             5..7 => Entry::Release(contest),
-            _ => Entry::Hello { unavailable },
+            7 => Entry::Hello { unavailable },
+            8 => Entry::HelloUdp { unavailable },
+            _ => Entry::Heard { reports },
         },
     )
 }
 
 fn header() -> impl Strategy<Value = Header> {
     let wild = |common: std::ops::Range<u64>| prop_oneof![15 => common, 1 => any::<u64>()];
-    (0..5u32, wild(1..3), wild(1..60), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
-        .prop_map(|(node, incarnation, sequence, joining, leaving)| Header {
-            node: NodeId(node),
-            incarnation,
-            sequence,
-            joining,
-            leaving,
-        })
+    let rarely = || prop::bool::weighted(0.1);
+    let flags = (rarely(), rarely(), rarely(), rarely(), rarely()).prop_map(
+        |(joining, leaving, hash, deaf, mute)| Flags { joining, leaving, hash, deaf, mute },
+    );
+    // Of minor version 0 are those that are believed at once.
+    (0..2u8, 0..5u32, wild(1..3), wild(1..60), flags).prop_map(
+        |(minor, node, incarnation, sequence, flags)| {
+            let node = NodeId(node);
+            Header { minor, node, incarnation, sequence, flags }
+        },
+    )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -129,19 +143,13 @@ struct Driver {
     listeners: BTreeMap<u16, Listener>,
     accepted: BTreeSet<AttemptId>,
     answered: BTreeSet<AttemptId>,
-    sequence: u64,
+    /// Frames said, under each id.
+    said: BTreeMap<NodeId, u64>,
 }
 
 impl Driver {
     fn new(pacing: Pacing) -> Self {
-        let config = Config {
-            node: ME,
-            incarnation: 1,
-            key: key(),
-            pacing,
-            timers: Timers::default(),
-            limits: LIMITS,
-        };
+        let config = Config { pacing, limits: LIMITS, ..Config::new(ME, 1, key()) };
         Self {
             node: Node::new(config, Instant::default()),
             now: Instant::default(),
@@ -151,7 +159,7 @@ impl Driver {
             listeners: BTreeMap::new(),
             accepted: BTreeSet::new(),
             answered: BTreeSet::new(),
-            sequence: 0,
+            said: BTreeMap::new(),
         }
     }
 
@@ -173,7 +181,7 @@ impl Driver {
             }
             Op::Listener { port, listener } => {
                 self.listeners.insert(port, listener);
-                self.node.handle_listener(now, port, listener);
+                self.node.handle_listener(now, ServicePort::tcp(port), listener);
             }
             Op::SynAck { flow: number, isn, server_isn } => {
                 self.answered.insert(key().attempt(&flow(number), isn));
@@ -223,16 +231,20 @@ impl Driver {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
-                Output::Notice(Notice::ServiceDown(port)) => {
-                    self.listeners.insert(port, Listener::Absent);
+                Output::Notice(Notice::ServiceDown(service)) => {
+                    self.listeners.insert(service.port, Listener::Absent);
                 }
-                Output::Notice(_) | Output::Destroy(_) => {}
+                Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
+                Output::Block(flow) | Output::Inquire(flow) => {
+                    panic!("{flow} is no flow of datagrams");
+                }
             }
         }
-        while let Some(frame) = self.node.poll_frame(self.now) {
-            assert_eq!(frame.header.sequence, self.sequence + 1, "I9: no gap, no repetition");
-            self.sequence += 1;
-            assert_eq!(wire::decode(&wire::encode(&frame, &key()), &key()), Ok(frame.clone()));
+        while let Some(frame) = self.node.poll_frame(self.now).cloned() {
+            let said = self.said.entry(frame.header.node).or_default();
+            assert_eq!(frame.header.sequence, *said + 1, "I9: no gap, no repetition");
+            *said += 1;
+            assert_eq!(wire::decode(&wire::encode(&frame, &ring()), &ring()), Ok(frame.clone()));
             frame.entries.iter().for_each(|entry| self.check(entry));
         }
         let (attempts, held) = self.node.load();
@@ -264,7 +276,10 @@ impl Driver {
             Entry::Own(Contest { attempt, .. }) => {
                 assert!(self.answered.contains(attempt), "OWN without an answer");
             }
-            Entry::Release(_) | Entry::Hello { .. } => {}
+            Entry::Release(_)
+            | Entry::Hello { .. }
+            | Entry::HelloUdp { .. }
+            | Entry::Heard { .. } => {}
         }
     }
 }
@@ -300,7 +315,7 @@ fn full_tables_drop_and_count() {
     let mut driver = Driver::new(Pacing::Rank);
     driver.run(ms(1_001));
     let frame = |node, sequence, entries| {
-        let header = Header { node, incarnation: 1, sequence, joining: false, leaving: false };
+        let header = Header { minor: 0, ..Header::new(node, 1, sequence) };
         Op::Frame { header, entries }
     };
     for node in 1..=10 {

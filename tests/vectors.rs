@@ -6,13 +6,17 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clusterd::flow::{AttemptId, ClusterKey, FlowKey, NodeId};
-use clusterd::wire::{Contest, Entry, Frame, Header, decode, encode};
+use clusterd::wire::{Contest, Entry, Flags, Frame, Header, KeyRing, Report, decode, encode};
 
 const FRAMES: &str = include_str!("../proto-spec/vectors/frames.txt");
 const HASHES: &str = include_str!("../proto-spec/vectors/hashes.txt");
 
 fn key() -> ClusterKey {
     ClusterKey::public([10, 0, 0, 2].into())
+}
+
+fn ring() -> KeyRing {
+    key().into()
 }
 
 #[test]
@@ -25,13 +29,13 @@ fn frames_decode_and_encode_as_written() {
         let bytes = block.bytes();
         assert!(block.get("receiver").is_some(), "{name} tells what a receiver does");
         if let Some(rule) = block.get("refused") {
-            let refused = decode(&bytes, &key()).expect_err(name);
+            let refused = decode(&bytes, &ring()).expect_err(name);
             assert_eq!(refused.to_string(), rule, "{name}");
             continue;
         }
         let frame = block.frame();
-        assert_eq!(decode(&bytes, &key()).as_ref(), Ok(&frame), "{name}");
-        let same = encode(&frame, &key()) == bytes;
+        assert_eq!(decode(&bytes, &ring()).as_ref(), Ok(&frame), "{name}");
+        let same = encode(&frame, &ring()) == bytes;
         assert_eq!(same, block.get("one-way").is_none(), "{name} encodes to the same bytes");
     }
 }
@@ -118,12 +122,19 @@ impl Block {
 
     fn frame(&self) -> Frame {
         let flags = self.value("flags");
+        let is_set = |flag| flags.split(' ').any(|word| word == flag);
         let header = Header {
+            minor: self.get("minor").map_or(0, |minor| minor.parse().unwrap()),
             node: node(self.value("node")),
             incarnation: u64::from_str_radix(self.value("incarnation"), 16).unwrap(),
             sequence: self.value("sequence").parse().unwrap(),
-            joining: flags.contains("joining"),
-            leaving: flags.contains("leaving"),
+            flags: Flags {
+                joining: is_set("joining"),
+                leaving: is_set("leaving"),
+                hash: is_set("hash"),
+                deaf: is_set("deaf"),
+                mute: is_set("mute"),
+            },
         };
         Frame { header, entries: self.all("entry").map(entry).collect() }
     }
@@ -134,6 +145,12 @@ fn entry(text: &str) -> Entry {
     match words[..] {
         ["HELLO", ref ports @ ..] => {
             Entry::Hello { unavailable: ports.iter().map(|port| port.parse().unwrap()).collect() }
+        }
+        ["HELLO-UDP", ref ports @ ..] => Entry::HelloUdp {
+            unavailable: ports.iter().map(|port| port.parse().unwrap()).collect(),
+        },
+        ["HEARD", ref reports @ ..] => {
+            Entry::Heard { reports: reports.chunks(4).map(report).collect() }
         }
         [kind, attempt, "port", port, "try", tries, "rank", rank] => {
             let contest = Contest {
@@ -153,9 +170,19 @@ fn entry(text: &str) -> Entry {
     }
 }
 
+fn report(words: &[&str]) -> Report {
+    let [heard, incarnation, highest, missing] = *words else { panic!("four words a report") };
+    Report {
+        node: node(heard),
+        incarnation: u64::from_str_radix(incarnation, 16).unwrap(),
+        highest: highest.parse().unwrap(),
+        missing: missing.parse().unwrap(),
+    }
+}
+
 fn flow(client: &str, service: &str) -> FlowKey {
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-    FlowKey { client: address(client), service: address(service) }
+    FlowKey::tcp(address(client), address(service))
 }
 
 fn flow_hash(text: &str) -> clusterd::flow::FlowHash {

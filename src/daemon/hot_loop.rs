@@ -21,7 +21,7 @@ use std::time::{self, Duration};
 use anyhow::{Context, Result};
 use clusterd::flow::{ClusterKey, FlowKey};
 use clusterd::protocol::{self, Instant, Listener, Node, Notice, Output, Syn, Ticket, Verdict};
-use clusterd::wire::{self, DecodeError};
+use clusterd::wire::{self, DecodeError, Frame};
 use tokio::sync::mpsc;
 
 use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters};
@@ -121,6 +121,9 @@ pub struct HotLoop {
     started: time::Instant,
     /// When the listener of a port was looked at last.
     listeners: BTreeMap<u16, Instant>,
+    /// The frame read last, and the bytes of the one sent last: their memory is used again.
+    heard: Frame,
+    bytes: Vec<u8>,
     wire: WireCounters,
     unexpected: u64,
     undestroyed: u64,
@@ -156,6 +159,8 @@ impl HotLoop {
             poller,
             started: time::Instant::now(),
             listeners: BTreeMap::new(),
+            heard: Frame::default(),
+            bytes: Vec::new(),
             wire: WireCounters::default(),
             unexpected: 0,
             undestroyed: 0,
@@ -226,10 +231,11 @@ impl HotLoop {
                 self.wire.ttl += 1;
                 continue;
             }
-            match wire::decode(payload, &self.key) {
-                Ok(frame) => {
-                    tracing::trace!(%frame, "heard");
-                    self.node.handle_frame(self.now(), &frame);
+            match wire::decode_into(payload, &self.key, &mut self.heard.entries) {
+                Ok(header) => {
+                    self.heard.header = header;
+                    tracing::trace!(frame = %self.heard, "heard");
+                    self.node.handle_frame(self.now(), &self.heard);
                 }
                 Err(error) => self.wire.count(&error),
             }
@@ -340,7 +346,8 @@ impl HotLoop {
         self.kernel.queue.flush()?;
         while let Some(frame) = self.node.poll_frame(self.now()) {
             tracing::trace!(%frame, "sent");
-            self.kernel.claims.send(&wire::encode(&frame, &self.key));
+            wire::encode_into(frame, &self.key, &mut self.bytes);
+            self.kernel.claims.send(&self.bytes);
         }
         Ok(())
     }

@@ -98,6 +98,13 @@ impl Builder {
         self
     }
 
+    /// Asks for an acknowledgement of the message that was begun last.
+    pub fn acknowledge_last(&mut self) {
+        let flags = &mut self.bytes[self.start + 6..self.start + 8];
+        let asked = u16::from_ne_bytes([flags[0], flags[1]]) | libc::NLM_F_ACK as u16;
+        flags.copy_from_slice(&asked.to_ne_bytes());
+    }
+
     /// Closes the message that [`Builder::begin`] opened.
     pub fn end(&mut self) {
         let length = (self.bytes.len() - self.start) as u32;

@@ -9,6 +9,7 @@
 //! | [`sock_diag`] | `inet_diag` | listeners, half-open requests, established sockets |
 //! | [`conntrack`] | `ctnetlink` | removing one flow |
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
+//! | [`nft_sets`], [`kernel_buckets`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
@@ -25,12 +26,14 @@ pub mod claim_socket;
 pub mod conntrack;
 pub mod error;
 pub mod group;
+pub mod kernel_buckets;
 pub mod link;
 pub mod message;
 pub mod netlink;
 pub mod nflog;
 pub mod nfqueue;
 pub mod nft;
+pub mod nft_sets;
 pub mod packet;
 pub mod packet_socket;
 pub mod poller;

@@ -62,12 +62,13 @@ pub fn installed() -> Result<Vec<Ipv4Addr>> {
         .collect())
 }
 
-/// The tables of `vip` as nft lists them; `None` if one is missing.
+/// The tables of `vip` as nft lists them, without counts and without the
+/// elements of sets, which change all the time; `None` if one is missing.
 pub fn listing(vip: Ipv4Addr) -> Result<Option<Vec<u8>>> {
     let name = table_name(vip);
     let mut listing = Vec::new();
     for family in TABLE_FAMILIES {
-        let output = nft(&["--stateless", "list", "table", family, &name], "")?;
+        let output = nft(&["--stateless", "--terse", "list", "table", family, &name], "")?;
         if !output.status.success() {
             return Ok(None);
         }

@@ -94,7 +94,8 @@ pub fn receive<'b>(
     }
 }
 
-fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
+/// Sets a socket option.
+pub fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: `value` is a plain C structure that outlives the call.
     let result = unsafe {
         libc::setsockopt(

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use clap::ValueEnum;
+use clusterd::bucket::Bucket;
+use clusterd::flow::ClusterKey;
 use clusterd::wire::IP_PROTOCOL;
 use pnet::util::MacAddr;
 
@@ -16,6 +18,22 @@ use pnet::util::MacAddr;
 /// A label and not a mark: nothing else looks at it, and other rules that set
 /// or compare whole marks neither break it nor see it.
 const CONFIRMED_LABEL: u8 = 100;
+
+/// Connection tracking label of flows that the kernel accepted by their bucket.
+const BUCKET_LABEL: u8 = 101;
+
+/// The set of this host's own buckets; empty until the daemon fills it.
+pub const OWN_BUCKETS: &str = "own_buckets";
+
+/// The set of the IP protocols whose new flows the kernel divides by bucket,
+/// without the daemon (overload form, spec 9); empty until the daemon fills it.
+pub const BY_BUCKET: &str = "by_bucket";
+
+/// The counter of SYNs that were divided by bucket, own and foreign.
+pub const DIVIDED: &str = "divided";
+
+/// A SYN that opens a connection.
+const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
 
 /// Bytes of a logged packet: IP and TCP headers with options fit.
 const LOG_SNAPLEN: u8 = 80;
@@ -111,6 +129,10 @@ impl Ruleset {
         let Self { interface, vip, guard, queue, .. } = self;
         let log = format!("log group {queue} snaplen {LOG_SNAPLEN} queue-threshold 1");
         writeln!(text, "table inet {} {{", table_name(*vip))?;
+        writeln!(text, "  counter {DIVIDED} {{ }}")?;
+        // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
+        writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
+        writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
         for (chain, offset) in QUEUE_CHAINS {
             writeln!(text, "  chain {chain} {{")?;
             match self.backend {
@@ -120,6 +142,7 @@ impl Ruleset {
             }
             writeln!(text, "    drop\n  }}")?;
         }
+        self.divide(text)?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
         // Without this, rules that do not mention an address would meet IPv6, too.
@@ -131,17 +154,33 @@ impl Ruleset {
         // Claims end in `local`, not here: with bridge-nf-call-iptables these rules see a
         // frame before the bridge has handed it to the daemon's socket.
         writeln!(text, "    ip protocol {IP_PROTOCOL} accept")?;
-        let syn = "tcp flags & (fin|syn|rst|ack) == syn";
+        // Echo requests make no connection, so nobody need be asked who answers.
         writeln!(
             text,
-            "    {syn} ct state new reset tcp option fastopen reset tcp option mptcp goto contest"
+            "    icmp type echo-request {} @{OWN_BUCKETS} accept",
+            self.bucket("icmp id")
         )?;
-        writeln!(text, "    {syn} goto incumbent")?;
+        writeln!(text, "    icmp type echo-request drop")?;
+        let plain = "reset tcp option fastopen reset tcp option mptcp";
+        let accept = match guard {
+            Guard::Rst => "accept".to_owned(),
+            // The daemon has not seen this host's sequence number, so it cannot confirm the flow.
+            Guard::Strict => format!("ct label set {BUCKET_LABEL} accept"),
+        };
+        // Those of foreign buckets are gone already.
+        writeln!(text, "    {SYN} meta l4proto @{BY_BUCKET} {plain} {accept}")?;
+        writeln!(text, "    {SYN} ct state new {plain} goto contest")?;
+        writeln!(text, "    {SYN} goto incumbent")?;
         if *guard == Guard::Strict {
+            // A flow that the kernel accepted by its bucket is guarded as with guard `rst`: what
+            // connection tracking calls INVALID does not pass. A second host has answered it only
+            // if the hosts disagreed about the bucket, which is the exception here, where the
+            // flood is the rule; waiting for a confirmation by a daemon that the flood
+            // must not reach would fail every connection instead.
             writeln!(
                 text,
                 "    meta l4proto tcp ct state established ct direction original \
-                 ct label != {CONFIRMED_LABEL} goto contest"
+                 ct label != {CONFIRMED_LABEL} ct label != {BUCKET_LABEL} goto contest"
             )?;
         }
         writeln!(text, "    ct state established,related accept")?;
@@ -172,7 +211,17 @@ impl Ruleset {
         writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip saddr != {vip} accept")?;
         writeln!(text, "    oifname \"lo\" accept")?;
-        writeln!(text, "    tcp flags & (fin|syn|rst|ack) == (syn|ack) {log}")?;
+        // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
+        // would keep it from everything else. Nobody could weigh a refusal against the
+        // services of the others, so it stays here; the client asks again.
+        writeln!(
+            text,
+            "    tcp flags & (fin|syn|rst|ack) == (syn|ack) meta l4proto != @{BY_BUCKET} {log}"
+        )?;
+        writeln!(
+            text,
+            "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 meta l4proto @{BY_BUCKET} drop"
+        )?;
         // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
         writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
         // A packet without a tracking entry matches no `ct` condition at all, so
@@ -184,6 +233,28 @@ impl Ruleset {
         writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
         writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
         writeln!(text, "  }}\n}}")
+    }
+
+    /// Overload form: SYNs of foreign buckets go before connection tracking makes
+    /// an entry for each, whether or not their flow is tracked here: a flood
+    /// that repeats its SYNs must not find the way to the daemon, either.
+    fn divide(&self, text: &mut String) -> std::fmt::Result {
+        let Self { interface, vip, .. } = self;
+        writeln!(text, "  chain divide {{")?;
+        writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
+        writeln!(
+            text,
+            "    iifname \"{interface}\" ip daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
+             counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
+            self.bucket("tcp sport")
+        )?;
+        writeln!(text, "  }}")
+    }
+
+    /// The expression for the bucket of a client, whose port is in `field`.
+    fn bucket(&self, field: &str) -> String {
+        let seed = ClusterKey::public(self.vip.into()).bucket_seed();
+        format!("jhash ip saddr . {field} mod {} seed {seed:#x}", Bucket::COUNT)
     }
 
     /// The kernel must not reveal this host's own MAC for the virtual IP: the

@@ -5,7 +5,7 @@
 //! round; ratios are taken within a round, and medians over the rounds. The
 //! capture, which would slow everything down, runs in a round of its own.
 
-mod contender;
+pub mod contender;
 mod summary;
 
 use std::io::{IsTerminal, Write};

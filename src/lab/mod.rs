@@ -10,6 +10,7 @@ mod bench;
 mod capture;
 mod client;
 mod faults;
+mod flood;
 mod hosts;
 mod isn;
 mod latency;
@@ -48,6 +49,9 @@ pub enum LabCommand {
     ///
     /// Exits with 0 if every connection was answered, and 1 if not.
     Bench(bench::BenchArgs),
+    /// Flood the virtual IP with SYNs from spoofed addresses, and see what is left for
+    /// clients: by the daemons, by xt_cluster, and by the kernel's buckets.
+    Flood(flood::FloodArgs),
     /// Raise a cluster that stays until `lab down`.
     Up(standing::UpArgs),
     /// Run a command on a host of a lab (h1, h2..., client or switch).
@@ -183,6 +187,7 @@ pub fn execute(command: &LabCommand) -> Result<ExitCode> {
             }
         },
         LabCommand::Bench(args) => bench::run(args),
+        LabCommand::Flood(args) => flood::run(args),
         LabCommand::Up(args) => standing::up(args).map(|()| ExitCode::SUCCESS),
         LabCommand::Exec(args) => standing::exec(args).map(|never| match never {}),
         LabCommand::Down(args) => standing::down(args).map(|()| ExitCode::SUCCESS),

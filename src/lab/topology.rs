@@ -27,6 +27,8 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub const SERVICE_PORT: u16 = 80;
 /// The port of the service that hangs up on everybody.
 pub const HANG_UP_PORT: u16 = 81;
+/// MAC address of the client.
+pub const CLIENT_MAC: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
 /// The most hosts the address plan has room for.
 pub const HOSTS_MAX: usize = 32;
 /// The most client addresses the address plan has room for.
@@ -128,7 +130,7 @@ impl Topology {
             .iter()
             .enumerate()
             .map(|(index, host)| (host_name(index), host_mac(index), host))
-            .chain([("client".to_owned(), client_mac(), &self.client)]);
+            .chain([("client".to_owned(), CLIENT_MAC, &self.client)]);
         for (port, mac, namespace) in ports {
             let netns = namespace.path();
             commands += &format!(
@@ -168,10 +170,6 @@ pub fn host_of_mac(mac: MacAddr) -> Option<usize> {
 /// The addresses the client connects from.
 pub fn client_addresses(count: usize) -> impl Iterator<Item = Ipv4Addr> {
     (0..count as u8).map(|index| Ipv4Addr::new(10, 77, 0, 200 + index))
-}
-
-fn client_mac() -> MacAddr {
-    MacAddr::new(2, 0, 0, 0, 1, 0)
 }
 
 fn interface_commands(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
@@ -216,7 +214,7 @@ mod tests {
         for index in 0..HOSTS_MAX {
             assert_eq!(host_of_mac(host_mac(index)), Some(index));
         }
-        assert_eq!(host_of_mac(client_mac()), None);
+        assert_eq!(host_of_mac(CLIENT_MAC), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::view::{ClaimKey, Turn, View};
 use super::{Counters, Instant, Listener, Output, Ticket, Verdict};
-use crate::flow::{AttemptId, FlowKey, NodeId};
+use crate::flow::{AttemptId, FlowKey, NodeId, Protocol};
 use crate::wire::{Contest, Entry};
 
 /// Where an attempt stands on this node. Each state owns what exists only in it.
@@ -55,6 +55,8 @@ pub(super) enum Event {
     /// A packet of the client acknowledges `number`. With the strict guard it
     /// is held; with the other one it is only a copy.
     Ack { number: u32, ticket: Option<Ticket> },
+    /// The kernel does not track the flow of datagrams any more.
+    Ended,
     /// The state's time is up.
     Timeout,
 }
@@ -68,7 +70,7 @@ impl Event {
             | Event::Own(_)
             | Event::Release(_)
             | Event::SynAck { .. } => true,
-            Event::Refusal(_) | Event::Ack { .. } | Event::Timeout => false,
+            Event::Refusal(_) | Event::Ack { .. } | Event::Ended | Event::Timeout => false,
         }
     }
 
@@ -81,6 +83,7 @@ impl Event {
             | Event::Own(_)
             | Event::Release(_)
             | Event::SynAck { .. }
+            | Event::Ended
             | Event::Timeout => None,
         }
     }
@@ -139,6 +142,10 @@ pub(super) struct Attempt {
     pub tries: u8,
     /// Nodes that passed, failed or stayed silent in this contest.
     pub excluded: Vec<NodeId>,
+    /// Further datagrams of the flow that wait for the same verdict as the first.
+    pub more: Vec<Ticket>,
+    /// Some other node has said something about it.
+    pub contested: bool,
     pub state: State,
 }
 
@@ -152,22 +159,39 @@ pub(super) struct Context<'a> {
 
 impl Attempt {
     /// An attempt about which nothing is known yet.
-    pub fn new(cx: &Context<'_>) -> Self {
-        let until = cx.view.now + cx.view.config.timers.foreign;
+    pub fn new(view: &View<'_>) -> Self {
+        let until = view.now + view.config.timers.foreign;
         Self {
             flow: None,
-            arrived: cx.view.now,
+            arrived: view.now,
             seen: false,
             incumbent: false,
             tries: 0,
             excluded: Vec::new(),
+            more: Vec::new(),
+            contested: false,
             state: State::Foreign { owner: None, until },
         }
+    }
+
+    /// Becomes another attempt. The memory of the lists is used again.
+    pub fn renew(&mut self, fresh: Attempt) {
+        let mut excluded = std::mem::take(&mut self.excluded);
+        let mut more = std::mem::take(&mut self.more);
+        excluded.clear();
+        more.clear();
+        *self = Attempt { excluded, more, ..fresh };
+    }
+
+    /// Packets of it that wait for a verdict.
+    pub fn held(&self) -> usize {
+        usize::from(self.state.ticket().is_some()) + self.more.len()
     }
 
     /// Takes the attempt through `event`. False when nothing is left to remember.
     #[must_use]
     pub fn handle(&mut self, event: Event, cx: &mut Context<'_>) -> bool {
+        self.contested |= matches!(event, Event::Claim(_) | Event::Own(_));
         match self.next(event, cx) {
             Some(state) => {
                 self.state = state;
@@ -185,6 +209,14 @@ impl Attempt {
         let timers = cx.view.config.timers;
         let same = Some(self.state);
         match (self.state, event) {
+            // A datagram is not said again by itself: it shares the fate of the first.
+            (
+                S::Held { .. } | S::Claimed { .. } | S::Deferred { ticket: Some(_), .. },
+                E::Syn(next),
+            ) if self.is_datagrams() && self.more.len() < DATAGRAMS_MAX => {
+                self.more.push(next);
+                same
+            }
             // A second copy of a SYN that is already held.
             (
                 S::Held { .. } | S::Claimed { .. } | S::Deferred { ticket: Some(_), .. },
@@ -211,9 +243,7 @@ impl Attempt {
             // The answer was heard before the question.
             (S::Foreign { owner: Some(_), .. }, E::Syn(ticket)) if !self.seen => {
                 self.seen = true;
-                cx.decide(ticket, Verdict::Drop);
-                cx.counters.yielded += 1;
-                self.incumbent = false;
+                self.yield_to_owner(cx, ticket);
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
@@ -261,12 +291,23 @@ impl Attempt {
             (S::Foreign { owner: Some(_), .. }, E::Claim(_)) => same,
 
             (S::Held { .. } | S::Claimed { .. } | S::Deferred { .. }, E::Own(owner)) => {
-                if let Some(ticket) = self.state.ticket() {
-                    cx.decide(ticket, Verdict::Drop);
-                    cx.counters.yielded += 1;
+                match self.state.ticket() {
+                    Some(ticket) => self.yield_to_owner(cx, ticket),
+                    None => self.incumbent = false,
                 }
-                self.incumbent = false;
                 Some(S::Foreign { owner: Some(owner), until: now + timers.foreign })
+            }
+            // Two answer datagrams and no client decides between them: the tie-break does.
+            (S::Owned { .. }, E::Own(other)) if self.is_datagrams() => {
+                cx.counters.conflicts += 1;
+                if cx.tie_break(other) > cx.tie_break(cx.view.me()) {
+                    cx.own(self, 0);
+                    return same;
+                }
+                cx.outbox.outputs.extend(self.flow.map(Output::Destroy));
+                cx.outbox.outputs.extend(self.flow.map(Output::Block));
+                self.incumbent = false;
+                Some(S::Foreign { owner: Some(other), until: now + timers.foreign })
             }
             // Two have answered: only the client's ACK decides between them.
             (S::Accepted { .. } | S::Half { .. } | S::Owned { .. }, E::Own(_)) => {
@@ -312,7 +353,9 @@ impl Attempt {
             ) => same,
 
             (S::Accepted { rank, .. }, E::SynAck { isn }) => {
-                cx.own(self, rank);
+                if cx.view.announces() {
+                    cx.own(self, rank);
+                }
                 Some(S::Half { isn, until: now + timers.owned })
             }
             // The kernel answers again, or still, what this node had given up,
@@ -324,7 +367,9 @@ impl Attempt {
                 if let Some(ticket) = self.state.ticket() {
                     cx.decide(ticket, Verdict::Accept);
                 }
-                cx.own(self, 0);
+                if cx.view.announces() {
+                    cx.own(self, 0);
+                }
                 Some(S::Half { isn, until: now + timers.owned })
             }
             (S::Half { .. }, E::SynAck { isn }) => Some(S::Half { isn, until: now + timers.owned }),
@@ -366,6 +411,7 @@ impl Attempt {
                     cx.decide(ticket, Verdict::Drop);
                 }
                 cx.counters.not_chosen += 1;
+                cx.counters.unheard += u64::from(!self.contested);
                 cx.outbox.outputs.extend(self.flow.map(Output::Destroy));
                 self.incumbent = false;
                 Some(S::Foreign { owner: None, until: now + timers.foreign })
@@ -391,13 +437,24 @@ impl Attempt {
                 same
             }
 
+            (S::Owned { .. }, E::Ended) => None,
+            (
+                S::Held { .. }
+                | S::Claimed { .. }
+                | S::Deferred { .. }
+                | S::Accepted { .. }
+                | S::Half { .. }
+                | S::Foreign { .. },
+                E::Ended,
+            ) => same,
+
             (
                 S::Held { ticket, .. }
                 | S::Claimed { ticket, .. }
                 | S::Deferred { ticket: Some(ticket), .. },
                 E::Timeout,
             ) if now.since(self.arrived) >= timers.stale => {
-                cx.decide(ticket, Verdict::Drop);
+                self.release_held(cx, ticket, Verdict::Drop);
                 cx.counters.stale += 1;
                 None
             }
@@ -418,6 +475,11 @@ impl Attempt {
                 cx.counters.mute += 1;
                 Some(self.give_up(cx))
             }
+            // The owner remembers a flow of datagrams for as long as its kernel does.
+            (S::Owned { .. }, E::Timeout) if self.is_datagrams() => {
+                cx.outbox.outputs.extend(self.flow.map(Output::Inquire));
+                Some(S::Owned { until: now + timers.datagrams })
+            }
             (
                 S::Deferred { ticket: None, .. }
                 | S::Half { .. }
@@ -428,22 +490,63 @@ impl Attempt {
         }
     }
 
-    /// Holds the SYN until this node's turn.
-    fn hold(&self, cx: &Context<'_>, ticket: Ticket) -> State {
-        let Some(flow) = &self.flow else {
-            unreachable!("a SYN is held, so its flow is known");
-        };
-        self.hold_for(cx, ticket, cx.view.turn(flow, self.incumbent, &self.excluded))
+    fn is_datagrams(&self) -> bool {
+        self.flow.is_some_and(|flow| flow.protocol == Protocol::Udp)
+    }
+
+    /// The flow of an attempt whose packet is held.
+    fn known_flow(&self) -> FlowKey {
+        self.flow.unwrap_or_else(|| unreachable!("a packet is held, so its flow is known"))
+    }
+
+    /// One verdict for all packets that are held.
+    fn release_held(&mut self, cx: &mut Context<'_>, ticket: Ticket, verdict: Verdict) {
+        cx.decide(ticket, verdict);
+        self.more.drain(..).for_each(|ticket| cx.decide(ticket, verdict));
+    }
+
+    /// Drops what is held of another node's attempt. The kernel can spare the
+    /// daemon further datagrams of it.
+    fn drop_held(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        self.release_held(cx, ticket, Verdict::Drop);
+        if self.is_datagrams() {
+            cx.outbox.outputs.extend(self.flow.map(Output::Block));
+        }
+    }
+
+    /// Another node has answered.
+    fn yield_to_owner(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        self.drop_held(cx, ticket);
+        cx.counters.yielded += 1;
+        self.incumbent = false;
+    }
+
+    /// Holds the SYN until this node's turn, if it has one.
+    fn hold(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        let flow = self.known_flow();
+        match cx.view.turn(&flow, self.tries, self.incumbent, &self.excluded) {
+            Turn::Bystander => self.leave_to_hash(cx, ticket),
+            turn => self.hold_for(cx, ticket, turn),
+        }
     }
 
     fn hold_for(&self, cx: &Context<'_>, ticket: Ticket, turn: Turn) -> State {
         let timers = &cx.view.config.timers;
         let wait = match turn {
-            Turn::Candidate { position, .. } => timers.slot * u32::from(position),
+            Turn::Candidate { position, .. } => cx.view.pace.slot() * u32::from(position),
             Turn::Spectator => timers.own * 2,
             Turn::LastResort { position } => timers.own * u32::from(position),
+            Turn::Designated { wait: true } => cx.view.pace.slot(),
+            Turn::Designated { wait: false } | Turn::Bystander => Duration::ZERO,
         };
         State::Held { ticket, turn, until: self.while_fresh(cx, wait) }
+    }
+
+    /// This try is another node's by hash, or nobody's; the next one is the next node's.
+    fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        self.drop_held(cx, ticket);
+        cx.counters.left_to_hash += 1;
+        State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
     }
 
     /// Leaves the attempt to the claimant of `key` for T_own.
@@ -463,26 +566,35 @@ impl Attempt {
 
     /// What a node does when its turn has come and nobody has claimed.
     fn take_turn(&mut self, cx: &mut Context<'_>, ticket: Ticket, turn: Turn) -> State {
-        let Some(flow) = self.flow else {
-            unreachable!("a SYN is held, so its flow is known");
-        };
+        let flow = self.known_flow();
         let ready = self.ready(cx);
         match turn {
             Turn::Candidate { position, rank } if ready => {
-                if cx.view.may_be_eager(position, self.tries) {
+                if cx.view.may_be_eager(&flow, position, self.tries) {
                     cx.counters.eager += 1;
                     return self.accept(cx, ticket, rank, Purpose::Serve);
                 }
                 cx.claim(self, rank);
-                let until = self.while_fresh(cx, cx.view.config.timers.settle);
+                let until = self.while_fresh(cx, cx.view.pace.settle());
                 State::Claimed { ticket, rank, reasserted: false, until }
             }
             Turn::Candidate { .. } => self.pass(cx, ticket),
             Turn::Spectator => self.hold_for(cx, ticket, cx.view.last_resort(&flow)),
-            Turn::LastResort { .. } => {
-                let purpose = if ready { Purpose::Serve } else { Purpose::Refuse };
-                self.accept(cx, ticket, u8::MAX, purpose)
+            Turn::LastResort { .. } | Turn::Designated { .. } if ready => {
+                self.accept(cx, ticket, u8::MAX, Purpose::Serve)
             }
+            // A service that is only busy is not refused: the client tries again.
+            Turn::Designated { .. } if cx.view.listener(flow.service_port()) == Listener::Busy => {
+                self.leave_to_hash(cx, ticket)
+            }
+            // Nobody refuses a datagram: who serves it may not be known here.
+            Turn::LastResort { .. } | Turn::Designated { .. } if self.is_datagrams() => {
+                self.leave_to_hash(cx, ticket)
+            }
+            Turn::LastResort { .. } | Turn::Designated { .. } => {
+                self.accept(cx, ticket, u8::MAX, Purpose::Refuse)
+            }
+            Turn::Bystander => self.leave_to_hash(cx, ticket),
         }
     }
 
@@ -495,13 +607,27 @@ impl Attempt {
 
     /// Can this node serve the attempt now?
     fn ready(&self, cx: &Context<'_>) -> bool {
-        self.flow.is_some_and(|flow| cx.view.listener(flow.service.port()) == Listener::Ready)
+        self.flow.is_some_and(|flow| cx.view.listener(flow.service_port()) == Listener::Ready)
     }
 
-    fn accept(&self, cx: &mut Context<'_>, ticket: Ticket, rank: u8, purpose: Purpose) -> State {
-        cx.decide(ticket, Verdict::Accept);
+    fn accept(
+        &mut self,
+        cx: &mut Context<'_>,
+        ticket: Ticket,
+        rank: u8,
+        purpose: Purpose,
+    ) -> State {
+        self.release_held(cx, ticket, Verdict::Accept);
         cx.counters.accepted += 1;
-        State::Accepted { rank, purpose, until: cx.view.now + cx.view.config.timers.emit }
+        let timers = cx.view.config.timers;
+        if self.is_datagrams() {
+            // There is no SYN-ACK to wait for: who accepts owns.
+            if cx.view.announces() {
+                cx.own(self, rank);
+            }
+            return State::Owned { until: cx.view.now + timers.datagrams };
+        }
+        State::Accepted { rank, purpose, until: cx.view.now + timers.emit }
     }
 
     /// This node accepted and cannot answer: it says so and forgets its claim.
@@ -516,6 +642,9 @@ impl Attempt {
         }
     }
 }
+
+/// Datagrams of one flow held beside the first.
+const DATAGRAMS_MAX: usize = 15;
 
 /// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
 const SENT_MAX: u32 = 1 << 24;
@@ -552,6 +681,10 @@ impl Context<'_> {
         self.counters.releases += 1;
         let contest = self.contest(attempt, u8::MAX);
         self.outbox.entries.push_back(Entry::Release(contest));
+    }
+
+    fn tie_break(&self, node: NodeId) -> (u64, NodeId) {
+        (self.view.config.key.tie_break(self.id, node), node)
     }
 
     fn contest(&self, attempt: &Attempt, rank: u8) -> Contest {

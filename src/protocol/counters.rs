@@ -7,12 +7,20 @@ use serde::Serialize;
 pub struct Counters {
     /// SYNs held for a contest.
     pub syns: u64,
-    /// Attempts whose SYN this node let through to its kernel.
+    /// Datagrams held for a contest, or not served here.
+    pub datagrams: u64,
+    /// Of these, dropped because nobody listens on the port here.
+    pub not_served: u64,
+    /// Attempts whose SYN or datagram this node let through to its kernel.
     pub accepted: u64,
     /// Of these, accepted at once, without a settling time.
     pub eager: u64,
     /// SYNs dropped because another node owns the attempt.
     pub yielded: u64,
+    /// SYNs and datagrams left to another node, or to the next try, by hash.
+    pub left_to_hash: u64,
+    /// Times that this node began to decide by hash.
+    pub fallbacks: u64,
     /// SYNs dropped at the end of [`Timers::stale`](super::Timers::stale).
     pub stale: u64,
     /// CLAIM entries sent.
@@ -33,18 +41,24 @@ pub struct Counters {
     pub confirmed: u64,
     /// Handshakes that the client completed with another node.
     pub not_chosen: u64,
+    /// Of these, handshakes with a node of which nothing was heard about them.
+    pub unheard: u64,
     /// Other nodes' OWNs for attempts that this node had accepted.
     pub conflicts: u64,
     /// Packets of unconfirmed flows that this node knows nothing about, dropped.
     pub unknown_acks: u64,
     /// Frames heard and used.
     pub frames: u64,
-    /// Frames that were older than one heard before.
+    /// Frames ignored because they were heard before, or too long ago.
     pub stale_frames: u64,
     /// Frames missing in the peers' sequences.
     pub lost_frames: u64,
-    /// Frames of a node id that is ours.
+    /// Frames that came after a later one of the same sender.
+    pub late_frames: u64,
+    /// Frames under this node's own id that it has said itself, or an earlier life of it.
     pub own_id_frames: u64,
+    /// Frames under this node's own id that somebody else has said.
+    pub duplicate_ids: u64,
     /// Frames ignored because [`Limits::peers`](super::Limits::peers) nodes were known.
     pub too_many_peers: u64,
     /// SYNs or claims ignored at [`Limits::attempts`](super::Limits::attempts).

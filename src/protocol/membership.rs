@@ -3,43 +3,149 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::window::{Place, Window};
 use super::{Instant, Notice, Timers};
-use crate::flow::NodeId;
-use crate::wire::Header;
+use crate::flow::{NodeId, Protocol, ServicePort};
+use crate::wire::{Flags, Header, MAJOR, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
-const LOSS_WINDOW: u32 = 512;
+const LOSS_WINDOW: u32 = 128;
+/// Frames without which an estimate says nothing.
+const LOSS_SAMPLE: u32 = 32;
 
 /// A node heard from.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    major: u8,
     incarnation: u64,
-    sequence: u64,
+    window: Window,
     heard: Instant,
     suspect: bool,
-    joining: bool,
+    flags: Flags,
+    /// It has shown that it hears this incarnation of this node, so its frames
+    /// are of now and not a recording.
+    verified: bool,
     /// Ports it cannot serve, as it said last.
-    pub unavailable: Vec<u16>,
+    unavailable: [Vec<u16>; 2],
+    loss: Loss,
+    /// When it was last told what was heard of it.
+    told: Instant,
+    /// It hears this node, as it said last; `None` while that cannot be told.
+    hears_me: Option<bool>,
+    /// Frames of this node that it has missed, as it said last.
+    missed: Option<u32>,
+}
+
+impl Peer {
+    fn new(now: Instant, major: u8, header: &Header) -> Self {
+        // Earlier minor versions cannot show that they hear anybody, other
+        // major versions say it in a language of their own.
+        let mute_version = major != MAJOR || header.minor == 0;
+        Self {
+            major,
+            incarnation: header.incarnation,
+            window: Window::new(header.sequence),
+            heard: now,
+            suspect: false,
+            flags: header.flags,
+            verified: mute_version,
+            unavailable: [Vec::new(), Vec::new()],
+            loss: Loss { received: 1, lost: 0 },
+            told: Instant::default(),
+            hears_me: None,
+            missed: None,
+        }
+    }
+
+    /// May be expected to take its turn.
+    pub fn live(&self) -> bool {
+        self.major == MAJOR && self.heard()
+    }
+
+    /// Belongs to the cluster and takes part, as far as can be known.
+    pub fn member(&self) -> bool {
+        self.verified && !self.flags.joining
+    }
+
+    /// A member heard lately, in whatever version.
+    pub fn heard(&self) -> bool {
+        self.member() && !self.suspect
+    }
+
+    /// What it says may be believed.
+    pub fn trusted(&self) -> bool {
+        self.verified
+    }
+
+    /// Decides by hash and does not claim.
+    pub fn by_hash(&self) -> bool {
+        self.flags.hash
+    }
+
+    pub fn serves(&self, service: ServicePort) -> bool {
+        !self.unavailable[list(service.protocol)].contains(&service.port)
+    }
+
+    /// Frames of it that were not heard, of how many.
+    pub fn loss(&self) -> (u64, u64) {
+        (self.window.missing(), self.window.missing().saturating_add(self.window.received()))
+    }
+
+    /// Frames of this node that it has not heard, as it said last.
+    pub fn missed(&self) -> Option<u32> {
+        self.missed
+    }
+}
+
+fn list(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+    }
+}
+
+/// An estimate of the share of frames lost lately.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
     received: u32,
     lost: u32,
 }
 
-impl Peer {
-    /// May be expected to take its turn.
-    pub fn live(&self) -> bool {
-        !self.suspect && !self.joining
+impl Loss {
+    fn count(&mut self, place: Place) {
+        match place {
+            Place::Ahead { skipped } => {
+                self.received += 1;
+                // One gap of any length is one burst: it must not fill the whole estimate.
+                self.lost += skipped.min(u64::from(LOSS_WINDOW)) as u32;
+            }
+            Place::Late => {
+                self.received += 1;
+                self.lost = self.lost.saturating_sub(1);
+            }
+            Place::Again => {}
+        }
+        while self.received + self.lost > LOSS_WINDOW {
+            self.received /= 2;
+            self.lost /= 2;
+        }
     }
 
-    pub fn serves(&self, port: u16) -> bool {
-        !self.unavailable.contains(&port)
+    /// At least one in `parts` was lost, and enough were sent to say so.
+    fn one_in(&self, parts: u32) -> bool {
+        let sent = self.received + self.lost;
+        sent >= LOSS_SAMPLE && self.lost * parts >= sent
     }
 }
 
 /// What a header said about its sender.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Use the frame; `lost` frames of this sender went missing before it.
+    /// The latest frame of its sender; `lost` before it went missing.
     Fresh { lost: u64 },
+    /// A frame that was missing: what it says about attempts still counts, what
+    /// it says about its sender is outdated.
+    Late,
     /// Heard before, or from an earlier life: ignore it.
     Stale,
     /// The table is full.
@@ -57,38 +163,53 @@ impl Membership {
         self.peers.get(&node)
     }
 
+    pub fn all(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.peers.iter().map(|(&node, peer)| (node, peer))
+    }
+
     pub fn live(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.peers.iter().filter(|(_, peer)| peer.live()).map(|(&node, peer)| (node, peer))
+        self.all().filter(|(_, peer)| peer.live())
     }
 
     /// More than one frame in fifty of some live peer goes missing, so claims
     /// may cross unheard.
     pub fn lossy(&self) -> bool {
-        self.live().any(|(_, peer)| peer.lost > 4 && peer.lost * 49 > peer.received)
+        self.live().any(|(_, peer)| peer.loss.lost > 2 && peer.loss.lost * 49 > peer.loss.received)
+    }
+
+    /// At least one frame in `parts` of some live peer goes missing.
+    pub fn loses_one_in(&self, parts: u32) -> bool {
+        self.live().any(|(_, peer)| peer.loss.one_in(parts))
+    }
+
+    /// Somebody speaks another major version.
+    pub fn strangers(&self) -> bool {
+        self.peers.values().any(|peer| peer.major != MAJOR && !peer.suspect)
+    }
+
+    /// Some peer does not hear this node and none does.
+    pub fn unheard(&self) -> bool {
+        let mut opinions = self.live().filter_map(|(_, peer)| peer.hears_me).peekable();
+        opinions.peek().is_some() && !opinions.any(|hears_me| hears_me)
     }
 
     /// Takes note of a frame's sender.
     pub fn hear(
         &mut self,
         now: Instant,
+        major: u8,
         header: &Header,
         peers_max: usize,
         mut notice: impl FnMut(Notice),
     ) -> Heard {
-        let Header { node, incarnation, sequence, joining, leaving } = *header;
+        let Header { node, incarnation, sequence, flags, .. } = *header;
+        let fresh = Peer::new(now, major, header);
+        if !self.peers.contains_key(&node) && self.peers.len() >= peers_max && !flags.leaving {
+            self.forget_unverified();
+        }
         let full = self.peers.len() >= peers_max;
-        let fresh = Peer {
-            incarnation,
-            sequence,
-            heard: now,
-            suspect: false,
-            joining,
-            unavailable: Vec::new(),
-            received: 1,
-            lost: 0,
-        };
         let mut entry = match self.peers.entry(node) {
-            Entry::Vacant(_) if leaving => return Heard::Stale,
+            Entry::Vacant(_) if flags.leaving => return Heard::Stale,
             Entry::Vacant(_) if full => return Heard::TooMany,
             Entry::Vacant(entry) => {
                 entry.insert(fresh);
@@ -98,48 +219,106 @@ impl Membership {
             Entry::Occupied(entry) => entry,
         };
         let peer = entry.get_mut();
-        if (incarnation, sequence) <= (peer.incarnation, peer.sequence) {
+        if incarnation < peer.incarnation {
             return Heard::Stale;
         }
-        if leaving {
-            entry.remove();
-            notice(Notice::PeerLeft(node));
-            return Heard::Fresh { lost: 0 };
-        }
         if incarnation > peer.incarnation {
+            if flags.leaving {
+                return Heard::Stale;
+            }
             *peer = fresh;
             notice(Notice::PeerRestarted(node));
             return Heard::Fresh { lost: 0 };
         }
-        let lost = sequence - peer.sequence - 1;
+        let place = peer.window.place(sequence);
+        peer.loss.count(place);
+        let lost = match place {
+            Place::Again => return Heard::Stale,
+            Place::Late => return Heard::Late,
+            Place::Ahead { skipped } => skipped,
+        };
+        if flags.leaving {
+            entry.remove();
+            notice(Notice::PeerLeft(node));
+            return Heard::Fresh { lost };
+        }
         if peer.suspect {
             notice(Notice::PeerBack(node));
         }
-        if peer.joining && !joining {
+        if peer.flags.joining && !flags.joining {
             notice(Notice::PeerJoined(node));
         }
-        peer.sequence = sequence;
+        if peer.flags.hash != flags.hash {
+            notice(Notice::PeerMode { node, hash: flags.hash });
+        }
         peer.heard = now;
         peer.suspect = false;
-        peer.joining = joining;
-        peer.received += 1;
-        peer.lost = peer.lost.saturating_add(lost.min(u64::from(LOSS_WINDOW)) as u32);
-        if peer.received + peer.lost > LOSS_WINDOW {
-            peer.received /= 2;
-            peer.lost /= 2;
-        }
+        peer.flags = flags;
         Heard::Fresh { lost }
     }
 
+    /// Anybody can make up nodes, but none of them can keep a real one out.
+    fn forget_unverified(&mut self) {
+        let unverified = self.peers.iter().filter(|(_, peer)| !peer.verified);
+        if let Some((&stalest, _)) = unverified.min_by_key(|(_, peer)| peer.heard) {
+            self.peers.remove(&stalest);
+        }
+    }
+
     /// Replaces what a peer said about its services. True if that changed.
-    pub fn set_unavailable(&mut self, node: NodeId, ports: &[u16]) -> bool {
+    pub fn set_unavailable(&mut self, node: NodeId, protocol: Protocol, ports: &[u16]) -> bool {
         match self.peers.get_mut(&node) {
-            Some(peer) if peer.unavailable != ports => {
-                ports.clone_into(&mut peer.unavailable);
+            Some(Peer { unavailable, .. }) if unavailable[list(protocol)] != ports => {
+                ports.clone_into(&mut unavailable[list(protocol)]);
                 true
             }
             _ => false,
         }
+    }
+
+    /// A peer has said whom it hears. `expected` is a sequence number of this
+    /// node that everybody must have heard by now. True if that verifies it.
+    pub fn report(
+        &mut self,
+        from: NodeId,
+        about_me: Option<&Report>,
+        complete: bool,
+        expected: Option<u64>,
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        match about_me {
+            Some(report) => {
+                // Serial number arithmetic (RFC 1982) over the low 32 bits.
+                let behind = |expected: u64| (expected as u32).wrapping_sub(report.highest);
+                peer.hears_me = expected.map(|expected| behind(expected) as i32 <= 0);
+                peer.missed = Some(report.missing);
+                !std::mem::replace(&mut peer.verified, true)
+            }
+            // It has room to mention everybody it hears.
+            None if complete => {
+                peer.hears_me = expected.map(|_| false);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// What to tell the others about whom, those first who have waited longest.
+    pub fn reports(&mut self, now: Instant) -> Vec<Report> {
+        let ours = self.peers.iter_mut().filter(|(_, peer)| peer.major == MAJOR);
+        let mut waiting: Vec<_> = ours.collect();
+        waiting.sort_by_key(|(node, peer)| (peer.told, **node));
+        let chosen = waiting.into_iter().take(REPORTS_MAX);
+        let report = |(&node, peer): (&NodeId, &mut Peer)| {
+            peer.told = now;
+            Report {
+                node,
+                incarnation: peer.incarnation,
+                highest: peer.window.highest() as u32,
+                missing: peer.window.missing() as u32,
+            }
+        };
+        chosen.map(report).collect()
     }
 
     /// Suspects and forgets silent peers.
@@ -170,31 +349,43 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::MINOR;
+
+    const ME: NodeId = NodeId(1);
+    const PEER: NodeId = NodeId(7);
 
     fn header(incarnation: u64, sequence: u64) -> Header {
-        Header { node: NodeId(7), incarnation, sequence, joining: false, leaving: false }
+        Header { minor: MINOR, node: PEER, incarnation, sequence, flags: Flags::default() }
     }
 
     fn hear(peers: &mut Membership, at: u64, header: Header) -> (Heard, Vec<Notice>) {
         let mut notices = vec![];
-        let heard = peers.hear(Instant::from_micros(at), &header, 64, |n| notices.push(n));
+        let at = Instant::from_micros(at);
+        let heard = peers.hear(at, MAJOR, &header, 64, |n| notices.push(n));
         (heard, notices)
     }
 
+    fn report(highest: u32) -> Report {
+        Report { node: ME, incarnation: 5, highest, missing: 3 }
+    }
+
     #[test]
-    fn sequence_gaps_are_losses_and_repeats_are_stale() {
+    fn sequence_gaps_are_losses_late_frames_fill_them_and_repeats_are_stale() {
         let mut peers = Membership::default();
         assert_eq!(
             hear(&mut peers, 0, header(1, 1)),
-            (Heard::Fresh { lost: 0 }, vec![Notice::PeerFound(NodeId(7))])
+            (Heard::Fresh { lost: 0 }, vec![Notice::PeerFound(PEER)])
         );
         assert_eq!(hear(&mut peers, 1, header(1, 4)).0, Heard::Fresh { lost: 2 });
         assert_eq!(hear(&mut peers, 2, header(1, 4)).0, Heard::Stale);
+        assert_eq!(peers.get(PEER).unwrap().loss(), (2, 4));
+        assert_eq!(hear(&mut peers, 2, header(1, 3)).0, Heard::Late);
         assert_eq!(hear(&mut peers, 2, header(1, 3)).0, Heard::Stale);
+        assert_eq!(peers.get(PEER).unwrap().loss(), (1, 4));
         assert_eq!(hear(&mut peers, 3, header(0, 99)).0, Heard::Stale);
         assert_eq!(
             hear(&mut peers, 3, header(2, 0)),
-            (Heard::Fresh { lost: 0 }, vec![Notice::PeerRestarted(NodeId(7))])
+            (Heard::Fresh { lost: 0 }, vec![Notice::PeerRestarted(PEER)])
         );
     }
 
@@ -212,25 +403,84 @@ mod tests {
         expire(&mut peers, 800);
         assert_eq!(peers.live().count(), 0);
         expire(&mut peers, 2_999);
-        assert!(peers.get(NodeId(7)).is_some());
+        assert!(peers.get(PEER).is_some());
         expire(&mut peers, 3_000);
-        assert!(peers.get(NodeId(7)).is_none());
-        assert_eq!(notices, [Notice::PeerSuspect(NodeId(7)), Notice::PeerLost(NodeId(7))]);
+        assert!(peers.get(PEER).is_none());
+        assert_eq!(notices, [Notice::PeerSuspect(PEER), Notice::PeerLost(PEER)]);
 
         hear(&mut peers, 0, header(3, 1));
-        let leave = Header { leaving: true, ..header(3, 2) };
-        assert_eq!(hear(&mut peers, 1, leave).1, [Notice::PeerLeft(NodeId(7))]);
-        assert_eq!(peers.live().count(), 0);
+        let flags = Flags { leaving: true, ..Flags::default() };
+        let leave = Header { flags, ..header(3, 2) };
+        assert_eq!(hear(&mut peers, 1, leave).1, [Notice::PeerLeft(PEER)]);
+        assert_eq!(peers.all().count(), 0);
     }
 
     #[test]
-    fn the_table_is_bounded() {
+    fn a_peer_is_live_once_it_has_named_this_incarnation_and_again_after_its_restart() {
+        let mut peers = Membership::default();
+        hear(&mut peers, 0, header(1, 1));
+        assert_eq!(peers.live().count(), 0, "it may be a recording");
+        assert!(!peers.report(PEER, None, true, None));
+        assert!(peers.report(PEER, Some(&report(1)), true, None));
+        assert_eq!(peers.live().count(), 1);
+        assert!(!peers.report(PEER, Some(&report(2)), true, None), "it was verified before");
+        hear(&mut peers, 0, header(2, 1));
+        assert_eq!(peers.live().count(), 0);
+
+        let old = Header { minor: 0, node: NodeId(8), ..header(1, 1) };
+        hear(&mut peers, 0, old);
+        assert_eq!(peers.live().count(), 1, "version 1.0 has no such reports");
+    }
+
+    #[test]
+    fn a_node_is_unheard_if_nobody_who_could_tell_has_heard_what_it_sent() {
+        let mut peers = Membership::default();
+        hear(&mut peers, 0, header(1, 1));
+        hear(&mut peers, 0, Header { node: NodeId(8), ..header(1, 1) });
+        peers.report(PEER, Some(&report(9)), true, None);
+        peers.report(NodeId(8), Some(&report(9)), true, None);
+        assert!(!peers.unheard(), "too early to tell");
+        peers.report(PEER, Some(&report(9)), true, Some(10));
+        assert!(peers.unheard());
+        peers.report(NodeId(8), Some(&report(10)), true, Some(10));
+        assert!(!peers.unheard());
+        peers.report(NodeId(8), None, true, Some(10));
+        assert!(peers.unheard());
+        peers.report(PEER, Some(&report(2)), true, Some(u64::from(u32::MAX)));
+        assert!(!peers.unheard(), "the number has wrapped round");
+    }
+
+    #[test]
+    fn invented_nodes_cannot_keep_a_real_one_out() {
+        let mut peers = Membership::default();
+        let hear = |peers: &mut Membership, node, at| {
+            let header = Header { node: NodeId(node), ..header(1, 1) };
+            peers.hear(Instant(at), MAJOR, &header, 2, |_| {})
+        };
+        for node in 0..2 {
+            hear(&mut peers, node, u64::from(node));
+            peers.report(NodeId(node), Some(&report(1)), true, None);
+        }
+        assert_eq!(hear(&mut peers, 2, 2), Heard::TooMany);
+
         let mut peers = Membership::default();
         for node in 0..3 {
-            let heard =
-                peers.hear(Instant(0), &Header { node: NodeId(node), ..header(1, 1) }, 2, |_| {});
-            let expected = if node < 2 { Heard::Fresh { lost: 0 } } else { Heard::TooMany };
-            assert_eq!(heard, expected);
+            assert_eq!(hear(&mut peers, node, u64::from(node)), Heard::Fresh { lost: 0 });
         }
+        assert!(peers.get(NodeId(0)).is_none());
+    }
+
+    #[test]
+    fn everybody_is_reported_on_in_turn_and_newcomers_first() {
+        let mut peers = Membership::default();
+        for node in 0..20 {
+            hear(&mut peers, 0, Header { node: NodeId(node), ..header(1, 1) });
+        }
+        let mut nodes = |at| {
+            let reports = peers.reports(Instant(at));
+            reports.iter().map(|report| report.node.0).collect::<Vec<_>>()
+        };
+        assert_eq!(nodes(1), (0..12).collect::<Vec<_>>());
+        assert_eq!(nodes(2), (12..20).chain(0..4).collect::<Vec<_>>());
     }
 }

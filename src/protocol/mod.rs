@@ -19,15 +19,24 @@
 
 mod attempt;
 mod counters;
+mod deadlines;
+mod fallback;
 mod membership;
 mod node;
+mod pace;
+mod roster;
+mod services;
+mod table;
 mod time;
 mod view;
+mod window;
 
 use std::time::Duration;
 
-use crate::flow::{ClusterKey, FlowKey, NodeId};
+use crate::bucket::Buckets;
+use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
 pub use counters::Counters;
+pub use fallback::{Cause, Load, Mode};
 pub use node::Node;
 pub use time::Instant;
 
@@ -50,11 +59,45 @@ pub enum Verdict {
 pub enum Output {
     /// Release a held packet.
     Decide(Ticket, Verdict),
-    /// The client chose another host: remove the half-open socket of this flow
+    /// Another host serves this flow: remove its half-open socket, if it has one,
     /// without a word on the wire, and its connection tracking entry.
     Destroy(FlowKey),
+    /// Another host serves this flow of datagrams: the kernel need not ask about
+    /// it for some seconds.
+    Block(FlowKey),
+    /// Does the kernel still track this flow of datagrams? If not, say so with
+    /// [`Node::handle_flow_ended`].
+    Inquire(FlowKey),
+    /// What the kernel decides by itself has changed.
+    Share(KernelShare),
     /// Something for the log.
     Notice(Notice),
+}
+
+/// What the kernel decides by itself (spec 5.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelShare {
+    /// The buckets whose clients this host serves.
+    pub own: Buckets,
+    /// SYNs are accepted or dropped by their buckets too, without being held.
+    pub decide_syns: bool,
+}
+
+/// How well a peer and this node hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hearing {
+    /// The peer.
+    pub node: NodeId,
+    /// It is ranked.
+    pub live: bool,
+    /// It decides by hash.
+    pub by_hash: bool,
+    /// Frames it has sent since it was first heard.
+    pub sent: u64,
+    /// Of these, not heard.
+    pub lost: u64,
+    /// Frames of this node that it has not heard, as it said last.
+    pub missed: Option<u32>,
 }
 
 /// A state change worth a line in the log.
@@ -66,6 +109,15 @@ pub enum Notice {
     PeerFound(NodeId),
     /// A known node runs a new incarnation of its daemon.
     PeerRestarted(NodeId),
+    /// A node has shown that it is there now and hears this node.
+    PeerVerified(NodeId),
+    /// A node decides by hash from now on, or no longer.
+    PeerMode {
+        /// The node.
+        node: NodeId,
+        /// It decides by hash.
+        hash: bool,
+    },
     /// A node takes part now.
     PeerJoined(NodeId),
     /// A node said that it leaves.
@@ -76,12 +128,26 @@ pub enum Notice {
     PeerBack(NodeId),
     /// A node was silent for [`Timers::dead`]: it is forgotten.
     PeerLost(NodeId),
-    /// Another host sends frames under this node's id.
-    DuplicateNodeId,
-    /// This node can serve connections to a port again.
-    ServiceUp(u16),
+    /// Another host sends frames under this node's id, so this one has taken another.
+    DuplicateNodeId {
+        /// The id that both had.
+        taken: NodeId,
+        /// The id of this node from now on.
+        new: NodeId,
+    },
+    /// A reason to decide by hash has come or gone.
+    Fallback {
+        /// The reason.
+        cause: Cause,
+        /// It is there.
+        active: bool,
+        /// This node decides by hash now.
+        by_hash: bool,
+    },
+    /// This node can serve a port again.
+    ServiceUp(ServicePort),
     /// This node has no listener on a port and leaves it to the others.
-    ServiceDown(u16),
+    ServiceDown(ServicePort),
 }
 
 /// Can this host serve a new connection to a port?
@@ -128,10 +194,30 @@ pub struct Config {
     pub key: ClusterKey,
     /// When to claim.
     pub pacing: Pacing,
+    /// Whether to claim at all.
+    pub mode: Mode,
+    /// The cluster as an earlier life of this node knew it: who, and for how long unheard.
+    pub roster: Vec<(NodeId, Duration)>,
     /// How long to wait for what.
     pub timers: Timers,
     /// Bounds of the tables.
     pub limits: Limits,
+}
+
+impl Config {
+    /// A node with all defaults.
+    pub fn new(node: NodeId, incarnation: u64, key: ClusterKey) -> Self {
+        Self {
+            node,
+            incarnation,
+            key,
+            pacing: Pacing::Rank,
+            mode: Mode::default(),
+            roster: Vec::new(),
+            timers: Timers::default(),
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// The timers of spec 7 with their defaults.
@@ -139,8 +225,12 @@ pub struct Config {
 pub struct Timers {
     /// S: how long the next rank waits for the one before it.
     pub slot: Duration,
+    /// S follows what is measured.
+    pub slot_adapts: bool,
     /// D: how long a claim that may have crossed another settles.
     pub settle: Duration,
+    /// D follows what is measured.
+    pub settle_adapts: bool,
     /// T_own: how long a claim defers the others without an OWN.
     pub own: Duration,
     /// T_emit: how long an accepted SYN may take to produce its SYN-ACK.
@@ -151,6 +241,10 @@ pub struct Timers {
     pub foreign: Duration,
     /// How long a node remembers an attempt of its own after the SYN-ACK.
     pub owned: Duration,
+    /// How long it takes a flow of its own datagrams for alive before it asks the kernel.
+    pub datagrams: Duration,
+    /// How long tries are counted that are left to others by hash.
+    pub tries: Duration,
     /// HELLO interval.
     pub hello: Duration,
     /// A peer silent for so long is not ranked.
@@ -167,12 +261,16 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             slot: Duration::from_millis(1),
+            slot_adapts: true,
             settle: Duration::from_millis(1),
+            settle_adapts: true,
             own: Duration::from_millis(20),
             emit: Duration::from_millis(5),
             stale: Duration::from_millis(500),
             foreign: Duration::from_secs(3),
             owned: Duration::from_secs(10),
+            datagrams: Duration::from_secs(35),
+            tries: Duration::from_secs(9),
             hello: Duration::from_millis(250),
             suspect: Duration::from_millis(800),
             dead: Duration::from_secs(3),

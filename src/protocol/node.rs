@@ -1,53 +1,80 @@
 //! The protocol core of one host: events in, outputs out.
 
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::attempt::{Attempt, Context, Event, Outbox, Purpose, State};
-use super::membership::{Heard, Membership};
-use super::view::{Services, View};
-use super::{Config, Counters, Instant, Listener, Notice, Output, Syn, Ticket, Timers, Verdict};
-use crate::flow::{AttemptId, FlowKey, NodeId};
-use crate::wire::{Entry, Frame, Header};
+use super::deadlines::Deadlines;
+use super::fallback::{Cause, Fallback, Load, Sign};
+use super::membership::{Heard, Membership, Peer};
+use super::pace::Pace;
+use super::roster::Roster;
+use super::services::Services;
+use super::table::{Attempts, Slot};
+use super::view::View;
+use super::{
+    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers,
+    Verdict,
+};
+use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
+use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
+
+/// Of so many HELLOs the sequence numbers are remembered: longer than any peer may stay silent.
+const HELLOS_MAX: usize = 32;
+
+/// A node that has just taken another id does not take yet another one.
+const ID_KEPT: Duration = Duration::from_secs(1);
 
 /// One host of the cluster. See the [module](super) for how to drive it.
 #[derive(Clone, Debug)]
 pub struct Node {
     config: Config,
     membership: Membership,
+    roster: Roster,
     services: Services,
-    attempts: HashMap<AttemptId, Attempt, BuildHasherDefault<IdHasher>>,
-    /// This node's answered attempts by flow, for packets that do not name the attempt.
-    answered: HashMap<FlowKey, AttemptId>,
+    fallback: Fallback,
+    pace: Pace,
+    attempts: Attempts,
     /// Connections that an earlier daemon of this host has accepted.
     adopted: HashSet<FlowKey>,
-    /// One deadline for each attempt, the earliest first.
-    deadlines: BTreeSet<(Instant, AttemptId)>,
+    /// One deadline for each attempt.
+    deadlines: Deadlines,
     outbox: Outbox,
+    /// What [`Node::poll_frame`] returned last: its memory is used again.
+    frame: Frame,
     counters: Counters,
     /// SYNs that wait for a verdict now.
     held: usize,
     sequence: u64,
     started: Instant,
     joined: bool,
-    /// Members or services changed last.
+    /// Members, services or modes changed last.
     changed: Instant,
     hello_at: Instant,
+    /// When HELLOs left lately, and under which sequence numbers.
+    hellos: VecDeque<(Instant, u64)>,
+    /// This node has had its id since then.
+    named: Instant,
+    /// What the kernel was told last, and of which moment it was.
+    share: KernelShare,
+    shared: Option<Instant>,
 }
 
 impl Node {
     /// A node that starts to listen at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
-            config,
             membership: Membership::default(),
+            roster: Roster::restore(now, &config.roster, config.limits.peers),
             services: Services::default(),
-            attempts: HashMap::default(),
-            answered: HashMap::new(),
+            fallback: Fallback::new(config.mode),
+            pace: Pace::new(&config.timers),
+            attempts: Attempts::with_capacity(config.limits.attempts),
+            deadlines: Deadlines::with_capacity(config.limits.attempts),
+            config,
             adopted: HashSet::new(),
-            deadlines: BTreeSet::new(),
             outbox: Outbox::default(),
+            frame: Frame::default(),
             counters: Counters::default(),
             held: 0,
             sequence: 0,
@@ -55,6 +82,10 @@ impl Node {
             joined: false,
             changed: now,
             hello_at: now,
+            hellos: VecDeque::new(),
+            named: now,
+            share: KernelShare::default(),
+            shared: None,
         }
     }
 
@@ -62,16 +93,50 @@ impl Node {
 
     /// A frame of another host came.
     pub fn handle_frame(&mut self, now: Instant, frame: &Frame) {
+        let Some(heard) = self.hear(now, MAJOR, &frame.header) else { return };
         let from = frame.header.node;
-        if from == self.config.node {
-            if frame.header.incarnation != self.config.incarnation {
-                self.counters.own_id_frames += 1;
-                self.notice(Notice::DuplicateNodeId);
+        let trusted = self.membership.get(from).is_some_and(Peer::trusted);
+        for entry in &frame.entries {
+            match entry {
+                Entry::Claim(contest) => self.handle_claim(now, from, contest),
+                Entry::Own(contest) if trusted => self.handle_own(now, from, contest),
+                // Whoever may be a recording can make this node wait, no more.
+                Entry::Own(contest) => self.handle_claim(now, from, contest),
+                Entry::Release(contest) if trusted => {
+                    self.step(now, contest.attempt, Event::Release(from), None);
+                }
+                Entry::Release(_) => {}
+                Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. }
+                    if heard == Heard::Late => {}
+                Entry::Hello { unavailable } => {
+                    self.handle_hello(now, from, Protocol::Tcp, unavailable);
+                }
+                Entry::HelloUdp { unavailable } => {
+                    self.handle_hello(now, from, Protocol::Udp, unavailable);
+                }
+                Entry::Heard { reports } => self.handle_reports(now, from, reports),
             }
-            return;
+        }
+    }
+
+    /// A frame of a host came that speaks another major version. It is
+    /// authentic, and its header is the same in all versions.
+    pub fn handle_stranger(&mut self, now: Instant, major: u8, header: &Header) {
+        if self.hear(now, major, header).is_some() && !header.flags.leaving {
+            self.roster.heard(now, header.node, self.config.limits.peers);
+            self.weigh(now);
+        }
+    }
+
+    /// Takes note of a frame's sender. `None` if the frame must not be used.
+    fn hear(&mut self, now: Instant, major: u8, header: &Header) -> Option<Heard> {
+        if header.node == self.config.node {
+            self.handle_own_id(now, header);
+            return None;
         }
         let mut notices = Vec::new();
-        let heard = self.membership.hear(now, &frame.header, self.config.limits.peers, |notice| {
+        let peers_max = self.config.limits.peers;
+        let heard = self.membership.hear(now, major, header, peers_max, |notice| {
             notices.push(notice);
         });
         match heard {
@@ -79,70 +144,151 @@ impl Node {
                 // A forged sequence number may jump by any amount, and again.
                 self.counters.lost_frames = self.counters.lost_frames.saturating_add(lost);
             }
+            Heard::Late => {
+                self.counters.late_frames += 1;
+                self.counters.lost_frames = self.counters.lost_frames.saturating_sub(1);
+            }
             Heard::Stale => {
                 self.counters.stale_frames += 1;
-                return;
+                return None;
             }
             Heard::TooMany => {
                 self.counters.too_many_peers += 1;
-                return;
+                return None;
             }
         }
         self.counters.frames += 1;
         for notice in notices {
-            self.changed = now;
-            // A newcomer learns of this node and its services at once.
-            self.hello_at = self.hello_at.min(now);
-            self.notice(notice);
+            if let Notice::PeerLeft(node) = notice {
+                self.roster.remove(node);
+            }
+            self.change(now, notice);
         }
-        for entry in &frame.entries {
-            self.handle_entry(now, from, entry);
+        Some(heard)
+    }
+
+    /// A frame came that bears this node's id, and not an echo of its own.
+    fn handle_own_id(&mut self, now: Instant, header: &Header) {
+        let ours = (self.config.incarnation, self.sequence);
+        if (header.incarnation, header.sequence) <= ours {
+            // Said before, or by an earlier life: somebody repeats it. Or an older host of
+            // the same id, which will hear of this one and give way.
+            self.counters.own_id_frames += 1;
+            return;
+        }
+        self.counters.duplicate_ids += 1;
+        if now.since(self.named) < ID_KEPT {
+            return;
+        }
+        let taken = self.config.node;
+        self.config.node = self.config.key.other_node_id(taken, self.config.incarnation);
+        self.named = now;
+        self.sequence = 0;
+        self.hellos.clear();
+        self.change(now, Notice::DuplicateNodeId { taken, new: self.config.node });
+    }
+
+    fn handle_claim(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        self.sample(now, contest);
+        let key = self.view(now).claim_key(contest.attempt, from, contest.tries, contest.rank);
+        self.step(now, contest.attempt, Event::Claim(key), None);
+    }
+
+    fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        self.sample(now, contest);
+        self.step(now, contest.attempt, Event::Own(from), None);
+    }
+
+    /// Measures how late the first host's word comes.
+    fn sample(&mut self, now: Instant, contest: &Contest) {
+        let first_of_all = contest.tries == 0 && contest.rank <= 1;
+        if first_of_all && let Some(slot) = self.attempts.find(contest.attempt) {
+            let attempt = self.attempts.get(slot);
+            let waiting = matches!(attempt.state, State::Held { .. } | State::Claimed { .. });
+            if waiting && attempt.tries == 0 {
+                self.pace.sample(attempt.arrived, now);
+            }
         }
     }
 
-    fn handle_entry(&mut self, now: Instant, from: NodeId, entry: &Entry) {
-        let (id, event) = match entry {
-            Entry::Hello { unavailable } => {
-                if self.membership.set_unavailable(from, unavailable) {
-                    self.changed = now;
-                }
-                return;
-            }
-            Entry::Claim(contest) => {
-                let view = self.view(now);
-                let key = view.claim_key(contest.attempt, from, contest.tries, contest.rank);
-                (contest.attempt, Event::Claim(key))
-            }
-            Entry::Own(contest) => (contest.attempt, Event::Own(from)),
-            Entry::Release(contest) => (contest.attempt, Event::Release(from)),
-        };
-        self.step(now, id, event, None);
+    fn handle_hello(&mut self, now: Instant, from: NodeId, protocol: Protocol, ports: &[u16]) {
+        if self.membership.set_unavailable(from, protocol, ports) {
+            self.changed = now;
+        }
+        if self.membership.get(from).is_some_and(Peer::heard) {
+            self.roster.heard(now, from, self.config.limits.peers);
+        }
+    }
+
+    fn handle_reports(&mut self, now: Instant, from: NodeId, reports: &[Report]) {
+        let Config { node, incarnation, .. } = self.config;
+        let mine = |report: &&Report| (report.node, report.incarnation) == (node, incarnation);
+        let complete = reports.len() < REPORTS_MAX;
+        let expected = self.hellos.iter().rev();
+        let expected = expected
+            .copied()
+            .find(|&(sent, _)| now.since(sent) >= self.config.timers.suspect)
+            .map(|(_, sequence)| sequence);
+        if self.membership.report(from, reports.iter().find(mine), complete, expected) {
+            self.change(now, Notice::PeerVerified(from));
+        }
     }
 
     /// A SYN to the virtual IP is held.
     pub fn handle_syn(&mut self, now: Instant, syn: Syn) {
         let Syn { ticket, flow, isn, incumbent } = syn;
-        if self.held >= self.config.limits.held {
-            self.counters.held_full += 1;
-            self.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
+        self.counters.syns += 1;
+        let incumbent = incumbent || self.attempts.answered(&flow).is_some();
+        self.open(now, ticket, flow, isn, incumbent);
+    }
+
+    /// A datagram to the virtual IP is held whose flow the kernel does not know.
+    pub fn handle_datagram(&mut self, now: Instant, ticket: Ticket, flow: FlowKey) {
+        self.counters.datagrams += 1;
+        if self.services.get(flow.service_port()) == Listener::Absent {
+            self.counters.not_served += 1;
+            self.decide(ticket, Verdict::Drop);
+            self.outbox.outputs.push_back(Output::Block(flow));
             return;
         }
-        self.counters.syns += 1;
+        self.open(now, ticket, flow, 0, false);
+    }
+
+    fn open(&mut self, now: Instant, ticket: Ticket, flow: FlowKey, isn: u32, incumbent: bool) {
+        if self.held >= self.config.limits.held {
+            self.counters.held_full += 1;
+            self.decide(ticket, Verdict::Drop);
+            return;
+        }
         let id = self.config.key.attempt(&flow, isn);
-        let incumbent = incumbent || self.answered.contains_key(&flow);
         self.step(now, id, Event::Syn(ticket), Some((flow, incumbent)));
     }
 
-    /// The state of a port's listener, to be said before a SYN to that port
+    /// The answer to [`Output::Inquire`]: the kernel does not track the flow any more.
+    pub fn handle_flow_ended(&mut self, now: Instant, flow: FlowKey) {
+        if let Some(slot) = self.attempts.answered(&flow) {
+            self.step_at(now, slot, Event::Ended);
+        }
+    }
+
+    /// What the driver's queue and processor say, several times a second.
+    pub fn handle_load(&mut self, now: Instant, load: &Load) {
+        let sign = self.fallback.load(load);
+        self.note(now, Cause::Overload, sign);
+        if !self.fallback.has(Cause::Overload) {
+            self.fallback.relieved();
+        }
+    }
+
+    /// The state of a port's listener, to be said before a SYN or datagram to that port
     /// and whenever the driver looks.
-    pub fn handle_listener(&mut self, now: Instant, port: u16, listener: Listener) {
-        if self.services.set(now, port, listener) {
-            self.changed = now;
-            self.hello_at = self.hello_at.min(now);
-            self.notice(match listener {
-                Listener::Absent => Notice::ServiceDown(port),
-                Listener::Ready | Listener::Busy => Notice::ServiceUp(port),
-            });
+    pub fn handle_listener(&mut self, now: Instant, service: ServicePort, listener: Listener) {
+        if self.services.set(now, service, listener) {
+            let notice = match listener {
+                Listener::Absent => Notice::ServiceDown(service),
+                Listener::Ready | Listener::Busy => Notice::ServiceUp(service),
+            };
+            self.change(now, notice);
         }
     }
 
@@ -157,11 +303,11 @@ impl Node {
     pub fn handle_refusal(&mut self, now: Instant, flow: FlowKey, client_isn: u32, rst: Ticket) {
         let id = self.config.key.attempt(&flow, client_isn);
         let lost = matches!(
-            self.attempts.get(&id).map(|attempt| attempt.state),
+            self.attempts.find(id).map(|slot| self.attempts.get(slot).state),
             Some(State::Accepted { purpose: Purpose::Serve, .. })
         );
         if lost {
-            self.handle_listener(now, flow.service.port(), Listener::Absent);
+            self.handle_listener(now, flow.service_port(), Listener::Absent);
         }
         self.step(now, id, Event::Refusal(rst), None);
     }
@@ -171,15 +317,15 @@ impl Node {
     /// With a ticket the packet is held (strict guard). Without one, a packet
     /// was seen that shows which number the client acknowledges.
     pub fn handle_ack(&mut self, now: Instant, flow: FlowKey, number: u32, ticket: Option<Ticket>) {
-        if let Some(&id) = self.answered.get(&flow) {
-            self.step(now, id, Event::Ack { number, ticket }, None);
+        if let Some(slot) = self.attempts.answered(&flow) {
+            self.step_at(now, slot, Event::Ack { number, ticket });
             return;
         }
         let adopted = self.adopted.remove(&flow);
         if let Some(ticket) = ticket {
             let verdict = if adopted { Verdict::Accept } else { Verdict::Drop };
             self.counters.unknown_acks += u64::from(!adopted);
-            self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
+            self.decide(ticket, verdict);
         }
     }
 
@@ -194,9 +340,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         if !self.joined && now.since(self.started) >= self.config.timers.listen {
             self.joined = true;
-            self.changed = now;
-            self.hello_at = now;
-            self.notice(Notice::Joined);
+            self.change(now, Notice::Joined);
         }
         let Timers { hello, suspect, .. } = self.config.timers;
         if now.since(self.hello_at) + hello >= suspect {
@@ -210,10 +354,53 @@ impl Node {
             self.changed = now;
             self.notice(notice);
         }
-        while let Some(&(deadline, id)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.step(now, id, Event::Timeout, None);
+        if now >= self.hello_at {
+            self.roster.expire(now);
+            self.weigh(now);
+        }
+        while let Some(slot) = self.deadlines.pop(now) {
+            self.step_at(now, slot, Event::Timeout);
+        }
+        self.update_share(now);
+    }
+
+    /// Weighs everything that this node measures by itself.
+    fn weigh(&mut self, now: Instant) {
+        let present = |is: bool| if is { Sign::Present } else { Sign::Absent };
+        let loss = match (self.membership.loses_one_in(4), self.membership.loses_one_in(10)) {
+            (true, _) => Sign::Present,
+            (false, true) => Sign::Unclear,
+            (false, false) => Sign::Absent,
+        };
+        self.note(now, Cause::Loss, loss);
+        let hearing = self.fallback.hearing(now);
+        self.note(now, Cause::Deaf, hearing);
+        self.note(now, Cause::Mute, present(self.membership.unheard()));
+        self.note(now, Cause::Version, present(self.membership.strangers()));
+    }
+
+    fn note(&mut self, now: Instant, cause: Cause, sign: Sign) {
+        let before = self.fallback.by_hash();
+        if !self.fallback.weigh(now, cause, sign) {
+            return;
+        }
+        let (active, by_hash) = (self.fallback.has(cause), self.fallback.by_hash());
+        self.change(now, Notice::Fallback { cause, active, by_hash });
+        self.counters.fallbacks += u64::from(by_hash && !before);
+    }
+
+    /// Tells the kernel which buckets are this node's, if that has changed.
+    fn update_share(&mut self, now: Instant) {
+        // Who is ranked changes with `changed` and with nothing else.
+        if self.shared.is_some_and(|shared| shared > self.changed) {
+            return;
+        }
+        self.shared = Some(now);
+        let view = self.view(now);
+        let share = KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
+        if share != self.share {
+            self.share = share;
+            self.outbox.outputs.push_back(Output::Share(share));
         }
     }
 
@@ -225,28 +412,50 @@ impl Node {
     }
 
     /// The next frame to send, with all that this turn has brought.
-    pub fn poll_frame(&mut self, now: Instant) -> Option<Frame> {
-        if now >= self.hello_at {
+    pub fn poll_frame(&mut self, now: Instant) -> Option<&Frame> {
+        let hello = now >= self.hello_at;
+        if hello {
             self.hello_at = now + self.config.timers.hello;
-            let unavailable = self.services.unavailable().collect();
-            self.outbox.entries.push_back(Entry::Hello { unavailable });
+            self.say_hello(now);
         }
-        let mut entries = Vec::new();
+        self.frame.entries.clear();
         let mut room = Frame::ENTRIES_MAX;
         while let Some(entry) = self.outbox.entries.front() {
             let Some(left) = room.checked_sub(entry.wire_len()) else { break };
             room = left;
-            entries.extend(self.outbox.entries.pop_front());
+            self.frame.entries.extend(self.outbox.entries.pop_front());
         }
-        (!entries.is_empty()).then(|| self.frame(entries, false))
+        if self.frame.entries.is_empty() {
+            return None;
+        }
+        self.frame.header = self.next_header(false);
+        if hello {
+            self.hellos.push_back((now, self.sequence));
+            if self.hellos.len() > HELLOS_MAX {
+                self.hellos.pop_front();
+            }
+        }
+        Some(&self.frame)
+    }
+
+    fn say_hello(&mut self, now: Instant) {
+        // Whom this node hears comes first: a new peer believes what follows.
+        let reports = self.membership.reports(now);
+        let unavailable = |protocol| self.services.unavailable(protocol).collect();
+        self.outbox.entries.extend([
+            Entry::Heard { reports },
+            Entry::Hello { unavailable: unavailable(Protocol::Tcp) },
+            Entry::HelloUdp { unavailable: unavailable(Protocol::Udp) },
+        ]);
     }
 
     /// The frame that tells the others that this node leaves.
     pub fn leave(&mut self) -> Frame {
-        self.frame(Vec::new(), true)
+        Frame { header: self.next_header(true), entries: Vec::new() }
     }
 
-    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] will have something to do.
+    /// When [`Node::handle_timeout`] or [`Node::poll_frame`] may next have something to do,
+    /// never too late. After both it is in the future, even if they had nothing to do.
     pub fn poll_timeout(&self) -> Instant {
         let mut next = self.hello_at;
         if !self.joined {
@@ -255,7 +464,7 @@ impl Node {
         if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
             next = next.min(expiry);
         }
-        if let Some(&(deadline, _)) = self.deadlines.first() {
+        if let Some(deadline) = self.deadlines.next() {
             next = next.min(deadline);
         }
         next
@@ -268,9 +477,44 @@ impl Node {
         &self.counters
     }
 
+    /// This node's id; it is another than the configured one if that was taken.
+    pub fn id(&self) -> NodeId {
+        self.config.node
+    }
+
     /// The peers that are ranked now.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> {
         self.membership.live().map(|(node, _)| node)
+    }
+
+    /// Everybody heard lately, and how well they and this node hear each other.
+    pub fn hearing(&self) -> impl Iterator<Item = Hearing> {
+        self.membership.all().map(|(node, peer)| {
+            let (lost, sent) = peer.loss();
+            let (live, by_hash, missed) = (peer.live(), peer.by_hash(), peer.missed());
+            Hearing { node, live, by_hash, sent, lost, missed }
+        })
+    }
+
+    /// The nodes among which the hash rule distributes beside this one, and how
+    /// long each has not been heard: to be kept for the next start.
+    pub fn roster(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
+        self.roster.ages(now)
+    }
+
+    /// This node decides by hash now.
+    pub fn by_hash(&self) -> bool {
+        self.fallback.by_hash()
+    }
+
+    /// Why it would, or does.
+    pub fn causes(&self) -> impl Iterator<Item = Cause> {
+        self.fallback.causes()
+    }
+
+    /// The slot S and the settling time D as they are now.
+    pub fn pace(&self) -> (Duration, Duration) {
+        (self.pace.slot(), self.pace.settle())
     }
 
     /// This node takes part.
@@ -290,7 +534,10 @@ impl Node {
             now,
             config: &self.config,
             membership: &self.membership,
+            roster: &self.roster,
             services: &self.services,
+            fallback: &self.fallback,
+            pace: &self.pace,
             joined: self.joined,
             changed: self.changed,
         }
@@ -300,90 +547,106 @@ impl Node {
         self.outbox.outputs.push_back(Output::Notice(notice));
     }
 
-    fn frame(&mut self, entries: Vec<Entry>, leaving: bool) -> Frame {
-        self.sequence += 1;
-        let header = Header {
-            node: self.config.node,
-            incarnation: self.config.incarnation,
-            sequence: self.sequence,
-            joining: !self.joined,
-            leaving,
-        };
-        Frame { header, entries }
+    /// Something has changed that the others rank by: they hear of it at once,
+    /// and so does a newcomer of this node and its services.
+    fn change(&mut self, now: Instant, notice: Notice) {
+        self.changed = now;
+        self.hello_at = self.hello_at.min(now);
+        self.notice(notice);
     }
 
-    /// Takes an attempt through an event. What is due at once waits for
-    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
+        self.outbox.outputs.push_back(Output::Decide(ticket, verdict));
+    }
+
+    fn next_header(&mut self, leaving: bool) -> Header {
+        self.sequence += 1;
+        let flags = Flags {
+            joining: !self.joined,
+            leaving,
+            hash: self.fallback.by_hash(),
+            deaf: self.fallback.has(Cause::Deaf),
+            mute: self.fallback.has(Cause::Mute),
+        };
+        let Config { node, incarnation, .. } = self.config;
+        Header { minor: MINOR, node, incarnation, sequence: self.sequence, flags }
+    }
+
+    /// Takes an attempt through an event, if it is known or worth remembering.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
-        let Self { config, membership, services, attempts, outbox, counters, .. } = self;
-        let view =
-            View { now, config, membership, services, joined: self.joined, changed: self.changed };
-        let mut cx = Context { id, view, outbox, counters };
-        let full = attempts.len() >= cx.view.config.limits.attempts;
-        let attempt = match attempts.entry(id) {
-            Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(slot) if event.opens() && !full => slot.insert(Attempt::new(&cx)),
-            Slot::Vacant(_) => {
-                cx.counters.table_full += u64::from(event.opens());
+        let known = self.attempts.find(id);
+        let full = self.attempts.len() >= self.config.limits.attempts;
+        let slot = match known {
+            Some(slot) => slot,
+            None if event.opens() && !full => {
+                let fresh = Attempt::new(&self.view(now));
+                self.attempts.insert(id, fresh)
+            }
+            None => {
+                self.counters.table_full += u64::from(event.opens());
                 if let Some(ticket) = event.ticket() {
-                    cx.outbox.outputs.push_back(Output::Decide(ticket, Verdict::Drop));
+                    self.decide(ticket, Verdict::Drop);
                 }
                 return;
             }
         };
         if let Some((flow, incumbent)) = syn {
-            attempt.flow = Some(flow);
+            let attempt = self.attempts.get_mut(slot);
+            attempt.flow.get_or_insert(flow);
             // What the kernel tracks when the SYN comes again may be left from
             // before: that contest is over.
             attempt.incumbent |= incumbent && !attempt.seen;
         }
-        let before = attempt.state;
+        self.step_at(now, slot, event);
+    }
+
+    /// Takes the attempt in a slot through an event. What is due at once waits for
+    /// [`Node::handle_timeout`], so that no frame of this turn comes too late.
+    fn step_at(&mut self, now: Instant, slot: Slot, event: Event) {
+        let view = View {
+            now,
+            config: &self.config,
+            membership: &self.membership,
+            roster: &self.roster,
+            services: &self.services,
+            fallback: &self.fallback,
+            pace: &self.pace,
+            joined: self.joined,
+            changed: self.changed,
+        };
+        let counted = (self.counters.accepted, self.counters.unheard);
+        let Self { attempts, outbox, counters, .. } = self;
+        let mut cx = Context { id: attempts.id(slot), view, outbox, counters };
+        let attempt = attempts.get_mut(slot);
+        let (before, held_before) = (attempt.state, attempt.held());
         let keep = attempt.handle(event, &mut cx);
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
-        self.deadlines.remove(&(before.until(), id));
+        self.held += if keep { attempt.held() } else { 0 };
+        self.held -= held_before;
+        self.index(slot, flow, before.answered(), after.is_some_and(|state| state.answered()));
         match after {
-            Some(state) => {
-                self.deadlines.insert((state.until(), id));
-            }
+            Some(state) => self.deadlines.set(slot, state.until()),
             None => {
-                attempts.remove(&id);
+                self.deadlines.clear(slot);
+                self.attempts.remove(slot);
             }
         }
-        self.held += usize::from(after.is_some_and(|state| state.ticket().is_some()));
-        self.held -= usize::from(before.ticket().is_some());
-        self.index(id, flow, before.answered(), after.is_some_and(|state| state.answered()));
+        if self.counters.accepted > counted.0 {
+            self.fallback.accepted(now);
+        }
+        if self.counters.unheard > counted.1 {
+            self.fallback.unheard(now);
+            let hearing = self.fallback.hearing(now);
+            self.note(now, Cause::Deaf, hearing);
+        }
     }
 
-    /// Keeps [`Node::answered`] in step with the states.
-    fn index(&mut self, id: AttemptId, flow: Option<FlowKey>, before: bool, after: bool) {
+    /// Keeps answered attempts to be found by flow, for packets that do not name the attempt.
+    fn index(&mut self, slot: Slot, flow: Option<FlowKey>, before: bool, after: bool) {
         match flow {
-            Some(flow) if after && !before => {
-                self.answered.insert(flow, id);
-            }
-            Some(flow) if before && !after && self.answered.get(&flow) == Some(&id) => {
-                self.answered.remove(&flow);
-            }
+            Some(flow) if after && !before => self.attempts.set_answered(slot, &flow),
+            Some(flow) if before && !after => self.attempts.clear_answered(slot, &flow),
             _ => {}
         }
-    }
-}
-
-/// Attempt ids are keyed hashes already: their first bytes serve as table hash.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

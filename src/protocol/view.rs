@@ -1,11 +1,15 @@
-//! Whose turn it is: this node's view of members, services and ranks (spec 5.1).
+//! Whose turn it is: this node's view of members, services and ranks (spec 5.1, 5.6).
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 
+use super::fallback::{Cause, Fallback};
 use super::membership::Membership;
+use super::pace::Pace;
+use super::roster::Roster;
+use super::services::Services;
 use super::{Config, Instant, Listener, Pacing};
-use crate::flow::{AttemptId, FlowKey, NodeId};
-use crate::wire::PORTS_MAX;
+use crate::bucket::{Bucket, Buckets};
+use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 
 /// This node's place in one contest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,11 @@ pub(super) enum Turn {
     Spectator,
     /// Nobody can serve this; the node at position 0 lets its kernel refuse it.
     LastResort { position: u8 },
+    /// Decided by hash: this try is this node's. It waits one slot if others
+    /// may not know that it decides by hash, and claim.
+    Designated { wait: bool },
+    /// Decided by hash: this try is another node's.
+    Bystander,
 }
 
 /// Orders claims of one attempt; the lower one wins, on every host alike (spec 5.3).
@@ -27,73 +36,18 @@ pub(super) struct ClaimKey {
     pub node: NodeId,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Service {
-    listener: Listener,
-    changed: Instant,
-}
-
-/// What this node knows of its own services, by port; at most [`PORTS_MAX`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct Services {
-    ports: BTreeMap<u16, Service>,
-}
-
-impl Services {
-    /// Notes the state of a port's listener. True if the cluster must hear of it.
-    pub fn set(&mut self, now: Instant, port: u16, listener: Listener) -> bool {
-        let before = self.get(port);
-        if before == listener && self.ports.contains_key(&port) {
-            return false;
-        }
-        if self.ports.len() >= PORTS_MAX && !self.ports.contains_key(&port) {
-            self.forget_one();
-        }
-        let announced = (before == Listener::Absent) != (listener == Listener::Absent);
-        let changed = if announced { now } else { Instant::default() };
-        self.ports.insert(port, Service { listener, changed });
-        announced
-    }
-
-    /// A port never asked about is taken for served; the driver asks before it says a SYN.
-    pub fn get(&self, port: u16) -> Listener {
-        self.ports.get(&port).map_or(Listener::Ready, |service| service.listener)
-    }
-
-    /// The ports to announce as unavailable.
-    pub fn unavailable(&self) -> impl Iterator<Item = u16> {
-        self.ports
-            .iter()
-            .filter(|(_, service)| service.listener == Listener::Absent)
-            .map(|(&port, _)| port)
-    }
-
-    /// Makes room: a port that is served needs no entry, of the others the
-    /// one longest unchanged goes.
-    fn forget_one(&mut self) {
-        let key = |service: &Service| (service.listener == Listener::Absent, service.changed);
-        if let Some((&port, _)) = self.ports.iter().min_by_key(|(_, service)| key(service)) {
-            self.ports.remove(&port);
-        }
-    }
-
-    /// Peers may still believe that this node serves `port`.
-    fn just_lost(&self, now: Instant, port: u16, quiet: std::time::Duration) -> bool {
-        self.ports.get(&port).is_some_and(|service| {
-            service.listener == Listener::Absent && now.since(service.changed) < quiet
-        })
-    }
-}
-
 /// Everything that decides whose turn it is, at one moment.
 pub(super) struct View<'a> {
     pub now: Instant,
     pub config: &'a Config,
     pub membership: &'a Membership,
+    pub roster: &'a Roster,
     pub services: &'a Services,
+    pub fallback: &'a Fallback,
+    pub pace: &'a Pace,
     /// This node has listened long enough to take part.
     pub joined: bool,
-    /// Members or services changed last.
+    /// Members, services or modes changed last.
     pub changed: Instant,
 }
 
@@ -102,29 +56,35 @@ impl View<'_> {
         self.config.node
     }
 
-    /// Can this node serve `port` now?
-    pub fn listener(&self, port: u16) -> Listener {
-        self.services.get(port)
+    /// Can this node serve `service` now?
+    pub fn listener(&self, service: ServicePort) -> Listener {
+        self.services.get(service)
     }
 
     pub fn is_live(&self, node: NodeId) -> bool {
         self.membership.get(node).is_some_and(|peer| peer.live())
     }
 
-    /// This node's turn among those not yet excluded from the contest.
-    pub fn turn(&self, flow: &FlowKey, incumbent: bool, excluded: &[NodeId]) -> Turn {
-        let port = flow.service.port();
-        let candidate = self.joined && !excluded.contains(&self.me()) && self.ranked_for(port);
+    /// This node's turn in the contest number `tries`, among those not yet excluded from it.
+    pub fn turn(&self, flow: &FlowKey, tries: u8, incumbent: bool, excluded: &[NodeId]) -> Turn {
+        if self.joined && self.fallback.by_hash() {
+            return self.turn_by_hash(flow, tries);
+        }
+        let service = flow.service_port();
+        let candidate = self.joined && !excluded.contains(&self.me()) && self.ranked_for(service);
         if candidate && incumbent {
             return Turn::Candidate { position: 0, rank: 0 };
         }
-        let weight = |node| (self.config.key.weight(self.config.key.flow(flow), node), node);
+        if self.left_to_hash(flow, tries) {
+            return Turn::Bystander;
+        }
+        let weight = self.weights(flow);
         let own = weight(self.me());
         let (mut rivals, mut heavier, mut heavier_of_all) = (0, 0, 0);
-        for (node, peer) in self.membership.live() {
+        for (node, peer) in self.membership.live().filter(|(_, peer)| !peer.by_hash()) {
             let outweighs = u8::from(weight(node) > own);
             heavier_of_all += outweighs;
-            if peer.serves(port) && !excluded.contains(&node) {
+            if peer.serves(service) && !excluded.contains(&node) {
                 rivals += 1;
                 heavier += outweighs;
             }
@@ -139,33 +99,125 @@ impl View<'_> {
 
     /// The turn of a node that nobody relieved: it no longer counts on the others.
     pub fn last_resort(&self, flow: &FlowKey) -> Turn {
-        let weight = |node| (self.config.key.weight(self.config.key.flow(flow), node), node);
+        let weight = self.weights(flow);
         let own = weight(self.me());
         let heavier = self.membership.live().filter(|&(node, _)| weight(node) > own).count();
         Turn::LastResort { position: heavier as u8 }
     }
 
-    /// Do the peers count on this node for `port`?
-    fn ranked_for(&self, port: u16) -> bool {
-        match self.listener(port) {
+    /// What orders the nodes for a flow, the greatest first.
+    fn weights(&self, flow: &FlowKey) -> impl Fn(NodeId) -> (u64, NodeId) {
+        let (key, flow) = (self.config.key, self.config.key.flow(flow));
+        move |node| (key.weight(flow, node), node)
+    }
+
+    /// Do the peers count on this node for `service`?
+    fn ranked_for(&self, service: ServicePort) -> bool {
+        match self.listener(service) {
             Listener::Ready | Listener::Busy => true,
-            Listener::Absent => self.services.just_lost(self.now, port, self.config.timers.quiet),
+            Listener::Absent => {
+                self.services.just_lost(self.now, service, self.config.timers.quiet)
+            }
         }
     }
 
     /// First in rank and undisputed: it may accept without claiming first (spec 5.2).
-    /// A takeover never is: the owner may live and only its OWN be lost.
-    pub fn may_be_eager(&self, position: u8, tries: u8) -> bool {
+    /// A takeover never is: the owner may live and only its OWN be lost. Nor is a
+    /// flow of datagrams: no client decides between two answers to one.
+    pub fn may_be_eager(&self, flow: &FlowKey, position: u8, tries: u8) -> bool {
         let alone = self.membership.live().next().is_none();
         let undisputed = position == 0
             && tries == 0
+            && flow.protocol == Protocol::Tcp
             && self.config.pacing == Pacing::Rank
             && self.now.since(self.changed) >= self.config.timers.quiet
-            && !self.membership.lossy();
+            && !self.membership.lossy()
+            && !self.fallback.has(Cause::Mute);
         alone || undisputed
     }
 
     pub fn claim_key(&self, attempt: AttemptId, node: NodeId, tries: u8, rank: u8) -> ClaimKey {
         ClaimKey { tries, rank, tie_break: self.config.key.tie_break(attempt, node), node }
+    }
+
+    // By hash (spec 5.6).
+
+    /// Somebody wants to hear that this node has answered: a node that claims. Under
+    /// overload nobody is told, or claims would multiply a flood.
+    pub fn announces(&self) -> bool {
+        !self.fallback.by_hash()
+            || !self.fallback.has(Cause::Overload)
+                && self.membership.live().any(|(_, peer)| !peer.by_hash())
+    }
+
+    fn turn_by_hash(&self, flow: &FlowKey, tries: u8) -> Turn {
+        if self.designated(flow, tries) != self.me() {
+            return Turn::Bystander;
+        }
+        let claimants = self.membership.live().any(|(_, peer)| !peer.by_hash());
+        let announced = self.now.since(self.changed) >= self.config.timers.quiet
+            && !self.fallback.has(Cause::Mute);
+        Turn::Designated { wait: claimants && !announced }
+    }
+
+    /// A peer that decides by hash takes this try: the others leave it alone.
+    fn left_to_hash(&self, flow: &FlowKey, tries: u8) -> bool {
+        let by_hash = |node| self.membership.get(node).is_some_and(|p| p.live() && p.by_hash());
+        self.membership.live().any(|(_, peer)| peer.by_hash())
+            && by_hash(self.designated(flow, tries))
+    }
+
+    /// The node whose try this is by hash: the one at position `tries` in the
+    /// order of the flow's bucket, and round again. Nobody retransmits datagrams
+    /// as such, so of them the first position takes all.
+    fn designated(&self, flow: &FlowKey, tries: u8) -> NodeId {
+        let service = flow.service_port();
+        let serves = |node: &NodeId| match self.membership.get(*node) {
+            Some(peer) => peer.serves(service),
+            None => *node != self.me() || self.listener(service) != Listener::Absent,
+        };
+        let bucket = self.config.key.bucket(flow);
+        let mut order: Vec<NodeId> = self.members().filter(serves).collect();
+        if order.is_empty() {
+            // Somebody must refuse.
+            order.extend(self.members());
+        }
+        order.sort_by_key(|&node| Reverse((self.config.key.bucket_weight(bucket, node), node)));
+        let position = match flow.protocol {
+            Protocol::Tcp => usize::from(tries) % order.len(),
+            Protocol::Udp => 0,
+        };
+        order[position]
+    }
+
+    /// The nodes among which the hash distributes, this one included.
+    ///
+    /// While hosts hear each other these are the live ones. In the fallback it is the
+    /// roster, heard or not, less those that are passed over.
+    fn members(&self) -> impl Iterator<Item = NodeId> {
+        let by_hash = self.fallback.by_hash() || self.membership.live().any(|(_, p)| p.by_hash());
+        let heard = self.membership.all().filter(|(_, peer)| peer.heard()).count() + 1;
+        let majority = heard * 2 > self.roster.nodes().count() + 1;
+        // Overload says nothing about the network: who is silent then is gone.
+        let only_overload = self.fallback.causes().eq([Cause::Overload]);
+        let pass_over_silent = majority || only_overload;
+        let of_roster = self.roster.nodes().filter(move |&node| match self.membership.get(node) {
+            Some(peer) => by_hash && peer.member() || peer.live(),
+            None => by_hash && !pass_over_silent,
+        });
+        of_roster.chain([self.me()])
+    }
+
+    /// The buckets that are this node's on the first try.
+    pub fn own_buckets(&self) -> Buckets {
+        if !self.joined {
+            return Buckets::EMPTY;
+        }
+        let members: Vec<NodeId> = self.members().collect();
+        let weight = |bucket, node| (self.config.key.bucket_weight(bucket, node), node);
+        let first = |bucket: &Bucket| {
+            members.iter().max_by_key(|&&node| weight(*bucket, node)) == Some(&self.me())
+        };
+        Bucket::all().filter(first).collect()
     }
 }

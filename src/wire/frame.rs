@@ -6,7 +6,8 @@ use bincode::config::{BigEndian, Configuration, Fixint, Limit};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::flow::{AttemptId, ClusterKey, NodeId};
+use super::keyring::{KeyRing, TAG_LEN};
+use crate::flow::{AttemptId, NodeId};
 
 /// IP protocol number of claim frames. Unassigned by IANA (148 to 252 are).
 pub const IP_PROTOCOL: u8 = 150;
@@ -15,27 +16,35 @@ pub const IP_PROTOCOL: u8 = 150;
 pub const TTL: u8 = 255;
 /// First two bytes of every frame of every version.
 pub const MAGIC: u16 = 0xC15D;
-/// Frames of another major version are counted and refused.
+/// Of frames of another major version only the header is used.
 pub const MAJOR: u8 = 1;
-/// A higher minor version adds entry kinds, which are skipped by length.
-pub const MINOR: u8 = 0;
+/// A higher minor version adds entry kinds, which are skipped by length, and fields behind
+/// the known ones.
+pub const MINOR: u8 = 1;
 /// Longest frame in bytes, so that it fits a 1400 byte MTU with its IP header.
 pub const FRAME_MAX: usize = 1380;
 /// Most ports that one HELLO lists as unavailable.
 pub const PORTS_MAX: usize = 64;
+/// Most peers that one HEARD reports on.
+pub const REPORTS_MAX: usize = 12;
 
 const HEADER_LEN: usize = 32;
 const ENTRY_HEADER_LEN: usize = 2;
 const CONTEST_LEN: usize = 20;
-const TAG_LEN: usize = 16;
+const REPORT_LEN: usize = 20;
 
 const KIND_CLAIM: u8 = 1;
 const KIND_OWN: u8 = 2;
 const KIND_RELEASE: u8 = 3;
 const KIND_HELLO: u8 = 4;
+const KIND_HEARD: u8 = 5;
+const KIND_HELLO_UDP: u8 = 6;
 
-const FLAG_JOINING: u8 = 1;
-const FLAG_LEAVING: u8 = 2;
+const FLAG_JOINING: u8 = 1 << 0;
+const FLAG_LEAVING: u8 = 1 << 1;
+const FLAG_HASH: u8 = 1 << 2;
+const FLAG_DEAF: u8 = 1 << 3;
+const FLAG_MUTE: u8 = 1 << 4;
 
 type Config = Configuration<BigEndian, Fixint, Limit<FRAME_MAX>>;
 const CONFIG: Config = bincode::config::standard()
@@ -43,19 +52,66 @@ const CONFIG: Config = bincode::config::standard()
     .with_fixed_int_encoding()
     .with_limit::<FRAME_MAX>();
 
-/// Who sent a frame, and where it stands among that sender's frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who sent a frame, in which state, and where it stands among that sender's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
+    /// What the sender speaks beyond [`MAJOR`].
+    pub minor: u8,
     /// The sender.
     pub node: NodeId,
     /// Grows with every start of the sender's daemon.
     pub incarnation: u64,
     /// Counts the frames of one incarnation, without gaps.
     pub sequence: u64,
-    /// The sender only listens yet and must not be ranked.
+    /// The state of the sender.
+    pub flags: Flags,
+}
+
+impl Header {
+    /// Of this version, without any flag.
+    pub fn new(node: NodeId, incarnation: u64, sequence: u64) -> Self {
+        Self { minor: MINOR, node, incarnation, sequence, flags: Flags::default() }
+    }
+}
+
+/// The state of a sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags {
+    /// It only listens yet and must not be ranked.
     pub joining: bool,
-    /// The sender's last frame: it must not be ranked any more.
+    /// This is its last frame: it must not be ranked any more.
     pub leaving: bool,
+    /// It decides by hash and does not claim (spec 5.6).
+    pub hash: bool,
+    /// It has reason to believe that it does not hear the others.
+    pub deaf: bool,
+    /// It has reason to believe that the others do not hear it.
+    pub mute: bool,
+}
+
+impl Flags {
+    fn to_bits(self) -> u8 {
+        let Self { joining, leaving, hash, deaf, mute } = self;
+        [
+            (joining, FLAG_JOINING),
+            (leaving, FLAG_LEAVING),
+            (hash, FLAG_HASH),
+            (deaf, FLAG_DEAF),
+            (mute, FLAG_MUTE),
+        ]
+        .iter()
+        .fold(0, |bits, &(set, flag)| bits | if set { flag } else { 0 })
+    }
+
+    fn from_bits(bits: u8) -> Self {
+        Self {
+            joining: bits & FLAG_JOINING != 0,
+            leaving: bits & FLAG_LEAVING != 0,
+            hash: bits & FLAG_HASH != 0,
+            deaf: bits & FLAG_DEAF != 0,
+            mute: bits & FLAG_MUTE != 0,
+        }
+    }
 }
 
 /// What an entry says about one connection attempt.
@@ -85,10 +141,34 @@ pub enum Entry {
         /// Ports without a listener, at most [`PORTS_MAX`].
         unavailable: Vec<u16>,
     },
+    /// The UDP ports that the sender cannot serve now.
+    HelloUdp {
+        /// Ports without a socket, at most [`PORTS_MAX`].
+        unavailable: Vec<u16>,
+    },
+    /// What the sender has heard of its peers. A peer that finds itself in it
+    /// knows that the sender hears it now, and that this frame is no replay.
+    Heard {
+        /// One for each peer in turn, at most [`REPORTS_MAX`].
+        reports: Vec<Report>,
+    },
+}
+
+/// What one node has heard of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who was heard.
+    pub node: NodeId,
+    /// In which life.
+    pub incarnation: u64,
+    /// The highest sequence number heard, its low 32 bits.
+    pub highest: u32,
+    /// Frames between the first one heard and that one which were not, low 32 bits.
+    pub missing: u32,
 }
 
 /// A decoded claim frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Sender and position.
     pub header: Header,
@@ -108,13 +188,19 @@ pub enum DecodeError {
     /// Not a claim frame at all.
     #[error("magic {0:#06x}, not {MAGIC:#06x}")]
     Magic(u16),
-    /// A version this build does not speak.
-    #[error("major version {0}, this build speaks {MAJOR}")]
-    Version(u8),
+    /// A version this build does not speak. The frame is authentic, so its
+    /// header, which is the same in all versions, may be believed.
+    #[error("major version {major}, this build speaks {MAJOR}")]
+    Version {
+        /// The sender's major version.
+        major: u8,
+        /// Who and what it is.
+        header: Header,
+    },
     /// A frame of another cluster on the same segment.
     #[error("cluster id {0:08x} is not ours")]
     Cluster(u32),
-    /// Corrupted, or made without the cluster's key.
+    /// Corrupted, or made without a key that this host believes.
     #[error("wrong tag")]
     Tag,
     /// An entry's length does not fit its kind.
@@ -140,51 +226,61 @@ struct RawHeader {
     node: u32,
     flags: u8,
     count: u8,
-    reserved: u16,
+    key_id: u8,
+    reserved: u8,
     incarnation: u64,
     sequence: u64,
 }
 
 /// Serialises a frame, tag included.
 ///
-/// Entries that would exceed [`FRAME_MAX`] are a bug of the caller; the
+/// # Panics
+/// If the entries exceed [`Frame::ENTRIES_MAX`]: a bug of the caller. The
 /// protocol core splits its entries into frames before they get here.
-pub fn encode(frame: &Frame, key: &ClusterKey) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_LEN + frame.entries.len() * 24 + TAG_LEN);
-    let Header { node, incarnation, sequence, joining, leaving } = frame.header;
+pub fn encode(frame: &Frame, ring: &KeyRing) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(frame, ring, &mut bytes);
+    bytes
+}
+
+/// Like [`encode`], into a buffer that is used again and again.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_into(frame: &Frame, ring: &KeyRing, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    let Header { minor, node, incarnation, sequence, flags } = frame.header;
     put(
-        &mut bytes,
+        bytes,
         &RawHeader {
             magic: MAGIC,
             major: MAJOR,
-            minor: MINOR,
-            cluster: key.cluster_id(),
+            minor,
+            cluster: ring.cluster_id(),
             node: node.0,
-            flags: (FLAG_JOINING * u8::from(joining)) | (FLAG_LEAVING * u8::from(leaving)),
+            flags: flags.to_bits(),
             count: frame.entries.len() as u8,
+            key_id: ring.signing_id(),
             reserved: 0,
             incarnation,
             sequence,
         },
     );
     for entry in &frame.entries {
-        let (kind, contest) = match entry {
-            Entry::Claim(contest) => (KIND_CLAIM, contest),
-            Entry::Own(contest) => (KIND_OWN, contest),
-            Entry::Release(contest) => (KIND_RELEASE, contest),
-            Entry::Hello { unavailable } => {
-                bytes.extend([KIND_HELLO, (ENTRY_HEADER_LEN + 2 * unavailable.len()) as u8]);
-                bytes.extend(unavailable.iter().flat_map(|port| port.to_be_bytes()));
-                continue;
+        bytes.extend([entry.kind(), entry.wire_len() as u8]);
+        match entry {
+            Entry::Claim(contest) | Entry::Own(contest) | Entry::Release(contest) => {
+                put(bytes, contest);
             }
-        };
-        bytes.extend([kind, (ENTRY_HEADER_LEN + CONTEST_LEN) as u8]);
-        put(&mut bytes, contest);
+            Entry::Hello { unavailable } | Entry::HelloUdp { unavailable } => {
+                bytes.extend(unavailable.iter().flat_map(|port| port.to_be_bytes()));
+            }
+            Entry::Heard { reports } => reports.iter().for_each(|report| put(bytes, report)),
+        }
     }
-    let tag = key.tag(&bytes);
+    let tag = ring.sign(bytes);
     bytes.extend(tag);
     assert!(bytes.len() <= FRAME_MAX, "frame of {} bytes exceeds FRAME_MAX", bytes.len());
-    bytes
 }
 
 impl Entry {
@@ -193,8 +289,22 @@ impl Entry {
         ENTRY_HEADER_LEN
             + match self {
                 Entry::Claim(_) | Entry::Own(_) | Entry::Release(_) => CONTEST_LEN,
-                Entry::Hello { unavailable } => 2 * unavailable.len(),
+                Entry::Hello { unavailable } | Entry::HelloUdp { unavailable } => {
+                    2 * unavailable.len()
+                }
+                Entry::Heard { reports } => REPORT_LEN * reports.len(),
             }
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Entry::Claim(_) => KIND_CLAIM,
+            Entry::Own(_) => KIND_OWN,
+            Entry::Release(_) => KIND_RELEASE,
+            Entry::Hello { .. } => KIND_HELLO,
+            Entry::Heard { .. } => KIND_HEARD,
+            Entry::HelloUdp { .. } => KIND_HELLO_UDP,
+        }
     }
 }
 
@@ -212,7 +322,19 @@ fn put(bytes: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 /// Reads one frame out of the payload of an IP packet (spec 3.5: the rules in order).
-pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
+pub fn decode(bytes: &[u8], ring: &KeyRing) -> Result<Frame, DecodeError> {
+    let mut entries = Vec::new();
+    let header = decode_into(bytes, ring, &mut entries)?;
+    Ok(Frame { header, entries })
+}
+
+/// Like [`decode`], into a list that is used again and again. After an error its content means nothing.
+pub fn decode_into(
+    bytes: &[u8],
+    ring: &KeyRing,
+    entries: &mut Vec<Entry>,
+) -> Result<Header, DecodeError> {
+    entries.clear();
     if bytes.len() < HEADER_LEN + TAG_LEN {
         return Err(DecodeError::Truncated(bytes.len()));
     }
@@ -224,16 +346,22 @@ pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
     if raw.magic != MAGIC {
         return Err(DecodeError::Magic(raw.magic));
     }
-    if raw.major != MAJOR {
-        return Err(DecodeError::Version(raw.major));
-    }
-    if raw.cluster != key.cluster_id() {
+    if raw.cluster != ring.cluster_id() {
         return Err(DecodeError::Cluster(raw.cluster));
     }
-    if key.tag(signed) != tag {
+    if !ring.verify(raw.key_id, signed, tag) {
         return Err(DecodeError::Tag);
     }
-    let mut entries = Vec::with_capacity(usize::from(raw.count));
+    let header = Header {
+        minor: raw.minor,
+        node: NodeId(raw.node),
+        incarnation: raw.incarnation,
+        sequence: raw.sequence,
+        flags: Flags::from_bits(raw.flags),
+    };
+    if raw.major != MAJOR {
+        return Err(DecodeError::Version { major: raw.major, header });
+    }
     for _ in 0..raw.count {
         let &[kind, len, ..] = rest else {
             return Err(DecodeError::Truncated(bytes.len()));
@@ -242,41 +370,39 @@ pub fn decode(bytes: &[u8], key: &ClusterKey) -> Result<Frame, DecodeError> {
             return Err(DecodeError::Truncated(bytes.len()));
         };
         let body = entry.get(ENTRY_HEADER_LEN..).ok_or(DecodeError::Entry { kind, len })?;
-        entries.extend(decode_entry(kind, len, body)?);
+        let entry = decode_entry(kind, body).ok_or(DecodeError::Entry { kind, len })?;
+        entries.extend(entry);
         rest = after;
     }
     if !rest.is_empty() {
         return Err(DecodeError::Trailing(rest.len()));
     }
-    Ok(Frame {
-        header: Header {
-            node: NodeId(raw.node),
-            incarnation: raw.incarnation,
-            sequence: raw.sequence,
-            joining: raw.flags & FLAG_JOINING != 0,
-            leaving: raw.flags & FLAG_LEAVING != 0,
-        },
-        entries,
-    })
+    Ok(header)
 }
 
-/// `None` for a kind that a later minor version added.
-fn decode_entry(kind: u8, len: u8, body: &[u8]) -> Result<Option<Entry>, DecodeError> {
-    let contest = || match take::<Contest>(body) {
-        Ok((contest, [])) => Ok(contest),
-        _ => Err(DecodeError::Entry { kind, len }),
+/// `None` if the body does not fit the kind, `Some(None)` for a kind that a
+/// later minor version has added.
+fn decode_entry(kind: u8, body: &[u8]) -> Option<Option<Entry>> {
+    // A later minor version may have put something behind the known fields.
+    let contest = || Some(take::<Contest>(body).ok()?.0);
+    let ports = || {
+        let fits = body.len().is_multiple_of(2) && body.len() <= 2 * PORTS_MAX;
+        let port = |two: &[u8]| u16::from_be_bytes([two[0], two[1]]);
+        fits.then(|| body.chunks_exact(2).map(port).collect())
     };
-    Ok(match kind {
-        KIND_CLAIM => Some(Entry::Claim(contest()?)),
-        KIND_OWN => Some(Entry::Own(contest()?)),
-        KIND_RELEASE => Some(Entry::Release(contest()?)),
-        KIND_HELLO if body.len().is_multiple_of(2) && body.len() <= 2 * PORTS_MAX => {
-            let ports = body.chunks_exact(2).map(|port| u16::from_be_bytes([port[0], port[1]]));
-            Some(Entry::Hello { unavailable: ports.collect() })
+    Some(Some(match kind {
+        KIND_CLAIM => Entry::Claim(contest()?),
+        KIND_OWN => Entry::Own(contest()?),
+        KIND_RELEASE => Entry::Release(contest()?),
+        KIND_HELLO => Entry::Hello { unavailable: ports()? },
+        KIND_HELLO_UDP => Entry::HelloUdp { unavailable: ports()? },
+        KIND_HEARD => {
+            let fits = body.len().is_multiple_of(REPORT_LEN);
+            let reports = || body.chunks_exact(REPORT_LEN).map(|report| Some(take(report).ok()?.0));
+            Entry::Heard { reports: fits.then(reports)?.collect::<Option<_>>()? }
         }
-        KIND_HELLO => return Err(DecodeError::Entry { kind, len }),
-        _ => None,
-    })
+        _ => return Some(None),
+    }))
 }
 
 fn take<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
@@ -292,6 +418,15 @@ impl fmt::Display for Entry {
             Entry::Own(contest) => ("OWN", contest),
             Entry::Release(contest) => ("RELEASE", contest),
             Entry::Hello { unavailable } => return write!(f, "HELLO unavailable {unavailable:?}"),
+            Entry::HelloUdp { unavailable } => {
+                return write!(f, "HELLO-UDP unavailable {unavailable:?}");
+            }
+            Entry::Heard { reports } => {
+                write!(f, "HEARD")?;
+                return reports.iter().try_for_each(|Report { node, highest, missing, .. }| {
+                    write!(f, " {node} to #{highest} without {missing}")
+                });
+            }
         };
         let Contest { attempt, port, tries, rank } = contest;
         write!(f, "{kind} {attempt} port {port} try {tries} rank {rank}")
@@ -308,10 +443,15 @@ impl fmt::Display for Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::ClusterKey;
     use proptest::prelude::*;
 
-    fn key() -> ClusterKey {
-        ClusterKey::public([10, 0, 0, 2].into())
+    fn public(vip: [u8; 4]) -> ClusterKey {
+        ClusterKey::public(vip.into())
+    }
+
+    fn ring() -> KeyRing {
+        public([10, 0, 0, 2]).into()
     }
 
     fn contest() -> impl Strategy<Value = Contest> {
@@ -328,18 +468,33 @@ mod tests {
             contest().prop_map(Entry::Claim),
             contest().prop_map(Entry::Own),
             contest().prop_map(Entry::Release),
-            proptest::collection::vec(any::<u16>(), 0..=PORTS_MAX)
-                .prop_map(|unavailable| Entry::Hello { unavailable }),
+            ports().prop_map(|unavailable| Entry::Hello { unavailable }),
+            ports().prop_map(|unavailable| Entry::HelloUdp { unavailable }),
+            proptest::collection::vec(report(), 0..=REPORTS_MAX)
+                .prop_map(|reports| Entry::Heard { reports }),
         ]
+    }
+
+    fn ports() -> impl Strategy<Value = Vec<u16>> {
+        proptest::collection::vec(any::<u16>(), 0..=PORTS_MAX)
+    }
+
+    fn report() -> impl Strategy<Value = Report> {
+        any::<(u32, u64, u32, u32)>().prop_map(|(node, incarnation, highest, missing)| Report {
+            node: NodeId(node),
+            incarnation,
+            highest,
+            missing,
+        })
     }
 
     prop_compose! {
         fn frame()(
-            (node, incarnation, sequence, joining, leaving) in any::<(u32, u64, u64, bool, bool)>(),
-            entries in proptest::collection::vec(entry(), 0..10),
+            (minor, node, incarnation, sequence, flags) in any::<(u8, u32, u64, u64, u8)>(),
+            entries in proptest::collection::vec(entry(), 0..5),
         ) -> Frame {
-            let header =
-                Header { node: NodeId(node), incarnation, sequence, joining, leaving };
+            let flags = Flags::from_bits(flags);
+            let header = Header { minor, node: NodeId(node), incarnation, sequence, flags };
             Frame { header, entries }
         }
     }
@@ -347,68 +502,82 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_decodes_to_itself(frame in frame()) {
-            prop_assert_eq!(decode(&encode(&frame, &key()), &key()), Ok(frame));
+            prop_assert_eq!(decode(&encode(&frame, &ring()), &ring()), Ok(frame));
         }
 
         #[test]
         fn every_truncation_and_every_flipped_bit_is_refused(
             frame in frame(), at in any::<prop::sample::Index>(), bit in 0..8u32,
         ) {
-            let bytes = encode(&frame, &key());
+            let bytes = encode(&frame, &ring());
             let at = at.index(bytes.len());
-            prop_assert!(decode(&bytes[..at], &key()).is_err());
+            prop_assert!(decode(&bytes[..at], &ring()).is_err());
             let mut flipped = bytes;
             flipped[at] ^= 1 << bit;
-            prop_assert!(decode(&flipped, &key()).is_err());
+            prop_assert!(decode(&flipped, &ring()).is_err());
         }
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            prop_assert!(decode(&bytes, &key()).is_err());
+            prop_assert!(decode(&bytes, &ring()).is_err());
         }
     }
 
+    const HEADER: Header = Header {
+        minor: MINOR,
+        node: NodeId(1),
+        incarnation: 2,
+        sequence: 3,
+        flags: Flags { joining: false, leaving: false, hash: false, deaf: false, mute: false },
+    };
+
     /// A frame with the given body, correctly tagged.
     fn tagged(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let header =
-            Header { node: NodeId(1), incarnation: 2, sequence: 3, joining: false, leaving: false };
-        let mut bytes = encode(&Frame { header, entries: vec![] }, &key());
+        let mut bytes = encode(&Frame { header: HEADER, entries: vec![] }, &ring());
         bytes.truncate(HEADER_LEN);
         edit(&mut bytes);
-        let tag = key().tag(&bytes);
+        let tag = ring().sign(&bytes);
         bytes.extend(tag);
         bytes
     }
 
+    fn with_entry(entry: &[u8]) -> Vec<u8> {
+        tagged(|bytes| {
+            bytes[13] = 1;
+            bytes.extend(entry);
+        })
+    }
+
     #[test]
     fn each_rule_refuses_under_its_own_name() {
-        let other = ClusterKey::public([10, 0, 0, 3].into()).cluster_id();
-        let cases: [(Vec<u8>, DecodeError); 6] = [
+        let other = public([10, 0, 0, 3]).cluster_id();
+        let entry = |kind, len| DecodeError::Entry { kind, len };
+        let cases: [(Vec<u8>, DecodeError); 8] = [
             (tagged(|b| b[0] = 0), DecodeError::Magic(0x005D)),
-            (tagged(|b| b[2] = 2), DecodeError::Version(2)),
+            (tagged(|b| b[2] = 2), DecodeError::Version { major: 2, header: HEADER }),
             (
                 tagged(|b| b[4..8].copy_from_slice(&other.to_be_bytes())),
                 DecodeError::Cluster(other),
             ),
+            (tagged(|b| b[14] = 1), DecodeError::Tag),
             (tagged(|b| b.push(0)), DecodeError::Trailing(1)),
-            (
-                tagged(|b| {
-                    b[13] = 1;
-                    b.extend([KIND_CLAIM, 3, 0]);
-                }),
-                DecodeError::Entry { kind: KIND_CLAIM, len: 3 },
-            ),
-            (
-                tagged(|b| {
-                    b[13] = 1;
-                    b.extend([KIND_HELLO, 1]);
-                }),
-                DecodeError::Entry { kind: KIND_HELLO, len: 1 },
-            ),
+            (with_entry(&[KIND_CLAIM, 3, 0]), entry(KIND_CLAIM, 3)),
+            (with_entry(&[KIND_HELLO, 1]), entry(KIND_HELLO, 1)),
+            (with_entry(&[KIND_HEARD, 4, 0, 0]), entry(KIND_HEARD, 4)),
         ];
         for (bytes, error) in cases {
-            assert_eq!(decode(&bytes, &key()), Err(error));
+            assert_eq!(decode(&bytes, &ring()), Err(error));
         }
+    }
+
+    #[test]
+    fn what_follows_the_known_fields_of_an_entry_is_skipped() {
+        let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
+        let mut entry = vec![KIND_OWN, 24];
+        entry.extend([7; 16]);
+        entry.extend([0, 80, 0, 1, 0xaa, 0xbb]);
+        let frame = decode(&with_entry(&entry), &ring()).unwrap();
+        assert_eq!(frame.entries, [Entry::Own(contest)]);
     }
 
     #[test]
@@ -418,7 +587,7 @@ mod tests {
             b[13] = 2;
             b.extend([99, 5, 1, 2, 3, KIND_HELLO, 4, 0, 80]);
         });
-        let frame = decode(&bytes, &key()).unwrap();
+        let frame = decode(&bytes, &ring()).unwrap();
         assert_eq!(frame.entries, [Entry::Hello { unavailable: vec![80] }]);
     }
 }

@@ -6,8 +6,10 @@
 //! that failed. Nothing of a frame is acted on before its tag has been checked.
 
 mod frame;
+mod keyring;
 
 pub use frame::{
-    Contest, DecodeError, Entry, FRAME_MAX, Frame, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR,
-    PORTS_MAX, TTL, decode, encode,
+    Contest, DecodeError, Entry, FRAME_MAX, Flags, Frame, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR,
+    PORTS_MAX, REPORTS_MAX, Report, TTL, decode, decode_into, encode, encode_into,
 };
+pub use keyring::{KeyRing, PUBLIC_KEY_ID, Policy, SECRETS_MAX, Secret};

@@ -14,11 +14,12 @@ mod client;
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use clusterd::flow::{ClusterKey, FlowKey, NodeId};
-use clusterd::protocol::{Config, Instant, Limits, Listener, Node, Notice, Pacing, Ticket, Timers};
+use clusterd::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
+use clusterd::protocol::{
+    Config, Instant, KernelShare, Limits, Listener, Mode, Node, Notice, Pacing, Ticket, Timers,
+};
 use clusterd::wire::{self, Entry, Frame};
 
 /// Turns at one moment of virtual time; more of them is a livelock.
@@ -109,6 +110,9 @@ pub struct Host {
     /// The driver does not look at the listener before it hands in a SYN.
     pub blind: bool,
     node: Option<Node>,
+    /// What it has kept of the cluster over its crashes.
+    pub roster: Vec<(NodeId, Duration)>,
+    pub share: KernelShare,
     starts: u64,
     paused_until: Instant,
     inbox: Vec<Packet>,
@@ -164,7 +168,8 @@ pub struct Cluster {
     pub said: Vec<Said>,
     pub hellos: usize,
     pacing: Pacing,
-    timers: Timers,
+    mode: Mode,
+    pub timers: Timers,
     limits: Limits,
     happenings: BTreeMap<(Instant, u64), Happening>,
     links: BTreeMap<(usize, usize), Instant>,
@@ -189,6 +194,17 @@ impl Cluster {
         cluster
     }
 
+    /// Hosts that have known each other for a while, in one mode whatever happens.
+    pub fn pinned(hosts: usize, pacing: Pacing, mode: Mode) -> Self {
+        let mut cluster = Self::booting(0, pacing, 1);
+        cluster.mode = mode;
+        for _ in 0..hosts {
+            cluster.join();
+        }
+        cluster.run(ms(1_500));
+        cluster
+    }
+
     /// `hosts` hosts that start now.
     pub fn booting(hosts: usize, pacing: Pacing, seed: u64) -> Self {
         let mut cluster = Self {
@@ -205,6 +221,7 @@ impl Cluster {
             said: Vec::new(),
             hellos: 0,
             pacing,
+            mode: Mode::default(),
             timers: Timers::default(),
             limits: Limits::default(),
             happenings: BTreeMap::new(),
@@ -234,6 +251,8 @@ impl Cluster {
             listeners: BTreeMap::new(),
             blind: false,
             node: None,
+            roster: Vec::new(),
+            share: KernelShare::default(),
             starts: 0,
             paused_until: Instant::default(),
             inbox: Vec::new(),
@@ -257,14 +276,15 @@ impl Cluster {
     pub fn restart(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         host.starts += 1;
+        // Distinct also for two hosts that were given one id.
+        let incarnation = host.starts * 100 + index as u64;
         let config = Config {
-            node: host.id,
-            // Distinct also for two hosts that were given one id.
-            incarnation: host.starts * 100 + index as u64,
-            key: key(),
             pacing: self.pacing,
+            mode: self.mode,
+            roster: host.roster.clone(),
             timers: self.timers,
             limits: self.limits,
+            ..Config::new(host.id, incarnation, key())
         };
         host.node = Some(Node::new(config, self.now));
     }
@@ -303,7 +323,9 @@ impl Cluster {
     /// The driver looks at the listener without a SYN at hand.
     pub fn look(&mut self, host: usize, port: u16) {
         let listener = self.hosts[host].listener(port);
-        self.with_node(host, |node, now| node.handle_listener(now, port, listener));
+        self.with_node(host, |node, now| {
+            node.handle_listener(now, ServicePort::tcp(port), listener);
+        });
     }
 
     pub fn node(&self, host: usize) -> &Node {
@@ -503,12 +525,13 @@ impl Cluster {
         for entry in &frame.entries {
             match entry {
                 Entry::Hello { .. } => self.hellos += 1,
+                Entry::HelloUdp { .. } | Entry::Heard { .. } => {}
                 Entry::Claim(_) | Entry::Own(_) | Entry::Release(_) => {
                     self.said.push(Said { host: from, entry: entry.clone() });
                 }
             }
         }
-        let bytes = wire::encode(frame, &key());
+        let bytes = wire::encode(frame, &key().into());
         for to in (0..self.hosts.len()).filter(|&to| to != from) {
             let lost = self.chance.permille(self.segment.frames_lost);
             if lost || self.cut.contains(&(from, to)) {
@@ -538,8 +561,5 @@ impl Cluster {
 }
 
 fn flow_between(client_port: u16, port: u16) -> FlowKey {
-    FlowKey {
-        client: SocketAddr::new([10, 0, 0, 200].into(), client_port),
-        service: SocketAddr::new([10, 0, 0, 2].into(), port),
-    }
+    FlowKey::tcp(([10, 0, 0, 200], client_port), ([10, 0, 0, 2], port))
 }

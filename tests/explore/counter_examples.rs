@@ -1,8 +1,8 @@
 //! Mistakes that the exploration must find. Each test shows the shortest story of one.
 
-use clusterd::protocol::Pacing;
+use clusterd::protocol::{Mode, Pacing};
 
-use crate::scope::{Guard, Scope, TICK, Variant};
+use crate::scope::{Guard, Scope, TICK, Variant, Views};
 use crate::world::{Property, Sometimes};
 use crate::{holds, holds_but_single, named, run};
 
@@ -52,6 +52,21 @@ fn attempts_without_the_clients_number_are_mixed() {
     holds(&scope("with isn"));
     let mixed = Scope { variant: Variant::WithoutIsn, ..scope("without isn") };
     story(&mixed, Property::Answered);
+}
+
+/// The hash rule over those who are heard: when nobody is, everybody is alone and answers.
+#[test]
+fn hash_without_a_roster_makes_every_host_answer() {
+    let scope = |name: &str, roster| Scope {
+        roster,
+        deaf: true,
+        views: Views::Strangers,
+        modes: vec![Mode::Hash; 3],
+        ..named(format!("3 by hash {name}"), 3, Pacing::Rank)
+    };
+    holds(&scope("with roster", true));
+    let story = story(&scope("without roster", false), Property::SingleAnswer);
+    assert_eq!(story.matches("SYN-ACK leaves").count(), 2, "at the second it is broken");
 }
 
 /// Without the guard a kernel that was not chosen resets the client.

@@ -27,10 +27,17 @@ impl Fingerprint {
     }
 }
 
-/// Fields of a node that never come back to its behaviour: constants, totals,
-/// and when a peer was heard, which matters only after the end of a scope.
-const FORGOTTEN: [&str; 4] =
-    ["config: Config", "counters: Counters", "heard: Instant", "received: "];
+/// Fields of a node that never come back to its behaviour within a scope: constants,
+/// totals, measured delays that nothing adapts to, memory that is only used again, and
+/// when a peer was heard, which matters only after the end.
+const FORGOTTEN: [&str; 6] = [
+    "config: Config",
+    "counters: Counters",
+    "frame: Frame",
+    "heard: Instant",
+    "pace: Pace",
+    "received: ",
+];
 const INSTANT: &str = "Instant(";
 
 /// Everything a node knows, as its `Debug` text says it, but for what is
@@ -58,7 +65,7 @@ pub fn of_node(fingerprint: Fingerprint, node: &Node, end: u64) -> Fingerprint {
             rest = &rest[word..];
         }
     }
-    fingerprint.text(&kept)
+    fingerprint.number(node.id().0).text(&kept)
 }
 
 /// Length of a field's value in `Debug` text.

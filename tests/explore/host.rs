@@ -6,7 +6,7 @@ use clusterd::flow::NodeId;
 use clusterd::protocol::{Counters, Output, Syn, Ticket, Verdict};
 use clusterd::wire::{Contest, Entry, Frame};
 
-use crate::scope::{Guard, PORT, Variant, client_isn, key, moment, node_id, tick};
+use crate::scope::{Guard, Variant, client_isn, key, moment, node_id, service, tick};
 use crate::story;
 use crate::world::{Actor, Course, Flight, Host, Packet, Property, Socket, Sometimes, Step, World};
 
@@ -36,13 +36,13 @@ impl World {
                 let spins = from == Step::Read && tick(host.node.poll_timeout()) <= self.now;
                 assert!(!spins, "h{index} would spin at {}", self.now);
                 assert_eq!(host.acks, 0, "h{index} holds an ACK");
-                self.put(index, Some(host));
+                self.put(index, Some(host), course);
             }
             Some((Interrupt::Crash, step)) => {
                 course
                     .tell(self.now, story::host(index), || format!("CRASHES {}", story::at(step)));
                 self.crashes -= 1;
-                self.put(index, None);
+                self.put(index, None, course);
             }
             Some((Interrupt::None, _)) => unreachable!("not an interrupt"),
             Some((Interrupt::Nap(ticks), step)) => {
@@ -52,7 +52,7 @@ impl World {
                 self.pauses -= 1;
                 host.asleep = Some((self.now + ticks, step));
                 host.slept = Some(self.now);
-                self.put(index, Some(host));
+                self.put(index, Some(host), course);
             }
         }
     }
@@ -106,7 +106,7 @@ impl World {
                 self.carry_out(index, host, output, course);
             }
         }
-        host.unsent.extend(std::iter::from_fn(|| host.node.poll_frame(now)));
+        host.unsent.extend(std::iter::from_fn(|| host.node.poll_frame(now).cloned()));
         if from < Step::Send && !host.unsent.is_empty() {
             match self.interrupt(course) {
                 Interrupt::None => {}
@@ -197,7 +197,7 @@ impl World {
         self.facts[usize::from(attempt)].got |= 1 << index;
         let incumbent = host.socket.is_some();
         let isn = fed_isn(course, attempt);
-        host.node.handle_listener(now, PORT, host.listener);
+        host.node.handle_listener(now, service(), host.listener);
         host.node.handle_syn(now, Syn { ticket, flow: course.flow, isn, incumbent });
     }
 
@@ -263,6 +263,9 @@ impl World {
                 }
             }
             Output::Notice(_) => {}
+            // What the kernel decides by itself is not modelled.
+            Output::Share(_) => {}
+            Output::Block(_) | Output::Inquire(_) => unreachable!("for datagrams"),
         }
     }
 

@@ -23,7 +23,7 @@ mod search;
 mod story;
 mod world;
 
-use clusterd::protocol::{Listener, Pacing};
+use clusterd::protocol::{Listener, Mode, Pacing};
 use scope::{Guard, Scope, Views};
 use search::{Report, explore};
 use world::{Property, Sometimes};
@@ -215,6 +215,31 @@ fn an_answer_noticed_too_late_is_left_to_the_client() {
         let report = holds_but_single(&Scope { evidence: &[0, 3], ..scope });
         assert!(report.seen.contains(&Sometimes::GaveUp));
         assert!(report.seen.contains(&Sometimes::Released));
+    }
+}
+
+/// Spec 5.6: by hash over the roster one host answers, although no frame arrives at all.
+#[test]
+fn by_hash_one_host_answers_without_a_word() {
+    for hosts in [2, 3] {
+        for (views, roster) in [(Views::Strangers, true), (Views::Settled, false)] {
+            let name = format!("{hosts} by hash {views:?}, deaf");
+            let scope = Scope { views, roster, deaf: true, ..named(name, hosts, Pacing::Rank) };
+            let report = holds(&Scope { modes: vec![Mode::Hash; hosts], ..scope });
+            assert!(!report.seen.contains(&Sometimes::Claimed));
+        }
+    }
+}
+
+/// Spec 5.6: hosts that claim and hosts that go by hash do not answer the same SYN.
+#[test]
+fn hosts_of_both_modes_give_one_answer() {
+    use Mode::{Claim, Hash};
+    for modes in [vec![Hash, Claim], vec![Claim, Hash], vec![Hash, Claim, Claim]] {
+        for pacing in PACINGS {
+            let name = format!("{} {pacing:?} {modes:?}", modes.len());
+            holds(&Scope { modes: modes.clone(), ..named(name, modes.len(), pacing) });
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use clusterd::flow::{ClusterKey, FlowKey, NodeId};
-use clusterd::protocol::{Instant, Listener, Pacing, Timers};
+use clusterd::flow::{ClusterKey, FlowKey, NodeId, Protocol, ServicePort};
+use clusterd::protocol::{Config, Instant, Limits, Listener, Mode, Pacing, Timers};
 
 /// All times of a scope are whole ticks.
 pub const TICK: Duration = Duration::from_micros(100);
@@ -46,8 +46,10 @@ pub enum Views {
     LongUnheard,
     /// Host 0 has lost its listener, and host 1 did not hear so.
     Unannounced,
-    /// The last host is dead. Host 0 has noticed and the others have not.
+    /// Host 0 is dead. Host 1 has noticed and the others have not.
     Ghost,
+    /// No host has ever heard another.
+    Strangers,
 }
 
 /// The node that is driven: the production core, or a deliberate mistake around it.
@@ -66,6 +68,12 @@ pub struct Scope {
     pub name: &'static str,
     pub hosts: usize,
     pub pacing: Pacing,
+    /// How each host distributes connections.
+    pub modes: Vec<Mode>,
+    /// No frame arrives while the scope is explored.
+    pub deaf: bool,
+    /// The hosts know of each other from earlier lives.
+    pub roster: bool,
     pub timers: Timers,
     pub views: Views,
     pub guard: Guard,
@@ -105,12 +113,16 @@ pub fn timers() -> Timers {
     let ticks = |count: u32| TICK * count;
     Timers {
         slot: ticks(3),
+        slot_adapts: false,
         settle: ticks(4),
+        settle_adapts: false,
         own: ticks(16),
         emit: ticks(2),
         stale: ticks(60),
         foreign: ticks(1_000),
         owned: ticks(1_000),
+        datagrams: ticks(1_000),
+        tries: ticks(1_000),
         hello: ticks(2_000),
         suspect: ticks(6_500),
         dead: ticks(40_000),
@@ -126,6 +138,9 @@ impl Scope {
             name,
             hosts,
             pacing: Pacing::Rank,
+            modes: vec![Mode::Auto; hosts],
+            deaf: false,
+            roster: false,
             timers: timers(),
             views: Views::Settled,
             guard: Guard::Strict,
@@ -143,6 +158,19 @@ impl Scope {
             crashes: 0,
             pauses: 0,
             naps: &[],
+        }
+    }
+
+    /// What a host starts with.
+    pub fn config(&self, host: usize) -> Config {
+        let others = (0..self.hosts).filter(|&other| self.roster && other != host);
+        Config {
+            pacing: self.pacing,
+            mode: self.modes[host],
+            roster: others.map(|other| (node_id(other), Duration::ZERO)).collect(),
+            timers: self.timers,
+            limits: Limits { attempts: 8, held: 4, peers: 4, adopted: 1 },
+            ..Config::new(node_id(host), 1, key())
         }
     }
 
@@ -168,6 +196,7 @@ impl Scope {
     /// in the order of their numbers.
     pub fn flow(&self) -> FlowKey {
         let flow = |port: u16| FlowKey {
+            protocol: Protocol::Tcp,
             client: ([10, 0, 0, 200], port).into(),
             service: ([10, 0, 0, 2], PORT).into(),
         };
@@ -177,6 +206,10 @@ impl Scope {
         };
         (4_000..).map(flow).find(in_order).expect("one port in six")
     }
+}
+
+pub fn service() -> ServicePort {
+    ServicePort::tcp(PORT)
 }
 
 pub fn node_id(host: usize) -> NodeId {

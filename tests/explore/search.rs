@@ -9,11 +9,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
-use clusterd::protocol::{Config, Limits, Listener, Node};
+use clusterd::protocol::{Listener, Node};
 
 use crate::choices::Choices;
-use crate::scope::{PORT, SPAN, Scope, Views, key, moment, node_id};
-use crate::world::{Actor, Client, Course, Facts, Host, Property, Sometimes, World};
+use crate::scope::{SPAN, Scope, Views, moment, node_id, service};
+use crate::world::{
+    Actor, Client, Course, Facts, Host, Pool, Property, Sometimes, World, all_links,
+};
 
 /// What an exploration has found.
 pub struct Report {
@@ -75,6 +77,7 @@ struct Search<'a> {
     ways: Vec<Way>,
     layers: BTreeMap<(u64, Actor), Layer>,
     violations: BTreeMap<Property, Violation>,
+    pool: Pool,
     report: Report,
 }
 
@@ -87,6 +90,7 @@ pub fn explore(scope: &Scope) -> Report {
         ways: vec![Way { from: 0, choices: [].into() }],
         layers: BTreeMap::new(),
         violations: BTreeMap::new(),
+        pool: Pool::default(),
         report: Report {
             name: scope.name,
             states: 0,
@@ -118,7 +122,8 @@ impl Search<'_> {
     /// Takes every step that leads out of a state.
     fn leave(&mut self, from: &Reached, step: impl Fn(&mut World, &mut Course<'_>)) {
         self.report.states += 1;
-        let mut course = Course::new(self.scope, Choices::default());
+        let mut pool = std::mem::take(&mut self.pool);
+        let mut course = Course::new(self.scope, &mut pool);
         loop {
             let mut world = from.world.clone();
             step(&mut world, &mut course);
@@ -130,6 +135,7 @@ impl Search<'_> {
             }
         }
         self.report.seen.append(&mut course.seen);
+        self.pool = pool;
     }
 
     fn arrive(&mut self, from: &Reached, world: World, course: &mut Course<'_>) {
@@ -180,7 +186,8 @@ fn retell(scope: &Scope, start: &World, ways: &[Way], violation: &Violation) -> 
         at = ways[at].from as usize;
     }
     let mut world = start.clone();
-    let mut course = Course::new(scope, Choices::default());
+    let mut pool = Pool::default();
+    let mut course = Course::new(scope, &mut pool);
     course.story = Some(vec![format!("  tick  who     what; {}", scope.name)]);
     for (index, choices) in steps.iter().rev().enumerate() {
         course.choices = Choices::again(choices);
@@ -218,13 +225,18 @@ fn warm_up(scope: &Scope) -> World {
         pauses: 0,
         end: u64::from(u32::MAX),
     };
-    let mut course = Course::new(scope, Choices::default());
+    let mut pool = Pool::default();
+    let mut course = Course::new(scope, &mut pool);
+    course.cut = match scope.views {
+        Views::Strangers => all_links(scope.hosts),
+        _ => Vec::new(),
+    };
     let last = scope.hosts - 1;
     let early = if scope.views == Views::Fresh { last } else { scope.hosts };
-    (0..early).for_each(|host| start(&mut world, scope, host));
+    (0..early).for_each(|host| start(&mut world, &mut course, host));
     run(&mut world, &mut course, 2_600);
     for host in early..scope.hosts {
-        start(&mut world, scope, host);
+        start(&mut world, &mut course, host);
         run(&mut world, &mut course, 150);
     }
     if scope.views == Views::Unannounced {
@@ -235,13 +247,13 @@ fn warm_up(scope: &Scope) -> World {
             let host = world.hosts[index].as_deref().expect("nobody has crashed");
             let mut host = host.clone();
             host.listener = scope.listeners[index];
-            host.node.handle_listener(moment(world.now), PORT, host.listener);
-            world.put(index, Some(host));
+            host.node.handle_listener(moment(world.now), service(), host.listener);
+            world.put(index, Some(host), &mut course);
         }
         run(&mut world, &mut course, 600);
     }
     let deaf = match scope.views {
-        Views::Settled | Views::Fresh | Views::Unannounced => None,
+        Views::Settled | Views::Fresh | Views::Unannounced | Views::Strangers => None,
         Views::Unheard | Views::LongUnheard | Views::Ghost => Some(1),
     };
     if let Some(deaf) = deaf {
@@ -255,9 +267,9 @@ fn warm_up(scope: &Scope) -> World {
         }
     }
     match scope.views {
-        Views::Settled | Views::Fresh | Views::Unheard | Views::Unannounced => {}
+        Views::Settled | Views::Fresh | Views::Unheard | Views::Unannounced | Views::Strangers => {}
         Views::LongUnheard => run(&mut world, &mut course, 600),
-        Views::Ghost => world.put(0, None),
+        Views::Ghost => world.put(0, None, &mut course),
     }
     world.losses = scope.losses;
     world.doubles = scope.doubles;
@@ -266,23 +278,15 @@ fn warm_up(scope: &Scope) -> World {
     world.end = world.now + SPAN;
     let sealed = world.hosts.clone();
     for (index, host) in sealed.into_iter().enumerate() {
-        world.put(index, host.map(Arc::unwrap_or_clone));
+        world.put(index, host.map(Arc::unwrap_or_clone), &mut course);
     }
     world
 }
 
-fn start(world: &mut World, scope: &Scope, index: usize) {
-    let config = Config {
-        node: node_id(index),
-        incarnation: 1,
-        key: key(),
-        pacing: scope.pacing,
-        timers: scope.timers,
-        limits: Limits::default(),
-    };
-    let node = Node::new(config, moment(world.now));
+fn start(world: &mut World, course: &mut Course<'_>, index: usize) {
+    let node = Node::new(course.scope.config(index), moment(world.now));
     world.hosts.push(None);
-    world.put(index, Some(Host::new(node, Listener::Ready)));
+    world.put(index, Some(Host::new(node, Listener::Ready)), course);
 }
 
 /// Lets good days go by.

@@ -57,6 +57,7 @@ pub fn output(output: &Output) -> String {
         Output::Decide(_, Verdict::Accept) => "accepts".into(),
         Output::Decide(_, Verdict::Drop) => "drops".into(),
         Output::Destroy(_) => "destroys its half-open socket".into(),
+        Output::Share(_) | Output::Block(_) | Output::Inquire(_) => "tells its kernel".into(),
         Output::Notice(notice) => format!("notes {notice:?}"),
     }
 }

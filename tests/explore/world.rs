@@ -1,6 +1,6 @@
 //! The state of a scope: hosts, packets on their way, a client; and what is judged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -207,27 +207,51 @@ pub struct World {
     pub end: u64,
 }
 
+/// Hosts that are equal are kept once.
+#[derive(Default)]
+pub struct Pool {
+    hosts: HashMap<u128, Arc<Host>>,
+    clean_at: usize,
+}
+
+impl Pool {
+    fn keep(&mut self, host: Host) -> Arc<Host> {
+        if self.hosts.len() >= self.clean_at {
+            self.hosts.retain(|_, host| Arc::strong_count(host) > 1);
+            self.clean_at = 1_000.max(self.hosts.len() * 2);
+        }
+        self.hosts.entry(host.fingerprint).or_insert_with(|| Arc::new(host)).clone()
+    }
+}
+
+pub fn all_links(hosts: usize) -> Vec<(usize, usize)> {
+    let to_others = |from| (0..hosts).filter(move |&to| to != from).map(move |to| (from, to));
+    (0..hosts).flat_map(to_others).collect()
+}
+
 /// A step on its way: the adversary, the judge, and the story for people.
 pub struct Course<'a> {
     pub scope: &'a Scope,
     pub flow: FlowKey,
     pub choices: Choices,
+    pub pool: &'a mut Pool,
     pub broken: Vec<(Property, String)>,
     pub seen: BTreeSet<Sometimes>,
-    /// Links that carry nothing, while the hosts warm up.
+    /// Links that carry nothing.
     pub cut: Vec<(usize, usize)>,
     pub story: Option<Vec<String>>,
 }
 
 impl<'a> Course<'a> {
-    pub fn new(scope: &'a Scope, choices: Choices) -> Self {
+    pub fn new(scope: &'a Scope, pool: &'a mut Pool) -> Self {
         Self {
             scope,
+            pool,
             flow: scope.flow(),
-            choices,
+            choices: Choices::default(),
             broken: Vec::new(),
             seen: BTreeSet::new(),
-            cut: Vec::new(),
+            cut: if scope.deaf { all_links(scope.hosts) } else { Vec::new() },
             story: None,
         }
     }
@@ -295,10 +319,10 @@ impl World {
     }
 
     /// Replaces a host after its turn.
-    pub fn put(&mut self, index: usize, host: Option<Host>) {
+    pub fn put(&mut self, index: usize, host: Option<Host>, course: &mut Course<'_>) {
         self.hosts[index] = host.map(|mut host| {
             host.seal(self.end);
-            Arc::new(host)
+            course.pool.keep(host)
         });
         if self.hosts[index].is_none() {
             let theirs = [Actor::Host(index), Actor::Kernel(index)];

@@ -11,12 +11,14 @@ mod rig;
 mod sockets;
 
 mod arp;
+mod buckets;
 mod coexist;
 mod dumps;
 mod errors;
 mod faults;
 mod frames;
 mod log;
+mod overload;
 mod ports;
 mod resets;
 mod services;

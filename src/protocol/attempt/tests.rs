@@ -11,14 +11,15 @@
 //! capitals are entries sent, with rank and try; `-a` excludes a node from the
 //! contest and `+word` counts.
 
-use std::net::SocketAddr;
-
+use super::super::fallback::{Fallback, Mode};
 use super::super::membership::Membership;
-use super::super::view::Services;
-use super::super::{Config, Limits, Pacing, Timers};
+use super::super::pace::Pace;
+use super::super::roster::Roster;
+use super::super::services::Services;
+use super::super::{Config, Pacing};
 use super::*;
 use crate::flow::ClusterKey;
-use crate::wire::Header;
+use crate::wire::{Flags, Header, MAJOR};
 
 const ME: NodeId = NodeId(1);
 const A: NodeId = NodeId(2);
@@ -30,10 +31,11 @@ const ISN: u32 = u32::MAX;
 const NOW: Instant = Instant::from_micros(2_000_000);
 const LEFT: Duration = Duration::from_millis(7);
 
-const STATES: [&str; 15] = [
+const STATES: [&str; 16] = [
     "held candidate",
     "held spectator",
     "held last resort",
+    "held designated",
     "claimed",
     "claimed, said again",
     "deferred to a",
@@ -48,7 +50,7 @@ const STATES: [&str; 15] = [
     "foreign, unseen",
 ];
 
-const EVENTS: [&str; 13] = [
+const EVENTS: [&str; 14] = [
     "SYN",
     "better CLAIM of b",
     "worse CLAIM of b",
@@ -61,6 +63,7 @@ const EVENTS: [&str; 13] = [
     "right ACK, seen",
     "wrong ACK",
     "wrong ACK, seen",
+    "flow ended",
     "timeout",
 ];
 
@@ -80,6 +83,12 @@ struct World {
     all_absent: bool,
     /// Frames of the peers get lost.
     lossy: bool,
+    protocol: Protocol,
+    mode: Mode,
+    /// The peers decide by hash.
+    peers_by_hash: bool,
+    /// The node whose first try it is by hash.
+    designated: NodeId,
 }
 
 impl Default for World {
@@ -95,6 +104,10 @@ impl Default for World {
             first: A,
             all_absent: false,
             lossy: false,
+            protocol: Protocol::Tcp,
+            mode: Mode::Claim,
+            peers_by_hash: false,
+            designated: A,
         }
     }
 }
@@ -117,6 +130,8 @@ fn every_circumstance_has_its_rows() {
     let moving = Duration::from_millis(49);
     let quiet = Duration::from_millis(50);
     let absent = |changed| World { listener: Listener::Absent, changed, ..new() };
+    let by_hash = |designated| World { mode: Mode::Hash, peers_by_hash: true, designated, ..new() };
+    let udp = || World { protocol: Protocol::Udp, ..new() };
     let cases = [
         ("first in rank", World { first: ME, ..new() }, "timeout"),
         ("first, views moving", World { changed: moving, first: ME, ..new() }, "timeout"),
@@ -137,6 +152,37 @@ fn every_circumstance_has_its_rows() {
         ("incumbent", World { incumbent: true, ..new() }, "OWN of a"),
         ("owner not live", World { peers: &[B], ..new() }, "SYN"),
         ("racing", World { pacing: Pacing::Race, ..new() }, "SYN"),
+        ("a by hash", World { peers_by_hash: true, ..new() }, "SYN"),
+        ("by hash", by_hash(A), "SYN"),
+        ("by hash, others claim", World { peers_by_hash: false, ..by_hash(ME) }, "SYN"),
+        (
+            "by hash since just now, others claim",
+            World { peers_by_hash: false, changed: moving, ..by_hash(ME) },
+            "SYN",
+        ),
+        ("by hash, designated", by_hash(ME), "SYN"),
+        ("by hash, designated, second try", World { tries: 1, ..by_hash(ME) }, "SYN"),
+        ("by hash, designated", by_hash(ME), "timeout"),
+        ("by hash", by_hash(A), "timeout"),
+        ("by hash", by_hash(ME), "SYN-ACK"),
+        (
+            "by hash, accept queue full",
+            World { listener: Listener::Busy, ..by_hash(ME) },
+            "timeout",
+        ),
+        ("datagrams", udp(), "SYN"),
+        ("datagrams", udp(), "OWN of a"),
+        ("datagrams", udp(), "OWN of b"),
+        ("datagrams", udp(), "flow ended"),
+        ("datagrams", udp(), "timeout"),
+        ("datagrams, first", World { first: ME, ..udp() }, "timeout"),
+        ("datagrams, stale", World { age: Duration::from_millis(500), ..udp() }, "timeout"),
+        ("datagrams by hash", World { protocol: Protocol::Udp, ..by_hash(A) }, "SYN"),
+        (
+            "datagrams by hash, designated",
+            World { protocol: Protocol::Udp, ..by_hash(ME) },
+            "timeout",
+        ),
     ];
     let mut actual = String::new();
     for (circumstance, world, event) in cases {
@@ -162,35 +208,36 @@ fn compare(expected: &str, actual: &str) {
 
 /// Takes an attempt in `state` through `event`; says what comes of it.
 fn row(world: &World, state: &str, event: &str) -> String {
-    let config = Config {
-        node: ME,
-        incarnation: 1,
-        key: ClusterKey::public([10, 0, 0, 2].into()),
-        pacing: world.pacing,
-        timers: Timers::default(),
-        limits: Limits::default(),
-    };
-    let flow = flow_ranked(&config.key, world.first);
+    let key = ClusterKey::public([10, 0, 0, 2].into());
+    let config = Config { pacing: world.pacing, mode: world.mode, ..Config::new(ME, 1, key) };
+    let flow = flow_ranked(&config.key, world);
     let changed = NOW - world.changed;
-    let mut membership = Membership::default();
+    let (mut membership, mut roster) = (Membership::default(), Roster::default());
     for &node in world.peers {
-        let header = Header { node, incarnation: 1, sequence: 1, joining: false, leaving: false };
-        membership.hear(changed, &header, 64, |_| {});
+        let flags = Flags { hash: world.peers_by_hash, ..Flags::default() };
+        // Of minor version 0, so that it is believed without further ado.
+        let header = Header { minor: 0, flags, ..Header::new(node, 1, 1) };
+        membership.hear(changed, MAJOR, &header, 64, |_| {});
+        roster.heard(changed, node, 64);
         if world.lossy {
             let later = Header { sequence: 7, ..header };
-            membership.hear(changed, &later, 64, |_| {});
+            membership.hear(changed, MAJOR, &later, 64, |_| {});
         }
         if world.all_absent {
-            membership.set_unavailable(node, &[flow.service.port()]);
+            membership.set_unavailable(node, world.protocol, &[flow.service.port()]);
         }
     }
     let mut services = Services::default();
-    services.set(changed, flow.service.port(), world.listener);
+    services.set(changed, flow.service_port(), world.listener);
+    let (fallback, pace) = (Fallback::new(world.mode), Pace::new(&config.timers));
     let view = View {
         now: NOW,
         config: &config,
         membership: &membership,
+        roster: &roster,
         services: &services,
+        fallback: &fallback,
+        pace: &pace,
         joined: true,
         changed,
     };
@@ -211,6 +258,8 @@ fn row(world: &World, state: &str, event: &str) -> String {
         incumbent: world.incumbent,
         tries: world.tries,
         excluded: Vec::new(),
+        more: Vec::new(),
+        contested: false,
         state: before,
     };
     let keep = attempt.handle(event, &mut cx);
@@ -222,6 +271,7 @@ fn row(world: &World, state: &str, event: &str) -> String {
     };
     let mut done: Vec<String> = outbox.outputs.iter().map(output_text).collect();
     done.extend(outbox.entries.iter().map(entry_text));
+    done.extend(attempt.more.iter().map(|_| "hold it".into()));
     done.extend(attempt.excluded.iter().map(|&node| format!("-{}", node_text(node))));
     if attempt.tries != world.tries {
         done.push(format!("try {}", attempt.tries));
@@ -230,16 +280,28 @@ fn row(world: &World, state: &str, event: &str) -> String {
     format!(" | {next} | {}", done.join(", ")).trim_end().into()
 }
 
-/// A flow whose heaviest node is `first`; the others follow in the order a, me, b.
-fn flow_ranked(key: &ClusterKey, first: NodeId) -> FlowKey {
-    let mut order = [A, ME, B];
-    order.sort_by_key(|&node| node != first);
+/// A flow whose heaviest node is the first of that world, the others follow in
+/// the order a, me, b; by hash the designated node comes first, then they follow likewise.
+/// Of two owners, a wins the tie-break against this node and b loses it.
+fn flow_ranked(key: &ClusterKey, world: &World) -> FlowKey {
+    let order = |first: NodeId| {
+        let mut order = [A, ME, B];
+        order.sort_by_key(|&node| node != first);
+        order
+    };
+    let (by_claim, by_hash) = (order(world.first), order(world.designated));
     let flows = (1..=u16::MAX).map(|port| FlowKey {
-        client: SocketAddr::new([10, 0, 0, 200].into(), port),
-        service: SocketAddr::new([10, 0, 0, 2].into(), 80),
+        protocol: world.protocol,
+        ..FlowKey::tcp(([10, 0, 0, 200], port), ([10, 0, 0, 2], 80))
     });
     let weight = |flow: &FlowKey, node| key.weight(key.flow(flow), node);
-    let ranked = |flow: &FlowKey| order.is_sorted_by(|&x, &y| weight(flow, x) > weight(flow, y));
+    let by_bucket = |flow: &FlowKey, node| key.bucket_weight(key.bucket(flow), node);
+    let tie = |flow: &FlowKey, node| key.tie_break(key.attempt(flow, 1), node);
+    let ranked = |flow: &FlowKey| {
+        by_claim.is_sorted_by(|&x, &y| weight(flow, x) > weight(flow, y))
+            && by_hash.is_sorted_by(|&x, &y| by_bucket(flow, x) > by_bucket(flow, y))
+            && [A, ME, B].is_sorted_by(|&x, &y| tie(flow, x) < tie(flow, y))
+    };
     flows.into_iter().find(ranked).expect("some port gives this order")
 }
 
@@ -250,10 +312,12 @@ fn state_named(
     world: &World,
     until: Instant,
 ) -> State {
-    let (turn, rank) = match cx.view.turn(flow, world.incumbent, &[]) {
+    let (turn, rank) = match cx.view.turn(flow, world.tries, world.incumbent, &[]) {
         turn @ Turn::Candidate { rank, .. } => (turn, rank),
         // It was one when the state was entered.
-        Turn::Spectator | Turn::LastResort { .. } => (Turn::Candidate { position: 1, rank: 2 }, 2),
+        Turn::Spectator | Turn::LastResort { .. } | Turn::Designated { .. } | Turn::Bystander => {
+            (Turn::Candidate { position: 1, rank: 2 }, 2)
+        }
     };
     let key = cx.view.claim_key(cx.id, A, 0, 1);
     let held = |turn| State::Held { ticket: HELD, turn, until };
@@ -261,6 +325,7 @@ fn state_named(
         "held candidate" => held(turn),
         "held spectator" => held(Turn::Spectator),
         "held last resort" => held(Turn::LastResort { position: 1 }),
+        "held designated" => held(Turn::Designated { wait: true }),
         "claimed" => State::Claimed { ticket: HELD, rank, reasserted: false, until },
         "claimed, said again" => State::Claimed { ticket: HELD, rank, reasserted: true, until },
         "deferred to a" => State::Deferred { ticket: Some(HELD), to: A, key, until },
@@ -281,6 +346,7 @@ fn event_named(event: &str, cx: &Context<'_>) -> Event {
         "better CLAIM of b" => Event::Claim(cx.view.claim_key(cx.id, B, 0, 0)),
         "worse CLAIM of b" => Event::Claim(cx.view.claim_key(cx.id, B, 0, 9)),
         "OWN of a" => Event::Own(A),
+        "OWN of b" => Event::Own(B),
         "RELEASE of a" => Event::Release(A),
         "RELEASE of b" => Event::Release(B),
         "SYN-ACK" => Event::SynAck { isn: ISN },
@@ -289,6 +355,7 @@ fn event_named(event: &str, cx: &Context<'_>) -> Event {
         "right ACK, seen" => Event::Ack { number: (1 << 24) - 1, ticket: None },
         "wrong ACK" => Event::Ack { number: 1, ticket: Some(IT) },
         "wrong ACK, seen" => Event::Ack { number: 1 << 24, ticket: None },
+        "flow ended" => Event::Ended,
         "timeout" => Event::Timeout,
         other => panic!("no event is called {other}"),
     }
@@ -303,6 +370,10 @@ fn state_text(state: &State) -> String {
         State::Held { turn: Turn::LastResort { position }, .. } => {
             format!("held last resort {position}")
         }
+        State::Held { turn: Turn::Designated { wait }, .. } => {
+            format!("held designated{}", if wait { ", waiting" } else { "" })
+        }
+        State::Held { turn: Turn::Bystander, .. } => panic!("a bystander holds nothing"),
         State::Claimed { rank, reasserted: false, .. } => format!("claimed with {rank}"),
         State::Claimed { rank, reasserted: true, .. } => format!("claimed with {rank}, said again"),
         State::Deferred { ticket: Some(_), to, .. } => format!("deferred to {}", node_text(to)),
@@ -330,6 +401,9 @@ fn output_text(output: &Output) -> String {
             format!("{verdict:?} {packet}").to_lowercase()
         }
         Output::Destroy(_) => "destroy".into(),
+        Output::Block(_) => "block".into(),
+        Output::Inquire(_) => "inquire".into(),
+        Output::Share(share) => format!("{share:?}"),
         Output::Notice(notice) => format!("{notice:?}"),
     }
 }
@@ -339,7 +413,9 @@ fn entry_text(entry: &Entry) -> String {
         Entry::Claim(contest) => ("CLAIM", contest),
         Entry::Own(contest) => ("OWN", contest),
         Entry::Release(contest) => ("RELEASE", contest),
-        Entry::Hello { .. } => panic!("an attempt says no HELLO"),
+        Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => {
+            panic!("an attempt says no HELLO")
+        }
     };
     format!("{kind} {}/{}", contest.rank, contest.tries)
 }

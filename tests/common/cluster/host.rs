@@ -26,7 +26,7 @@ impl Cluster {
         }
         self.with_node(index, |node, now| node.handle_timeout(now));
         self.drain(index);
-        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now)) {
+        while let Some(frame) = self.with_node(index, |node, now| node.poll_frame(now).cloned()) {
             self.broadcast(index, &frame);
         }
         let next = self.node(index).poll_timeout();
@@ -44,16 +44,18 @@ impl Cluster {
     fn receive(&mut self, index: usize, packet: Packet) {
         match packet {
             Packet::Frame(bytes) => {
-                let frame = wire::decode(&bytes, &key()).expect("our own frame");
+                let frame = wire::decode(&bytes, &key().into()).expect("our own frame");
                 self.with_node(index, |node, now| node.handle_frame(now, &frame));
             }
             Packet::Syn { flow, isn } => {
                 let host = &self.hosts[index];
                 let incumbent = host.sockets.contains_key(&flow);
                 if !host.blind {
-                    let port = flow.service.port();
-                    let listener = host.listener(port);
-                    self.with_node(index, |node, now| node.handle_listener(now, port, listener));
+                    let service = flow.service_port();
+                    let listener = host.listener(service.port);
+                    self.with_node(index, |node, now| {
+                        node.handle_listener(now, service, listener);
+                    });
                     self.drain(index);
                 }
                 let ticket = self.hold(index, Held::Syn { flow, isn });
@@ -96,6 +98,10 @@ impl Cluster {
                         }
                     };
                     assert!(!chosen, "I4: host {index} destroys {flow}, which the client chose");
+                }
+                Output::Share(share) => self.hosts[index].share = share,
+                Output::Block(flow) | Output::Inquire(flow) => {
+                    panic!("{flow} is no flow of datagrams");
                 }
                 Output::Notice(notice) => self.hosts[index].notices.push(notice),
             }

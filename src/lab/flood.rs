@@ -1,0 +1,312 @@
+//! `clusterd lab flood`: what is left for clients while somebody floods the
+//! virtual IP with SYNs from spoofed addresses.
+//!
+//! All contenders get the same flood, one after the other, while clients connect
+//! to each. Everything shares the CPUs of this machine: a contender that spends more on
+//! a spoofed SYN meets a slower flood, unless `--rate` sets it.
+
+mod sender;
+mod summary;
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clusterd::bucket::Bucket;
+
+use super::bench::contender::{Cluster, Contender};
+use super::client::{Attempt, Load, LoadEvent, LoadPlan};
+use super::latency::Latency;
+use super::netns::Namespace;
+use super::process::{self, Process};
+use super::topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, VIP, client_addresses, feed};
+use crate::io::kernel_buckets::KernelBuckets;
+use crate::io::nft_sets::Sets;
+use crate::io::rules::Guard;
+use sender::{Flood, SPOOFED};
+use summary::Summary;
+
+/// Clients that connect one time after the other, each on its own.
+const CLIENTS: usize = 8;
+/// How long the flood runs before the first of them: the hosts' tables fill up.
+const RUN_UP: Duration = Duration::from_secs(2);
+/// A connection that took longer had to send its SYN again.
+const AT_ONCE: Duration = Duration::from_millis(950);
+/// The client's table of counters.
+const COUNTERS: &str = "flood";
+
+/// Options of `lab flood`.
+#[derive(Clone, Debug, Args)]
+pub struct FloodArgs {
+    /// How long clients connect to each contender during the flood, in seconds
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Number of hosts
+    #[arg(long, default_value_t = 3, value_parser = super::parse_within::<1, HOSTS_MAX>)]
+    nodes: usize,
+    /// Spoofed SYNs per second [default: as many as one CPU can make]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl FloodArgs {
+    /// The command line that repeats the run, defaults spelled out.
+    fn command_line(&self) -> String {
+        let Self { seconds, nodes, rate, .. } = self;
+        let rate = rate.map_or_else(String::new, |rate| format!(" --rate {rate}"));
+        format!("clusterd lab flood --nodes {nodes} --seconds {seconds}{rate}")
+    }
+}
+
+/// A way to meet the flood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Defence {
+    /// The xtables match `cluster`.
+    XtCluster,
+    /// The daemons decide about every SYN.
+    Daemon(Guard),
+    /// The kernels decide by bucket, the daemons look on.
+    Buckets(Guard),
+}
+
+impl Defence {
+    /// All of them, in the order of the report.
+    const ALL: [Self; 5] = [
+        Self::XtCluster,
+        Self::Daemon(Guard::Rst),
+        Self::Daemon(Guard::Strict),
+        Self::Buckets(Guard::Rst),
+        Self::Buckets(Guard::Strict),
+    ];
+
+    fn contender(self) -> Contender {
+        match self {
+            Self::XtCluster => Contender::XtCluster,
+            Self::Daemon(guard) | Self::Buckets(guard) => Contender::Clusterd(guard),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::XtCluster => "xt_cluster",
+            Self::Daemon(Guard::Rst) => "clusterd rst, by claims",
+            Self::Daemon(Guard::Strict) => "clusterd strict, by claims",
+            Self::Buckets(Guard::Rst) => "clusterd rst, by buckets",
+            Self::Buckets(Guard::Strict) => "clusterd strict, by buckets",
+        }
+    }
+}
+
+/// What was seen of one contender.
+#[derive(Clone, Debug)]
+struct Sample {
+    defence: Defence,
+    /// Connect times before the flood.
+    quiet: Latency,
+    /// Connect times of those that succeeded during the flood.
+    flooded: Latency,
+    attempts: u64,
+    /// Of the attempts: answered at all, and without sending the SYN again.
+    succeeded: u64,
+    at_once: u64,
+    rates: Rates,
+    /// Resident memory of the largest daemon during the flood, in bytes.
+    resident: Option<u64>,
+    /// Entries of connection tracking on the host with the most of them.
+    tracked: u64,
+    /// How long the kernel took to switch to buckets, the slowest host.
+    switch: Option<Duration>,
+}
+
+/// Per second, during the flood.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    sent: f64,
+    /// Frames that reached the host which got the fewest.
+    arrived: f64,
+    /// SYN-ACKs to spoofed addresses.
+    answered: f64,
+    claim_frames: f64,
+}
+
+/// Runs the benchmark. Must be called on the main thread, before there are others.
+pub fn run(args: &FloodArgs) -> Result<ExitCode> {
+    // Nothing outlives this process: namespaces and children end with it.
+    process::on_interrupt(|| std::process::exit(130))?;
+    process::raise_descriptor_limit();
+    let mut samples = Vec::new();
+    for defence in Defence::ALL {
+        show_progress(defence.name());
+        samples.push(measure(defence, args).with_context(|| format!("flood {}", defence.name()))?);
+    }
+    show_progress("");
+    let tracked_max = read_number("/proc/sys/net/netfilter/nf_conntrack_max")?;
+    let summary = Summary::new(args.command_line(), &samples, tracked_max);
+    if args.json {
+        println!("{}", serde_json::to_string(&summary).context("write the figures as JSON")?);
+    } else {
+        print!("{summary}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
+    let cluster = Cluster::raise(defence.contender(), args.nodes, CLIENT_ADDRESSES_MAX)?;
+    prepare(&cluster)?;
+    let quiet = connect_for(&cluster, Duration::from_secs(1))?;
+    let switch = match defence {
+        Defence::XtCluster | Defence::Daemon(_) => None,
+        Defence::Buckets(_) => Some(switch_to_buckets(&cluster)?),
+    };
+    // One CPU is left to everything else.
+    let senders = thread::available_parallelism().map_or(1, |cpus| cpus.get() - 1).max(1);
+    let flood = Flood::start(&cluster.topology.client, senders, args.rate)?;
+    thread::sleep(RUN_UP);
+    let (begin, before) = (Instant::now(), Totals::read(&cluster, &flood)?);
+    let attempts = connect_for(&cluster, Duration::from_secs(args.seconds))?;
+    let (seconds, after) = (begin.elapsed().as_secs_f64(), Totals::read(&cluster, &flood)?);
+    let resident = cluster.deciders.iter().map(Process::resident_bytes);
+    let resident = resident.collect::<Result<Vec<_>>>()?.into_iter().max();
+    let tracked =
+        each_host(&cluster, || read_number("/proc/sys/net/netfilter/nf_conntrack_count"))?;
+    flood.stop()?;
+    let connects = attempts.iter().filter(|attempt| attempt.outcome.is_ok());
+    let connects: Vec<_> = connects.filter_map(|attempt| attempt.connect).collect();
+    Ok(Sample {
+        defence,
+        quiet: Latency::of(quiet.iter().filter_map(|attempt| attempt.connect)),
+        attempts: attempts.len() as u64,
+        succeeded: connects.len() as u64,
+        at_once: connects.iter().filter(|&&connect| connect < AT_ONCE).count() as u64,
+        flooded: Latency::of(connects.into_iter()),
+        rates: after.since(&before, seconds),
+        resident,
+        tracked: tracked.into_iter().max().unwrap_or_default(),
+        switch,
+    })
+}
+
+/// Gives the hosts a way to answer spoofed addresses, which ends at the client,
+/// and counts there.
+fn prepare(cluster: &Cluster) -> Result<()> {
+    let topology = &cluster.topology;
+    let (network, bits) = SPOOFED;
+    let gateway = client_addresses(1).next().context("the client has an address")?;
+    for host in &topology.hosts {
+        topology.ip(host, &format!("route add {network}/{bits} via {gateway}\n"))?;
+    }
+    let rules = format!(
+        "table inet {COUNTERS} {{\n\
+         counter answers {{ }}\n\
+         counter claims {{ }}\n\
+         chain arriving {{\n\
+         type filter hook prerouting priority raw;\n\
+         ip daddr {network}/{bits} counter name answers drop\n\
+         ip protocol {} counter name claims drop\n\
+         }}\n}}\n",
+        clusterd::wire::IP_PROTOCOL
+    );
+    feed(&topology.client, "nft", &["-f", "-"], &rules)
+}
+
+/// Has clients connect for so long, and waits for the last of them.
+fn connect_for(cluster: &Cluster, time: Duration) -> Result<Vec<Attempt>> {
+    let (sender, events) = mpsc::channel();
+    let plan = LoadPlan {
+        connections: 1_000_000,
+        concurrency: CLIENTS,
+        sources: cluster.sources.clone(),
+        milestones: Vec::new(),
+    };
+    let load = Load::start(plan, &cluster.topology.client, move |event| {
+        // The receiver stays until the load is done.
+        sender.send(event).ok();
+    })?;
+    thread::sleep(time);
+    load.stop();
+    while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
+    Ok(load.attempts())
+}
+
+/// Divides the buckets evenly, and has the kernels decide; returns how long the
+/// slowest took.
+fn switch_to_buckets(cluster: &Cluster) -> Result<Duration> {
+    let hosts = cluster.topology.hosts.len();
+    let mut slowest = Duration::ZERO;
+    for (host, namespace) in cluster.topology.hosts.iter().enumerate() {
+        let own = Bucket::all().filter(|&Bucket(number)| usize::from(number) % hosts == host);
+        let own = own.collect();
+        let took = namespace.within(|| {
+            let mut buckets = KernelBuckets::open(VIP)?;
+            let begin = Instant::now();
+            buckets.set(&own, true)?;
+            Ok(begin.elapsed())
+        })?;
+        slowest = slowest.max(took);
+    }
+    Ok(slowest)
+}
+
+/// Counts since the cluster was raised.
+struct Totals {
+    sent: u64,
+    arrived: Vec<u64>,
+    answered: u64,
+    claim_frames: u64,
+}
+
+impl Totals {
+    fn read(cluster: &Cluster, flood: &Flood) -> Result<Self> {
+        let (answered, claim_frames) = cluster.topology.client.within(|| {
+            let mut counters = Sets::open(COUNTERS.to_owned())?;
+            Ok((counters.packets("answers")?, counters.packets("claims")?))
+        })?;
+        let arrived = each_host(cluster, received_frames)?;
+        Ok(Self { sent: flood.sent(), arrived, answered, claim_frames })
+    }
+
+    fn since(&self, before: &Self, seconds: f64) -> Rates {
+        let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
+        let arrived = self.arrived.iter().zip(&before.arrived);
+        Rates {
+            sent: rate(self.sent, before.sent),
+            arrived: arrived.map(|(&now, &then)| rate(now, then)).fold(f64::INFINITY, f64::min),
+            answered: rate(self.answered, before.answered),
+            claim_frames: rate(self.claim_frames, before.claim_frames),
+        }
+    }
+}
+
+fn each_host(cluster: &Cluster, read: impl Fn() -> Result<u64> + Sync) -> Result<Vec<u64>> {
+    let hosts = cluster.topology.hosts.iter();
+    hosts.map(|host: &Namespace| host.within(&read)).collect()
+}
+
+/// Frames that the interface of the host has received.
+fn received_frames() -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").context("read net/dev")?;
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("eth0:"));
+    let word = line.and_then(|line| line.split_whitespace().nth(1));
+    word.and_then(|word| word.parse().ok()).context("net/dev has no count for eth0")
+}
+
+fn read_number(path: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    text.trim().parse().with_context(|| format!("{path} has no number"))
+}
+
+fn show_progress(text: &str) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        eprint!("\r{text}\x1b[K");
+        drop(stderr.flush());
+    }
+}

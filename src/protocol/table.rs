@@ -1,0 +1,256 @@
+//! The attempts that a node remembers, found by id and, once answered, by flow.
+//!
+//! An attempt stays in its slot until it is forgotten, and the hash chains run
+//! through the slots: unlike a hash map, the table never moves its contents and
+//! never rehashes, so no event pays for the ones before it, and in steady
+//! state, when slots are used again, nothing is allocated.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+
+use super::attempt::Attempt;
+use crate::flow::{AttemptId, FlowKey};
+
+/// Where an attempt lies in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot(NonZeroU32);
+
+impl Slot {
+    /// The slot with that index, counted from zero.
+    pub fn nth(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer than 2^32 attempts"))
+    }
+
+    pub fn index(self) -> usize {
+        self.number() - 1
+    }
+
+    /// Counted from one.
+    pub fn number(self) -> usize {
+        self.0.get() as usize
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    id: AttemptId,
+    attempt: Attempt,
+}
+
+/// The table of attempts.
+#[derive(Clone, Debug)]
+pub(super) struct Attempts {
+    /// Anybody can compute attempt ids, and choose ports and sequence numbers
+    /// until many of them share a chain; only a secret of this process keeps
+    /// chains short. Nothing but speed depends on it.
+    secret: RandomState,
+    slots: Vec<Kept>,
+    /// Slots to be used again, the one forgotten last first: it is in the cache.
+    free: Vec<Slot>,
+    by_id: Chains,
+    /// Attempts that this node has answered, the latest of each flow.
+    by_flow: Chains,
+}
+
+impl Attempts {
+    /// An empty table, with room for `limit` attempts.
+    pub fn with_capacity(limit: usize) -> Self {
+        Self {
+            secret: RandomState::new(),
+            slots: Vec::with_capacity(limit),
+            free: Vec::with_capacity(limit),
+            by_id: Chains::with_capacity(limit),
+            by_flow: Chains::with_capacity(limit),
+        }
+    }
+
+    /// Attempts remembered.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn find(&self, id: AttemptId) -> Option<Slot> {
+        let hash = self.secret.hash_one(id);
+        self.by_id.find(hash, |slot| self.slots[slot.index()].id == id)
+    }
+
+    /// The attempt that this node answered last of those of a flow.
+    pub fn answered(&self, flow: &FlowKey) -> Option<Slot> {
+        let hash = self.secret.hash_one(flow);
+        self.by_flow.find(hash, |slot| self.get(slot).flow.as_ref() == Some(flow))
+    }
+
+    pub fn id(&self, slot: Slot) -> AttemptId {
+        self.slots[slot.index()].id
+    }
+
+    pub fn get(&self, slot: Slot) -> &Attempt {
+        &self.slots[slot.index()].attempt
+    }
+
+    pub fn get_mut(&mut self, slot: Slot) -> &mut Attempt {
+        &mut self.slots[slot.index()].attempt
+    }
+
+    /// Remembers an attempt that is not in the table.
+    pub fn insert(&mut self, id: AttemptId, attempt: Attempt) -> Slot {
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                let kept = &mut self.slots[slot.index()];
+                kept.id = id;
+                kept.attempt.renew(attempt);
+                slot
+            }
+            None => {
+                self.slots.push(Kept { id, attempt });
+                Slot::nth(self.slots.len() - 1)
+            }
+        };
+        self.by_id.insert(self.secret.hash_one(id), slot);
+        slot
+    }
+
+    /// Forgets an attempt, which is not to be found as answered any more.
+    pub fn remove(&mut self, slot: Slot) {
+        self.by_id.remove(self.secret.hash_one(self.id(slot)), slot);
+        self.free.push(slot);
+    }
+
+    /// Makes [`Attempts::answered`] find this attempt, and no other of its flow.
+    pub fn set_answered(&mut self, slot: Slot, flow: &FlowKey) {
+        let hash = self.secret.hash_one(flow);
+        if let Some(earlier) = self.answered(flow) {
+            self.by_flow.remove(hash, earlier);
+        }
+        self.by_flow.insert(hash, slot);
+    }
+
+    /// Undoes that, unless another attempt of the flow has been answered since.
+    pub fn clear_answered(&mut self, slot: Slot, flow: &FlowKey) {
+        self.by_flow.remove(self.secret.hash_one(flow), slot);
+    }
+}
+
+/// Lists of slots by hash. Each slot is in one list at most.
+#[derive(Clone, Debug)]
+struct Chains {
+    first: Vec<Option<NonZeroU32>>,
+    /// What follows a slot in its list, by index.
+    after: Vec<Option<Slot>>,
+}
+
+impl Chains {
+    fn with_capacity(slots: usize) -> Self {
+        // All zero bits, so that untouched pages cost no memory.
+        let first = vec![None; slots.next_power_of_two()];
+        Self { first, after: Vec::with_capacity(slots) }
+    }
+
+    fn find(&self, hash: u64, is: impl Fn(Slot) -> bool) -> Option<Slot> {
+        let mut next = self.first[self.chain(hash)].map(Slot);
+        while let Some(slot) = next
+            && !is(slot)
+        {
+            next = self.after[slot.index()];
+        }
+        next
+    }
+
+    fn insert(&mut self, hash: u64, slot: Slot) {
+        let chain = self.chain(hash);
+        if self.after.len() < slot.number() {
+            self.after.resize(slot.number(), None);
+        }
+        self.after[slot.index()] = self.first[chain].replace(slot.0).map(Slot);
+    }
+
+    /// Takes the slot out of the list of `hash` if it is there.
+    fn remove(&mut self, hash: u64, slot: Slot) {
+        let chain = self.chain(hash);
+        let after = self.after.get(slot.index()).copied().flatten();
+        if self.first[chain] == Some(slot.0) {
+            self.first[chain] = after.map(|after| after.0);
+        } else if let Some(before) =
+            self.find(hash, |before| self.after[before.index()] == Some(slot))
+        {
+            self.after[before.index()] = after;
+        }
+    }
+
+    fn chain(&self, hash: u64) -> usize {
+        hash as usize & (self.first.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::Instant;
+    use crate::protocol::attempt::State;
+
+    fn flow(number: u8) -> FlowKey {
+        FlowKey::tcp(([10, 0, 0, 200], u16::from(number)), ([10, 0, 0, 2], 80))
+    }
+
+    fn attempt(flow: FlowKey) -> Attempt {
+        Attempt {
+            flow: Some(flow),
+            arrived: Instant(0),
+            seen: true,
+            incumbent: false,
+            tries: 0,
+            excluded: vec![],
+            more: vec![],
+            contested: false,
+            state: State::Owned { until: Instant(0) },
+        }
+    }
+
+    proptest! {
+        /// Few slots for many attempts, so that chains are long and slots used again.
+        #[test]
+        fn attempts_are_found_as_in_hash_maps(
+            ops in prop::collection::vec((0..12u8, 0..4u8), 1..300),
+        ) {
+            let mut attempts = Attempts::with_capacity(4);
+            let (mut slots, mut answered) = (HashMap::new(), HashMap::new());
+            for (number, op) in ops {
+                let (id, flow) = (AttemptId([number; 16]), flow(number % 3));
+                match (op, slots.get(&id).copied()) {
+                    (0 | 1, None) => {
+                        let slot = attempts.insert(id, attempt(flow));
+                        slots.insert(id, slot);
+                    }
+                    (1 | 2, Some(slot)) if answered.get(&flow) != Some(&slot) => {
+                        attempts.set_answered(slot, &flow);
+                        answered.insert(flow, slot);
+                    }
+                    (3, Some(slot)) => {
+                        attempts.clear_answered(slot, &flow);
+                        if answered.get(&flow) == Some(&slot) {
+                            answered.remove(&flow);
+                        }
+                        attempts.remove(slot);
+                        slots.remove(&id);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(attempts.len(), slots.len());
+                for number in 0..12 {
+                    let id = AttemptId([number; 16]);
+                    prop_assert_eq!(attempts.find(id), slots.get(&id).copied());
+                    prop_assert!(attempts.find(id).is_none_or(|slot| attempts.id(slot) == id));
+                }
+                for flow in [0, 1, 2].map(self::flow) {
+                    prop_assert_eq!(attempts.answered(&flow), answered.get(&flow).copied());
+                }
+            }
+            prop_assert!(attempts.slots.len() <= 12, "slots are used again");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the kernel decides by bucket, without the daemon: echo requests always,
+//! SYNs while the overload form is on.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use clusterd::bucket::{Bucket, bucket};
+use clusterd::flow::ClusterKey;
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::rig::{Lab, PATIENCE, PORT, VIP};
+use crate::sockets::{connect_from, hello};
+
+const HOSTS: usize = 3;
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+
+/// The host, from 1, to which the tests give a bucket.
+fn host_of(Bucket(number): Bucket) -> usize {
+    usize::from(number) % HOSTS + 1
+}
+
+/// The host that answers this port, or echo identifier, of the client.
+fn host_for(port: u16) -> usize {
+    let seed = ClusterKey::public(VIP.into()).bucket_seed();
+    host_of(bucket(seed, (CLIENT, port).into()))
+}
+
+/// Divides the buckets among the hosts, and says whether SYNs go by them.
+fn divide(lab: &Lab, decide_syns: bool) {
+    for host in 1..=HOSTS {
+        let own = Bucket::all().filter(|&bucket| host_of(bucket) == host);
+        let own: Vec<_> = own.map(|Bucket(number)| number.to_string()).collect();
+        let table = format!("inet clusterd_{VIP}");
+        let mut lines = format!(
+            "flush set {table} own_buckets\nflush set {table} by_bucket\n\
+             add element {table} own_buckets {{ {} }}\n",
+            own.join(", ")
+        );
+        if decide_syns {
+            lines += &format!("add element {table} by_bucket {{ tcp }}\n");
+        }
+        lab.shell(&format!("h{host}"), &format!("nft -f - <<'END'\n{lines}END"));
+    }
+}
+
+/// Each echo request gets one answer, from the host of its bucket.
+#[test]
+fn an_echo_request_is_answered_by_one_host() {
+    const REQUESTS: u16 = 200;
+    let Some(lab) = Lab::up(HOSTS, "rst") else { return };
+    divide(&lab, false);
+    let replies = lab.within("client", || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).expect("socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+        let mut replies = vec![0; 2 * usize::from(REQUESTS)];
+        // Answers to the first half that are too many are there before the
+        // last ones to the second.
+        for half in [0..REQUESTS, REQUESTS..2 * REQUESTS] {
+            half.clone().for_each(|id| request_echo(&socket, id));
+            while half.clone().any(|id| replies[usize::from(id)] == 0) {
+                replies[usize::from(echo_reply(&socket).expect("every request is answered"))] += 1;
+            }
+        }
+        replies
+    });
+    assert_eq!(replies[..usize::from(REQUESTS)], [1; REQUESTS as usize]);
+    for host in 1..=HOSTS {
+        let expected = (0..2 * REQUESTS).filter(|&id| host_for(id) == host).count();
+        let counts = lab.shell(&format!("h{host}"), "nstat -asz IcmpOutEchoReps");
+        let mut words = counts.split_whitespace().skip_while(|&word| word != "IcmpOutEchoReps");
+        assert_eq!(words.nth(1), Some(expected.to_string().as_str()), "h{host}: {counts}");
+    }
+}
+
+fn request_echo(socket: &Socket, id: u16) {
+    let [a, b] = id.to_be_bytes();
+    let mut packet = [8, 0, 0, 0, a, b, 0, 1];
+    // The ones' complement of the ones' complement sum of all words.
+    let sum = 0x0801 + u32::from(id);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    let to = SocketAddr::from((VIP, 0));
+    socket.send_to(&packet, &to.into()).expect("send an echo request");
+}
+
+/// The identifier of the next echo reply.
+fn echo_reply(socket: &Socket) -> io::Result<u16> {
+    loop {
+        let mut buffer = [MaybeUninit::uninit(); 128];
+        let length = socket.recv(&mut buffer)?;
+        // SAFETY: recv has initialised that many bytes.
+        let packet = unsafe { buffer[..length].assume_init_ref() };
+        if let [0, _, _, _, a, b, ..] = packet[20..] {
+            return Ok(u16::from_be_bytes([a, b]));
+        }
+    }
+}
+
+#[test]
+fn syns_are_divided_without_the_daemon_guard_rst() {
+    syns_are_divided_without_the_daemon("rst");
+}
+
+#[test]
+fn syns_are_divided_without_the_daemon_guard_strict() {
+    syns_are_divided_without_the_daemon("strict");
+}
+
+fn syns_are_divided_without_the_daemon(guard: &str) {
+    const CONNECTIONS: u16 = 60;
+    let Some(lab) = Lab::up(HOSTS, guard) else { return };
+    divide(&lab, true);
+    let syns_seen = || -> Vec<Value> {
+        (1..=HOSTS).map(|host| lab.status(host)["protocol"]["syns"].clone()).collect()
+    };
+    let before = syns_seen();
+    let connect = |port: u16| {
+        let answer = lab.within("client", || hello(&mut connect_from(port, PORT)?));
+        answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"))
+    };
+    for port in 20_000..20_000 + CONNECTIONS {
+        assert_eq!(connect(port), format!("h{}", host_for(port)));
+    }
+    assert_eq!(syns_seen(), before, "the daemons saw no SYN");
+    for host in 1..=HOSTS {
+        let list = format!("nft list counter inet clusterd_{VIP} divided");
+        let counter = lab.shell(&format!("h{host}"), &list);
+        assert!(counter.contains(&format!("packets {CONNECTIONS} ")), "h{host}: {counter}");
+    }
+    divide(&lab, false);
+    for port in 30_000..30_000 + CONNECTIONS {
+        connect(port);
+    }
+    assert_ne!(syns_seen(), before, "the daemons decide again");
+}
