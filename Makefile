@@ -2,10 +2,10 @@
 # what .ci/run and developers type. Each installs what it lacks first.
 
 SHELL    := /bin/bash
-PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps
+PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test guest lint deny bench packages toolchain clean
+.PHONY: all build lab test fuzz mutants guest lint deny bench packages toolchain clean
 
 all: build
 
@@ -18,6 +18,24 @@ lab: build
 # skips with its reason.
 test: build
 	$(CARGO) test --release
+
+# Coverage-guided fuzzing of the decoder and of the protocol core, starting from the
+# inputs in fuzz/corpus. Stable Rust does: without a sanitizer, since neither
+# has a line of unsafe code. What fails is kept, with the command that repeats it.
+FUZZ_SECONDS ?= 20
+fuzz: packages toolchain
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz || { \
+		echo "fuzz: skipped, cargo-fuzz cannot be installed here" >&2; \
+		test -z "$$CLUSTERD_REQUIRE_KERNEL"; exit; }; \
+	for name in decode core; do \
+		mkdir -p fuzz/target/found/$$name && \
+		$(CARGO) fuzz run --sanitizer none $$name fuzz/target/found/$$name fuzz/corpus/$$name -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=1500 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
+# Each rule of the race catalogue, switched off, makes a test fail.
+mutants: packages toolchain
+	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
 
 # The same daemon and lab on Debian's own kernel, emulated.
 guest: build

@@ -1,11 +1,13 @@
 //! The command line: every flag, its default and its help, once.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clusterd::protocol::{Pacing, Timers};
+use clusterd::protocol::{Mode, Pacing, Timers};
+use clusterd::wire::Policy;
 
 use crate::io::rules::Guard;
 use crate::lab::LabCommand;
@@ -76,20 +78,57 @@ pub struct ClusterArgs {
     #[arg(long, value_enum, default_value_t = Guard::Rst)]
     pub guard: Guard,
 
-    /// How long each rank waits for the one before it: what a dead host costs
-    /// a new connection.
-    #[arg(long, value_parser = parse_timer, default_value = "1ms", value_name = "TIME")]
-    pub slot: Duration,
+    /// How connections are distributed: by claims, by a hash of the client, or
+    /// by claims as long as they can be trusted and afforded.
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
+    pub mode: ModeArg,
 
-    /// How long a claim that may have crossed another one settles.
-    #[arg(long, value_parser = parse_timer, default_value = "1ms", value_name = "TIME")]
-    pub settle: Duration,
+    /// How flows of datagrams are distributed: `claim` asks the cluster about
+    /// each new one, `hash` lets the kernel decide without the daemon.
+    #[arg(long, value_enum, default_value_t = UdpArg::Claim)]
+    pub udp: UdpArg,
+
+    /// How long each rank waits for the one before it: what a dead host costs
+    /// a new connection [default: 1ms at first, then as measured].
+    #[arg(long, value_parser = parse_timer, value_name = "TIME")]
+    pub slot: Option<Duration>,
+
+    /// How long a claim that may have crossed another one settles [default:
+    /// 1ms at first, then as measured].
+    #[arg(long, value_parser = parse_timer, value_name = "TIME")]
+    pub settle: Option<Duration>,
+
+    /// File with the secret of the cluster, mode 0600: 64 hexadecimal digits,
+    /// as of `openssl rand -hex 32`. A second line is a secret that is believed
+    /// but does not sign.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
+    /// What to do with the secret while other hosts may not have it yet.
+    #[arg(long, value_enum, default_value_t = AuthArg::Enforce, requires = "key_file")]
+    pub auth: AuthArg,
+
+    /// Directory where the members of the cluster are remembered from one start
+    /// to the next.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/clusterd")]
+    pub state_dir: PathBuf,
+
+    /// Remember nothing from one start to the next.
+    #[arg(long, conflicts_with = "state_dir")]
+    pub no_state: bool,
 }
 
 impl ClusterArgs {
-    /// The protocol's timers with the ones given here.
+    /// The protocol's timers with the ones given here, which then stay as they are.
     pub fn timers(&self) -> Timers {
-        Timers { slot: self.slot, settle: self.settle, ..Timers::default() }
+        let default = Timers::default();
+        Timers {
+            slot: self.slot.unwrap_or(default.slot),
+            slot_adapts: self.slot.is_none(),
+            settle: self.settle.unwrap_or(default.settle),
+            settle_adapts: self.settle.is_none(),
+            ..default
+        }
     }
 }
 
@@ -125,6 +164,57 @@ impl From<PacingArg> for Pacing {
     }
 }
 
+/// [`Mode`] by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// By claims; by hash while claims get lost or come too fast.
+    Auto,
+    /// By claims, whatever happens.
+    Claim,
+    /// By hash: no claims, but a dead host's share waits for a retransmission.
+    Hash,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Auto => Mode::Auto,
+            ModeArg::Claim => Mode::Claim,
+            ModeArg::Hash => Mode::Hash,
+        }
+    }
+}
+
+/// How flows of datagrams are distributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UdpArg {
+    /// Each new flow is claimed and settled.
+    Claim,
+    /// By a hash of the client, in the kernel.
+    Hash,
+}
+
+/// [`Policy`] by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthArg {
+    /// First step of a rollout: believe signed and unsigned frames, sign none.
+    ReceiveOnly,
+    /// Second step: sign, still believe unsigned frames.
+    Permissive,
+    /// Last step: sign, refuse unsigned frames.
+    Enforce,
+}
+
+impl From<AuthArg> for Policy {
+    fn from(auth: AuthArg) -> Self {
+        match auth {
+            AuthArg::ReceiveOnly => Policy::ReceiveOnly,
+            AuthArg::Permissive => Policy::Permissive,
+            AuthArg::Enforce => Policy::Enforce,
+        }
+    }
+}
+
 /// A protocol timer: far below the 20 ms for which a claim defers others.
 fn parse_timer(text: &str) -> Result<Duration, String> {
     let range = Duration::from_micros(50)..=Duration::from_millis(15);
@@ -154,7 +244,7 @@ mod tests {
     fn an_interface_and_an_address_are_enough() {
         let cli = Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2"]).unwrap();
         let cluster = cli.cluster().unwrap();
-        assert_eq!((cluster.interface.as_str(), cluster.slot), ("eth0", Duration::from_millis(1)));
+        assert_eq!((cluster.interface.as_str(), cluster.slot), ("eth0", None));
         assert!(Cli::try_parse_from(["clusterd", "eth0"]).is_err());
         assert!(Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2", "--slot", "1s"]).is_err());
     }

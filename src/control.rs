@@ -34,7 +34,6 @@ struct Request {
 #[derive(Debug, Serialize)]
 struct Report {
     vip: Ipv4Addr,
-    node: String,
     #[serde(flatten)]
     snapshot: Snapshot,
     /// What the kernel counts for the queues, if it says.
@@ -127,7 +126,6 @@ impl Server {
         });
         Report {
             vip: self.vip,
-            node: shared.node.to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
             flows,

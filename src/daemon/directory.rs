@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use clusterd::flow::{FlowKey, NodeId};
-use clusterd::protocol::{Counters, Instant};
+use clusterd::protocol::{Cause, Counters, Hearing, Instant};
 use dashmap::DashMap;
 use serde::Serialize;
 
@@ -18,10 +19,29 @@ const FLOW_AGE_MAX: Duration = Duration::from_secs(10);
 /// What the hot loop publishes a few times a second.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
+    /// This node's id now; another host may have taken the one that it began with.
+    pub node: NodeId,
     /// This node takes part.
     pub joined: bool,
     /// Peers ranked now.
     pub peers: Vec<String>,
+    /// How well this node and each other hear each other.
+    pub hearing: Vec<Hearing>,
+    /// This node decides by hash now.
+    pub by_hash: bool,
+    /// Reasons for it that are there, whatever the mode.
+    pub causes: Vec<Cause>,
+    /// The kernel decides about SYNs by itself now.
+    pub by_kernel: bool,
+    /// SYNs that the kernel has decided about by itself.
+    pub kernel_syns: u64,
+    /// S and D as they are now, in microseconds.
+    pub slot_us: u64,
+    pub settle_us: u64,
+    /// The members among which the hash distributes beside this one, and how
+    /// long each has not been heard.
+    #[serde(serialize_with = "roster_in_seconds")]
+    pub roster: Vec<(NodeId, Duration)>,
     /// Attempts remembered.
     pub attempts: usize,
     /// SYNs held.
@@ -40,6 +60,13 @@ pub struct Snapshot {
     pub undestroyed: u64,
     /// State changes that the log could not keep up with.
     pub unlogged: u64,
+}
+
+fn roster_in_seconds<S: serde::Serializer>(
+    roster: &[(NodeId, Duration)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(roster.iter().map(|(node, age)| (node.to_string(), age.as_secs())))
 }
 
 /// Frames of IP protocol 150 that were not used, by reason.
@@ -93,13 +120,13 @@ impl QueueCounters {
 
 /// Shared by the hot loop, which writes, and the control socket, which reads.
 pub struct Shared {
-    /// This node.
-    pub node: NodeId,
     /// Numbers of the queues, under which the kernel counts.
     pub queues: [u16; 2],
     snapshot: Mutex<Snapshot>,
     /// When each recently answered connection was.
     pub answered: DashMap<FlowKey, Answered>,
+    /// How often the rules have been installed.
+    rules: AtomicU64,
 }
 
 /// A connection that this host answered.
@@ -111,8 +138,23 @@ pub struct Answered {
 
 impl Shared {
     /// Nothing published yet.
-    pub fn new(node: NodeId, queues: [u16; 2]) -> Self {
-        Self { node, queues, snapshot: Mutex::default(), answered: DashMap::new() }
+    pub fn new(queues: [u16; 2]) -> Self {
+        Self {
+            queues,
+            snapshot: Mutex::default(),
+            answered: DashMap::new(),
+            rules: AtomicU64::new(0),
+        }
+    }
+
+    /// The rules have been installed, with empty sets.
+    pub fn rules_installed(&self) {
+        self.rules.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often the rules have been installed.
+    pub fn rules(&self) -> u64 {
+        self.rules.load(Ordering::Acquire)
     }
 
     /// Replaces the snapshot, unless a reader has it just now: the hot loop does not wait.

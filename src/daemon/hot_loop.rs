@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::time::{self, Duration};
 
 use anyhow::{Context, Result};
-use clusterd::flow::{ClusterKey, FlowKey};
-use clusterd::protocol::{self, Instant, Listener, Node, Notice, Output, Syn, Ticket, Verdict};
-use clusterd::wire::{self, DecodeError, Frame};
+use clusterd::flow::{FlowKey, ServicePort};
+use clusterd::protocol::{
+    self, Instant, KernelShare, Listener, Load, Node, Notice, Output, Syn, Ticket, Verdict,
+};
+use clusterd::wire::{self, DecodeError, Frame, KeyRing};
 use tokio::sync::mpsc;
 
 use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters};
@@ -29,6 +31,7 @@ use crate::failure::Failure;
 use crate::io::claim_socket::ClaimSocket;
 use crate::io::conntrack::Conntrack;
 use crate::io::error::errno;
+use crate::io::kernel_buckets::KernelBuckets;
 use crate::io::link::Link;
 use crate::io::nflog::Log;
 use crate::io::nfqueue::{self, Queue};
@@ -53,6 +56,7 @@ const LISTENERS_MAX: usize = 256;
 /// A listener whose accept queue is filled to this share is busy.
 const BUSY_SHARE: (u32, u32) = (3, 4);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+const LOAD_INTERVAL: Duration = Duration::from_millis(100);
 
 const STOP: u64 = 0;
 const CLAIMS: u64 = 1;
@@ -66,6 +70,7 @@ pub struct Kernel {
     log: Log,
     sockets: SockDiag,
     conntrack: Conntrack,
+    buckets: KernelBuckets,
     number: u16,
 }
 
@@ -86,12 +91,13 @@ impl Kernel {
             Failure::unavailable(&format!("{error}; the kernel needs inet_diag and tcp_diag"))
         })?;
         let conntrack = Conntrack::open()?;
+        let buckets = KernelBuckets::open(vip)?;
         for number in queue_candidates(vip) {
             let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)
                 .and_then(|queue| Ok((queue, Log::bind(number)?)));
             match bound {
                 Ok((queue, log)) => {
-                    return Ok(Self { claims, queue, log, sockets, conntrack, number });
+                    return Ok(Self { claims, queue, log, sockets, conntrack, buckets, number });
                 }
                 Err(error) if errno(&error) == Some(libc::EBUSY) => {}
                 Err(error) => {
@@ -109,18 +115,34 @@ impl Kernel {
     pub fn queue_number(&self) -> u16 {
         self.number
     }
+
+    /// Packets for which the queues had no room, as far as the kernel says.
+    fn overflowed(&self) -> u64 {
+        let dropped = nfqueue::overflows(&[self.number, self.number + 1]);
+        dropped.map_or(0, |overflows| overflows.dropped()) + self.queue.counters.enobufs
+    }
+}
+
+/// What [`Load`] is computed from: totals at one moment.
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    at: Instant,
+    cpu: Duration,
+    syns: u64,
+    by_kernel: u64,
+    overflowed: u64,
 }
 
 /// State of the loop.
 pub struct HotLoop {
     node: Node,
-    key: ClusterKey,
+    ring: KeyRing,
     vip: Ipv4Addr,
     kernel: Kernel,
     poller: Poller,
     started: time::Instant,
     /// When the listener of a port was looked at last.
-    listeners: BTreeMap<u16, Instant>,
+    listeners: BTreeMap<ServicePort, Instant>,
     /// The frame read last, and the bytes of the one sent last: their memory is used again.
     heard: Frame,
     bytes: Vec<u8>,
@@ -131,6 +153,10 @@ pub struct HotLoop {
     directory: Directory,
     shared: Arc<Shared>,
     published: Instant,
+    /// What the kernel may decide by itself, and with which installation of the rules it knows.
+    share: KernelShare,
+    shared_rules: u64,
+    load: Measured,
     notices: mpsc::Sender<Notice>,
     /// Kept open: the poller watches it.
     _stopped: UnixStream,
@@ -140,6 +166,7 @@ impl HotLoop {
     /// A loop that ends when the other end of `stopped` closes.
     pub fn new(
         config: protocol::Config,
+        ring: KeyRing,
         vip: Ipv4Addr,
         kernel: Kernel,
         stopped: UnixStream,
@@ -152,7 +179,7 @@ impl HotLoop {
         poller.add(&kernel.queue, QUEUE)?;
         poller.add(&kernel.log, LOG)?;
         Ok(Self {
-            key: config.key,
+            ring,
             node: Node::new(config, Instant::default()),
             vip,
             kernel,
@@ -168,6 +195,9 @@ impl HotLoop {
             directory: Directory::default(),
             shared,
             published: Instant::default(),
+            share: KernelShare::default(),
+            shared_rules: 0,
+            load: Measured::default(),
             notices,
             _stopped: stopped,
         })
@@ -177,14 +207,14 @@ impl HotLoop {
     pub fn run(mut self, report: impl FnOnce(&Realtime)) -> Result<()> {
         report(&realtime::enter());
         for (client, service) in self.kernel.sockets.established(self.vip)? {
-            self.node.adopt(FlowKey { client: client.into(), service: service.into() });
+            self.node.adopt(FlowKey::tcp(client, service));
         }
         loop {
             let wait = self.node.poll_timeout().since(self.now());
             let ready = self.poller.wait(Some(wait))?;
             if ready.contains(STOP) {
                 let frame = self.node.leave();
-                self.kernel.claims.send(&wire::encode(&frame, &self.key));
+                self.kernel.claims.send(&wire::encode(&frame, &self.ring));
                 return Ok(());
             }
             if ready.contains(CLAIMS) {
@@ -201,6 +231,10 @@ impl HotLoop {
                 self.hear()?;
                 self.look_at_listeners();
                 self.node.handle_timeout(self.now());
+            }
+            self.weigh_load()?;
+            if self.shared.rules() != self.shared_rules {
+                self.apply_share()?;
             }
             // Who reads "ready" in the log finds the same in the status.
             self.publish(self.node.joined() != joined);
@@ -231,13 +265,18 @@ impl HotLoop {
                 self.wire.ttl += 1;
                 continue;
             }
-            match wire::decode_into(payload, &self.key, &mut self.heard.entries) {
+            match wire::decode_into(payload, &self.ring, &mut self.heard.entries) {
                 Ok(header) => {
                     self.heard.header = header;
                     tracing::trace!(frame = %self.heard, "heard");
                     self.node.handle_frame(self.now(), &self.heard);
                 }
-                Err(error) => self.wire.count(&error),
+                Err(error) => {
+                    self.wire.count(&error);
+                    if let DecodeError::Version { major, header } = error {
+                        self.node.handle_stranger(self.now(), major, &header);
+                    }
+                }
             }
         }
         Ok(())
@@ -269,15 +308,15 @@ impl HotLoop {
             let ticket = pack(packet.ticket);
             match packet::parse(packet.payload, packet.hook) {
                 Some(Segment::Syn { flow, isn }) => {
-                    let port = flow.service.port();
-                    let age = listeners.get(&port).map(|&looked| now.since(looked));
+                    let service = flow.service_port();
+                    let age = listeners.get(&service).map(|&looked| now.since(looked));
                     if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
                         if listeners.len() >= LISTENERS_MAX {
                             listeners.clear();
                         }
-                        listeners.insert(port, now);
-                        if let Some(listener) = look_at(sockets, *vip, port) {
-                            node.handle_listener(now, port, listener);
+                        listeners.insert(service, now);
+                        if let Some(listener) = look_at(sockets, *vip, service) {
+                            node.handle_listener(now, service, listener);
                         }
                     }
                     let incumbent = packet.ticket.queue != *number;
@@ -305,11 +344,11 @@ impl HotLoop {
     /// that has come back is noticed without a SYN.
     fn look_at_listeners(&mut self) {
         let now = self.now();
-        for (&port, looked) in &mut self.listeners {
+        for (&service, looked) in &mut self.listeners {
             if now.since(*looked) >= PUBLISH_INTERVAL {
                 *looked = now;
-                if let Some(listener) = look_at(&mut self.kernel.sockets, self.vip, port) {
-                    self.node.handle_listener(now, port, listener);
+                if let Some(listener) = look_at(&mut self.kernel.sockets, self.vip, service) {
+                    self.node.handle_listener(now, service, listener);
                 }
             }
         }
@@ -330,6 +369,11 @@ impl HotLoop {
                         self.kernel.queue.verdict(unpack(ticket), verdict);
                     }
                     Output::Destroy(flow) => self.destroy(&flow),
+                    Output::Share(share) => {
+                        self.share = share;
+                        self.apply_share()?;
+                    }
+                    Output::Block(_) | Output::Inquire(_) => {}
                     // A log that cannot keep up loses lines, not connections.
                     Output::Notice(notice) => {
                         self.unlogged += u64::from(self.notices.try_send(notice).is_err());
@@ -346,9 +390,59 @@ impl HotLoop {
         self.kernel.queue.flush()?;
         while let Some(frame) = self.node.poll_frame(self.now()) {
             tracing::trace!(%frame, "sent");
-            wire::encode_into(frame, &self.key, &mut self.bytes);
+            wire::encode_into(frame, &self.ring, &mut self.bytes);
             self.kernel.claims.send(&self.bytes);
         }
+        Ok(())
+    }
+
+    /// Tells the kernel what it may decide by itself. Before the rules are
+    /// installed there is nobody to tell.
+    fn apply_share(&mut self) -> Result<()> {
+        let rules = self.shared.rules();
+        if rules == 0 {
+            return Ok(());
+        }
+        let KernelShare { own, decide_syns } = &self.share;
+        match self.kernel.buckets.set(own, *decide_syns) {
+            Ok(()) => self.shared_rules = rules,
+            // They have just been removed; whoever installs them again says so.
+            Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error).context("tell the kernel its buckets"),
+        }
+        Ok(())
+    }
+
+    /// Says to the core how much there is to do, a few times a second.
+    fn weigh_load(&mut self) -> Result<()> {
+        let now = self.now();
+        let window = now.since(self.load.at);
+        if window < LOAD_INTERVAL {
+            return Ok(());
+        }
+        let by_kernel = match self.kernel.buckets.decided() {
+            Ok(count) => count,
+            Err(error) if errno(&error) == Some(libc::ENOENT) => self.load.by_kernel,
+            Err(error) => return Err(error).context("count SYNs"),
+        };
+        let counters = self.node.counters();
+        let measured = Measured {
+            at: now,
+            cpu: realtime::thread_time(),
+            syns: counters.syns,
+            by_kernel,
+            overflowed: self.kernel.overflowed(),
+        };
+        let before = std::mem::replace(&mut self.load, measured);
+        let busy = (measured.cpu - before.cpu).as_nanos() * 1000 / window.as_nanos().max(1);
+        let load = Load {
+            window,
+            busy: busy.min(1000) as u16,
+            overflowed: measured.overflowed.saturating_sub(before.overflowed),
+            syns: (measured.syns - before.syns)
+                + measured.by_kernel.saturating_sub(before.by_kernel),
+        };
+        self.node.handle_load(now, &load);
         Ok(())
     }
 
@@ -375,9 +469,19 @@ impl HotLoop {
         self.published = now;
         self.directory.expire(&self.shared, now);
         let (attempts, held) = self.node.load();
+        let (slot, settle) = self.node.pace();
         self.shared.publish(Snapshot {
+            node: self.node.id(),
             joined: self.node.joined(),
             peers: self.node.peers().map(|peer| peer.to_string()).collect(),
+            hearing: self.node.hearing().collect(),
+            by_hash: self.node.by_hash(),
+            causes: self.node.causes().collect(),
+            by_kernel: self.share.decide_syns,
+            kernel_syns: self.load.by_kernel,
+            slot_us: slot.as_micros() as u64,
+            settle_us: settle.as_micros() as u64,
+            roster: self.node.roster(now).collect(),
             attempts,
             held,
             protocol: *self.node.counters(),
@@ -396,7 +500,7 @@ impl WireCounters {
             DecodeError::Truncated(_) => &mut self.truncated,
             DecodeError::TooLong(_) => &mut self.too_long,
             DecodeError::Magic(_) => &mut self.magic,
-            DecodeError::Version(_) => &mut self.version,
+            DecodeError::Version { .. } => &mut self.version,
             DecodeError::Cluster(_) => &mut self.cluster,
             DecodeError::Tag => &mut self.tag,
             DecodeError::Entry { .. } | DecodeError::Trailing(_) => &mut self.malformed,
@@ -406,8 +510,8 @@ impl WireCounters {
 
 /// The state of a port's listener, or `None` if the kernel did not say: then
 /// the state known before stays.
-fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, port: u16) -> Option<Listener> {
-    match sockets.listener(vip, port) {
+fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, service: ServicePort) -> Option<Listener> {
+    match sockets.listener(vip, service.port) {
         Ok(None) => Some(Listener::Absent),
         Ok(Some(listener)) => {
             let (share, whole) = BUSY_SHARE;

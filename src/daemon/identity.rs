@@ -26,9 +26,11 @@ pub fn node_id(mac: MacAddr) -> NodeId {
     NodeId(hasher.finish() as u32)
 }
 
-/// Grows from start to start as long as the clock is not set back.
-pub fn incarnation() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64)
+/// Grows from start to start, also if the clock was set back: `before` is that
+/// of the last start.
+pub fn incarnation(before: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(1, |now| now.as_nanos() as u64).max(before.saturating_add(1))
 }
 
 /// Fails unless this process may change the network and open packet sockets.

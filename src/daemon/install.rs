@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use tracing::warn;
 
+use super::Shared;
 use crate::failure::Failure;
 use crate::io::link::{Link, Links};
 use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name, vip_of_group};
@@ -44,12 +45,14 @@ impl<'a> Installed<'a> {
     }
 
     /// Installs the rules again whenever another program has removed some.
-    pub async fn keep_rules(&self, watch: &Watch, rules: &Ruleset) -> Result<()> {
+    pub async fn keep_rules(&self, watch: &Watch, rules: &Ruleset, shared: &Shared) -> Result<()> {
         let mut installed = nft::listing(self.vip)?;
         loop {
             watch.removed().await.context("watch the rules")?;
             if nft::listing(self.vip)? != installed {
                 install_rules(rules)?;
+                // Their sets are empty again.
+                shared.rules_installed();
                 installed = nft::listing(self.vip)?;
                 warn!(vip = %self.vip, "another program removed rules; installed them again");
             }

@@ -9,18 +9,22 @@ mod directory;
 mod hot_loop;
 mod identity;
 pub mod install;
+mod keyfile;
+mod state;
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use clusterd::flow::ClusterKey;
-use clusterd::protocol::{self, Limits, Notice};
+use clusterd::protocol::{self, Notice};
+use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cli::ClusterArgs;
 use crate::control;
@@ -34,9 +38,12 @@ use crate::io::rules::{QueueBackend, Ruleset, group_mac};
 use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
+use state::{State, StateFile};
 
 /// Notices that wait for the log; beyond it they are counted as unlogged.
 const NOTICES_MAX: usize = 1024;
+/// How often the ages of members are kept although none came or went.
+const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// `clusterd rules`: what would be installed, as far as it is known without privilege.
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
@@ -94,20 +101,27 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
 
-    let config = protocol::Config {
-        node: identity::node_id(link.mac),
-        incarnation: identity::incarnation(),
-        key: ClusterKey::public(vip.into()),
-        pacing: args.pacing.into(),
-        timers: args.timers(),
-        limits: Limits::default(),
+    let public = ClusterKey::public(vip.into());
+    let ring = match &args.key_file {
+        Some(path) => KeyRing::with_secrets(public, keyfile::load(path)?, args.auth.into()),
+        None => KeyRing::from(public),
     };
-    let node = config.node;
-    let shared = Arc::new(Shared::new(node, [queue, queue + 1]));
+    let node = identity::node_id(link.mac);
+    let state_file = (!args.no_state).then(|| StateFile::new(&args.state_dir, vip, node));
+    let kept = state_file.as_ref().map(StateFile::load).transpose()?.unwrap_or_default();
+    let incarnation = identity::incarnation(kept.incarnation);
+    let config = protocol::Config {
+        pacing: args.pacing.into(),
+        mode: args.mode.into(),
+        roster: kept.ages(SystemTime::now()),
+        timers: args.timers(),
+        ..protocol::Config::new(node, incarnation, public)
+    };
+    let shared = Arc::new(Shared::new([queue, queue + 1]));
     let (notices, heard) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
     let (ended, mut end) = oneshot::channel();
-    let hot_loop = HotLoop::new(config, vip, kernel, stopped, Arc::clone(&shared), notices)?;
+    let hot_loop = HotLoop::new(config, ring, vip, kernel, stopped, Arc::clone(&shared), notices)?;
     thread::Builder::new()
         .name("hot-loop".to_owned())
         .spawn(move || drop(ended.send(hot_loop.run(warn_of_missing))))
@@ -125,14 +139,19 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let rules_watch = Watch::rules(vip)?;
     let address_watch = Watch::addresses()?;
     let installed = install::Installed::new(&links, &link, &rules).await?;
+    shared.rules_installed();
+    if args.key_file.is_none() {
+        warn!("no key: whoever is on this segment can disturb the cluster; see --key-file");
+    }
     let outcome = async {
         arp.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
             outcome = answer_arp(&arp, &links, &link, vip) => outcome,
-            outcome = installed.keep_rules(&rules_watch, &rules) => outcome,
+            outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
+            never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
@@ -184,6 +203,36 @@ async fn answer_arp(arp: &Arp, links: &Links, link: &Link, vip: Ipv4Addr) -> Res
     }
 }
 
+/// Keeps the roster in its file: at once when a member comes or goes, else once an
+/// hour, so that ages are known well enough.
+async fn keep_state(
+    shared: &Shared,
+    file: Option<&StateFile>,
+    incarnation: u64,
+) -> std::convert::Infallible {
+    let Some(file) = file else { return std::future::pending().await };
+    let mut kept = (Vec::new(), tokio::time::Instant::now());
+    let mut complained = false;
+    loop {
+        let roster = shared.snapshot().roster;
+        let members: Vec<_> = roster.iter().map(|&(node, _)| node).collect();
+        if kept.0 != members || kept.1.elapsed() >= STATE_INTERVAL {
+            let state = State::new(incarnation, &roster, SystemTime::now());
+            // It is needed at the next start only: this one goes on without.
+            match file.save(&state) {
+                Ok(()) => complained = false,
+                Err(error) if !complained => {
+                    complained = true;
+                    warn!(%error, "cannot keep the members of the cluster; see --state-dir");
+                }
+                Err(_) => {}
+            }
+            kept = (members, tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// One line per state change. Ends when the hot loop does.
 async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: Ipv4Addr) {
     while let Some(notice) = heard.recv().await {
@@ -191,16 +240,30 @@ async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: Ipv4Addr) {
             Notice::Joined => info!(%vip, "ready"),
             Notice::PeerFound(peer) => info!(%peer, "peer found"),
             Notice::PeerRestarted(peer) => info!(%peer, "peer restarted"),
+            Notice::PeerVerified(peer) => debug!(%peer, "peer hears this host"),
+            Notice::PeerMode { node, hash } => {
+                info!(peer = %node, "peer decides by {}", if hash { "hash" } else { "claims" });
+            }
             Notice::PeerJoined(peer) => info!(%peer, "peer joined"),
             Notice::PeerLeft(peer) => info!(%peer, "peer left"),
             Notice::PeerSuspect(peer) => info!(%peer, "peer silent, not ranked"),
             Notice::PeerBack(peer) => info!(%peer, "peer back"),
             Notice::PeerLost(peer) => info!(%peer, "peer lost"),
-            Notice::DuplicateNodeId => {
-                warn!("another host uses this node's id: same machine-id and MAC on two hosts?");
+            Notice::DuplicateNodeId { taken, new } => {
+                warn!(%taken, %new, "another host uses this node's id, so this one takes a new one: \
+                      same machine-id and MAC on two hosts?");
             }
-            Notice::ServiceUp(port) => info!(port, "serving"),
-            Notice::ServiceDown(port) => info!(port, "no listener, leaving it to the others"),
+            Notice::Fallback { cause, active, by_hash } => {
+                let mode = if by_hash { "hash" } else { "claims" };
+                match active {
+                    true => warn!(?cause, "deciding by {mode}"),
+                    false => info!(?cause, "over, deciding by {mode}"),
+                }
+            }
+            Notice::ServiceUp(service) => info!(%service, "serving"),
+            Notice::ServiceDown(service) => {
+                info!(%service, "no listener, leaving it to the others");
+            }
         }
     }
 }

@@ -276,6 +276,13 @@ pub struct Overflows {
     pub user_dropped: u64,
 }
 
+impl Overflows {
+    /// Packets dropped for want of room.
+    pub fn dropped(&self) -> u64 {
+        self.queue_dropped + self.user_dropped
+    }
+}
+
 /// Adds up the kernel's counters of the queues `numbers` in the network
 /// namespace of the calling thread. They start at 0 with each bind. Reads a
 /// file (some 20 microseconds): not for the hot loop.

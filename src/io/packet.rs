@@ -61,8 +61,8 @@ pub fn parse(bytes: &[u8], hook: u8) -> Option<Segment> {
     let tcp = TcpPacket::new(bytes.get(header_len..)?)?;
     let source = SocketAddr::new(ip.get_source().into(), tcp.get_source());
     let destination = SocketAddr::new(ip.get_destination().into(), tcp.get_destination());
-    let inbound = FlowKey { client: source, service: destination };
-    let outbound = FlowKey { client: destination, service: source };
+    let inbound = FlowKey::tcp(source, destination);
+    let outbound = FlowKey::tcp(destination, source);
     let flags = tcp.get_flags() & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST);
     const SYN_ACK: u8 = TcpFlags::SYN | TcpFlags::ACK;
     const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn each_segment_has_its_meaning() {
-        let flow = FlowKey { client: (CLIENT, 4000).into(), service: (VIP, 80).into() };
+        let flow = FlowKey::tcp((CLIENT, 4000), (VIP, 80));
         let client_isn = u32::MAX;
         let cases = [
             (true, TcpFlags::SYN, Some(Segment::Syn { flow, isn: 1000 })),

@@ -207,7 +207,7 @@ fn sample(cluster: &Cluster, throughput: f64, args: &BenchArgs) -> Result<Sample
 
 fn count(cluster: &Cluster, args: &BenchArgs) -> Result<Counts> {
     let client = &cluster.topology.client;
-    let oracle = Oracle::new(ClusterKey::public(VIP.into()));
+    let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
     let listener = Listener::start(client, oracle, None)?;
     rush(client, &cluster.sources, args.connections, CONCURRENCY)?;
     let (oracle, frames_lost) = listener.finish()?;

@@ -1,5 +1,6 @@
 //! The commands that make a namespace a host of the cluster: service and daemon.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -59,10 +60,18 @@ pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
     Ok(command)
 }
 
-/// The daemon of a host.
-pub fn daemon_command(namespace: &Namespace, args: &DaemonArgs) -> Result<Command> {
+/// The daemon of a host. What it remembers is in `state`, or lost.
+pub fn daemon_command(
+    namespace: &Namespace,
+    args: &DaemonArgs,
+    state: Option<&Path>,
+) -> Result<Command> {
     let mut command = this_program_in(namespace)?;
     command.arg("eth0").arg(VIP.to_string()).args(args.to_daemon_arguments());
+    match state {
+        Some(directory) => command.arg("--state-dir").arg(directory),
+        None => command.arg("--no-state"),
+    };
     Ok(command)
 }
 

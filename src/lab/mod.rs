@@ -78,7 +78,8 @@ pub struct ClusterArgs {
     /// Number of addresses the client has.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_within::<1, CLIENT_ADDRESSES_MAX>)]
     client_addresses: usize,
-    /// Claims the switch loses on the way to each host: 0.01, 1%, 100%.
+    /// Claims the switch loses on the way to each host, once the hosts know each
+    /// other: 0.01, 1%, 100%.
     #[arg(long, value_name = "SHARE", default_value = "0%")]
     claim_loss: ClaimLoss,
     /// Sequence numbers of the hosts; namespaces share a secret that real hosts do not.
@@ -125,7 +126,6 @@ impl ClusterArgs {
             nodes: self.nodes,
             client_addresses: self.client_addresses,
             medium: self.topology,
-            claim_loss: self.claim_loss,
             isn: self.isn,
         }
     }

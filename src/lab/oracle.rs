@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use clusterd::flow::ClusterKey;
-use clusterd::wire::{self, Entry};
+use clusterd::wire::{self, Entry, KeyRing};
 use pnet::packet::Packet;
 use pnet::packet::ethernet::{EtherTypes, EthernetPacket};
 use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
@@ -65,7 +64,7 @@ pub struct WireReport {
 /// Reads captured frames one after the other.
 #[derive(Debug)]
 pub struct Oracle {
-    key: ClusterKey,
+    ring: KeyRing,
     attempts: BTreeMap<AttemptKey, AttemptOnWire>,
     resets_by_host: BTreeMap<String, u64>,
     resets_by_client: u64,
@@ -87,9 +86,9 @@ const STRANGER: u32 = u64::BITS - 1;
 
 impl Oracle {
     /// An oracle for a cluster with this key.
-    pub fn new(key: ClusterKey) -> Self {
+    pub fn new(ring: KeyRing) -> Self {
         Self {
-            key,
+            ring,
             attempts: BTreeMap::new(),
             resets_by_host: BTreeMap::new(),
             resets_by_client: 0,
@@ -119,7 +118,7 @@ impl Oracle {
             IpNextHeaderProtocol(wire::IP_PROTOCOL) => {
                 self.claims.frames += 1;
                 self.claims.bytes += wire_length;
-                count_claims(payload, &self.key, &mut self.claims);
+                count_claims(payload, &self.ring, &mut self.claims);
             }
             _ => {}
         }
@@ -195,8 +194,8 @@ fn ipv4(bytes: &[u8]) -> Option<(Ipv4Packet<'_>, &[u8])> {
     Some((ip, bytes.get(header..total)?))
 }
 
-fn count_claims(payload: &[u8], key: &ClusterKey, counts: &mut ClaimCounts) {
-    let Ok(frame) = wire::decode(payload, key) else {
+fn count_claims(payload: &[u8], ring: &KeyRing, counts: &mut ClaimCounts) {
+    let Ok(frame) = wire::decode(payload, ring) else {
         counts.undecodable += 1;
         return;
     };
@@ -206,6 +205,7 @@ fn count_claims(payload: &[u8], key: &ClusterKey, counts: &mut ClaimCounts) {
             Entry::Own(_) => counts.own_entries += 1,
             Entry::Release(_) => counts.release_entries += 1,
             Entry::Hello { .. } => counts.hello_entries += 1,
+            Entry::HelloUdp { .. } | Entry::Heard { .. } => {}
         }
     }
 }
@@ -214,6 +214,7 @@ fn count_claims(payload: &[u8], key: &ClusterKey, counts: &mut ClaimCounts) {
 mod tests {
     use super::*;
     use crate::lab::topology::host_mac;
+    use clusterd::flow::ClusterKey;
     use clusterd::flow::{AttemptId, NodeId};
     use clusterd::wire::{Contest, Frame, Header};
     use pnet::packet::ethernet::MutableEthernetPacket;
@@ -226,7 +227,7 @@ mod tests {
     const ISN: u32 = u32::MAX;
 
     fn oracle() -> Oracle {
-        Oracle::new(ClusterKey::public(VIP.into()))
+        Oracle::new(ClusterKey::public(VIP.into()).into())
     }
 
     fn frame(
@@ -300,10 +301,10 @@ mod tests {
     #[test]
     fn claims_are_counted_by_kind() {
         let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
-        let header =
-            Header { node: NodeId(1), incarnation: 1, sequence: 1, joining: false, leaving: false };
+        let header = Header::new(NodeId(1), 1, 1);
         let entries = vec![Entry::Claim(contest), Entry::Claim(contest), Entry::Own(contest)];
-        let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()));
+        let payload =
+            wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()).into());
         let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
         let good = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
         let bytes = good.len() as u64;

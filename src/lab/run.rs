@@ -118,10 +118,11 @@ impl Run<'_> {
         self.await_ready(Role::Service, &mut services)?;
         let mut daemons = Vec::new();
         for (index, namespace) in self.topology.hosts.iter().enumerate() {
-            let command = daemon_command(namespace, &self.args.cluster.daemon)?;
+            let command = daemon_command(namespace, &self.args.cluster.daemon, None)?;
             daemons.push(self.start(index, Role::Daemon, command)?);
         }
         self.await_ready(Role::Daemon, &mut daemons)?;
+        self.topology.lose_claims(self.args.cluster.claim_loss)?;
         self.hosts = services
             .into_iter()
             .zip(daemons)
@@ -171,7 +172,7 @@ impl Run<'_> {
         for &source in &sources {
             client::first_connection(&self.topology.client, source)?;
         }
-        let oracle = Oracle::new(ClusterKey::public(VIP.into()));
+        let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
         let listener = Listener::start(&self.topology.client, oracle, self.args.pcap.clone())?;
         let plan = LoadPlan {
             connections: self.args.connections,

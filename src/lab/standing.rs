@@ -166,7 +166,7 @@ fn raise(args: &UpArgs) -> Result<Description> {
         let log =
             File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
         let service = start_detached("the service", service_command(namespace, index)?, &log)?;
-        let daemon = daemon_command(namespace, &args.cluster.daemon)?;
+        let daemon = daemon_command(namespace, &args.cluster.daemon, Some(&directory))?;
         let daemon = start_detached("the daemon", daemon, &log)?;
         hosts.push((host, log_path, service, daemon));
     }
@@ -185,6 +185,7 @@ fn raise(args: &UpArgs) -> Result<Description> {
             service_pid: service.id(),
         });
     }
+    topology.lose_claims(args.cluster.claim_loss)?;
     Ok(Description {
         name: name.name.clone(),
         vip: VIP.to_string(),

@@ -53,8 +53,6 @@ pub struct Plan {
     pub client_addresses: usize,
     /// Switch or hub.
     pub medium: Medium,
-    /// Share of claims the switch loses, per receiving host.
-    pub claim_loss: ClaimLoss,
     /// Whether hosts differ in their TCP sequence numbers.
     pub isn: Isn,
 }
@@ -103,12 +101,17 @@ impl Topology {
                 isn::make_distinct(host, index, VIP)?;
             }
         }
-        if let Some(rules) = plan.claim_loss.rules(plan.nodes) {
-            feed(&topology.switch, "nft", &["-f", "-"], &rules).context(
-                "install the claim loss in the switch; this needs nftables and Linux 5.16",
-            )?;
-        }
         Ok(topology)
+    }
+
+    /// Lets the switch lose a share of the claims from now on.
+    pub fn lose_claims(&self, share: ClaimLoss) -> Result<()> {
+        match share.rules(self.hosts.len()) {
+            Some(rules) => feed(&self.switch, "nft", &["-f", "-"], &rules).context(
+                "install the claim loss in the switch; this needs nftables and Linux 5.16",
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Takes the switch port of a host down, as pulling its cable does.

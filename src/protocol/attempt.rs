@@ -644,7 +644,7 @@ impl Attempt {
 }
 
 /// Datagrams of one flow held beside the first.
-const DATAGRAMS_MAX: usize = 15;
+pub(super) const DATAGRAMS_MAX: usize = 15;
 
 /// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
 const SENT_MAX: u32 = 1 << 24;

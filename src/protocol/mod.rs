@@ -26,12 +26,16 @@ mod node;
 mod pace;
 mod roster;
 mod services;
+#[cfg(test)]
+mod specification;
 mod table;
 mod time;
 mod view;
 mod window;
 
 use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::bucket::Buckets;
 use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
@@ -84,7 +88,7 @@ pub struct KernelShare {
 }
 
 /// How well a peer and this node hear each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Hearing {
     /// The peer.
     pub node: NodeId,

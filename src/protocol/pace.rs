@@ -10,13 +10,16 @@ use std::time::Duration;
 use super::{Instant, Timers};
 
 /// Samples without which the defaults stay.
-const SAMPLES_MIN: u32 = 512;
+pub(super) const SAMPLES_MIN: u32 = 512;
 /// Samples at which all counts are halved, so that old ones fade.
-const SAMPLES_MAX: u32 = 8_192;
+pub(super) const SAMPLES_MAX: u32 = 8_192;
 /// Whatever is measured, a thread needs some time to wake.
-const LEAST: Duration = Duration::from_micros(500);
-/// Well below the time for which a claim defers the others.
-const MOST: Duration = Duration::from_millis(15);
+pub(super) const LEAST: Duration = Duration::from_micros(500);
+/// Well below the time for which a claim defers the others. Only what is left
+/// to another host, or a dead one, waits a slot.
+pub(super) const SLOT_MOST: Duration = Duration::from_millis(15);
+/// Every settled attempt waits this long.
+pub(super) const SETTLE_MOST: Duration = Duration::from_millis(5);
 /// Buckets to a doubling of the time.
 const PER_OCTAVE: u32 = 4;
 const BUCKETS: usize = 64;
@@ -65,21 +68,20 @@ impl Pace {
         }
     }
 
-    /// Twice the delay that one in a thousand exceeds: as good as never for the
-    /// slot, a round trip for the settling time.
+    /// The slot becomes twice the delay that one in a thousand exceeds, the
+    /// settling time twice that (a round trip) which one in a hundred exceeds.
     fn adapt(&mut self) {
-        let wait = (self.tail() * 2).clamp(LEAST, MOST);
         if self.adapts.0 {
-            self.slot = wait;
+            self.slot = (self.exceeded_by(1_000) * 2).clamp(LEAST, SLOT_MOST);
         }
         if self.adapts.1 {
-            self.settle = wait;
+            self.settle = (self.exceeded_by(100) * 2).clamp(LEAST, SETTLE_MOST);
         }
     }
 
-    /// The upper end of the bucket beyond which at most one sample in a thousand lies.
-    fn tail(&self) -> Duration {
-        let mut beyond = self.samples / 1_000;
+    /// The upper end of the bucket beyond which at most one sample in `many` lies.
+    fn exceeded_by(&self, many: u32) -> Duration {
+        let mut beyond = self.samples / many;
         for (bucket, &count) in self.counts.iter().enumerate().rev() {
             if count > beyond {
                 return end(bucket);
@@ -94,7 +96,7 @@ impl Pace {
 fn bucket(delay: Duration) -> usize {
     let micros = (delay.as_micros() as u64).max(1);
     let octave = micros.ilog2();
-    let within = (micros - (1 << octave)) * u64::from(PER_OCTAVE) >> octave;
+    let within = ((micros - (1 << octave)) * u64::from(PER_OCTAVE)) >> octave;
     ((octave * PER_OCTAVE) as usize + within as usize).min(BUCKETS - 1)
 }
 
@@ -149,6 +151,7 @@ mod tests {
         assert_eq!(slot(40), 500);
         assert!((2_000..2_500).contains(&slot(1_000)));
         assert_eq!(slot(500_000), 15_000);
+        assert_eq!(pace((0..2_000).map(|_| 500_000)).settle(), Duration::from_millis(5));
     }
 
     #[test]

@@ -9,13 +9,17 @@ mod capture;
 mod load;
 mod rig;
 mod sockets;
+#[path = "../common/tshark.rs"]
+mod tshark;
 
 mod arp;
 mod buckets;
 mod coexist;
+mod dissector;
 mod dumps;
 mod errors;
 mod faults;
+mod flood;
 mod frames;
 mod log;
 mod overload;

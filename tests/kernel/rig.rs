@@ -170,7 +170,9 @@ impl Lab {
     /// Starts a daemon and waits for its ready line.
     pub fn start_daemon(&self, host: usize, vip: Ipv4Addr, options: &[&str]) -> u32 {
         let vip = vip.to_string();
-        let mut words = vec!["clusterd", "eth0", &vip];
+        // Where the lab's own daemons keep theirs; it goes with the lab.
+        let state = format!("/run/clusterd-lab/{}", self.name);
+        let mut words = vec!["clusterd", "eth0", &vip, "--state-dir", &state];
         words.extend(options);
         let pid = self.start(host, &words);
         if let Some(pids) = self.hosts.borrow_mut().get_mut(host - 1)

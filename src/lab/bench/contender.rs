@@ -12,7 +12,6 @@ use crate::io::{nft, xt_queue};
 use crate::lab::client::{self, fetch};
 use crate::lab::hosts::{DaemonArgs, daemon_command, service_command, this_program_in};
 use crate::lab::isn::Isn;
-use crate::lab::loss::ClaimLoss;
 use crate::lab::netns::Namespace;
 use crate::lab::process::Process;
 use crate::lab::run::READY_TIMEOUT;
@@ -114,13 +113,8 @@ pub struct Cluster {
 impl Cluster {
     /// Raises `hosts` hosts and connects once from each address of the client.
     pub fn raise(contender: Contender, hosts: usize, client_addresses: usize) -> Result<Self> {
-        let plan = Plan {
-            nodes: hosts,
-            client_addresses,
-            medium: Medium::Switch,
-            claim_loss: ClaimLoss::default(),
-            isn: Isn::Distinct,
-        };
+        let plan =
+            Plan { nodes: hosts, client_addresses, medium: Medium::Switch, isn: Isn::Distinct };
         let mut cluster = Self {
             contender,
             deciders: Vec::new(),
@@ -146,7 +140,7 @@ impl Cluster {
             })?,
             Contender::Clusterd(guard) => {
                 let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra: Vec::new() };
-                cluster.start("daemon", |namespace, _| daemon_command(namespace, &args))?
+                cluster.start("daemon", |namespace, _| daemon_command(namespace, &args, None))?
             }
         };
         if !matches!(contender, Contender::Clusterd(_)) {
