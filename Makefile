@@ -5,7 +5,7 @@ SHELL    := /bin/bash
 PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test fuzz mutants guest lint deny bench packages toolchain clean
+.PHONY: all build lab test fuzz corpus mutants guest lint deny bench packages toolchain clean
 
 all: build
 
@@ -33,6 +33,13 @@ fuzz: packages toolchain
 			-max_total_time=$(FUZZ_SECONDS) -max_len=1500 -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
+# Takes what the fuzzer has found into fuzz/corpus, which keeps one input for each branch.
+corpus: packages toolchain
+	@for name in decode core; do \
+		cp fuzz/target/found/$$name/* fuzz/corpus/$$name && \
+		$(CARGO) fuzz cmin --sanitizer none $$name -- -use_counters=0 -set_cover_merge=1 || exit 1; \
+	done
+
 # Each rule of the race catalogue, switched off, makes a test fail.
 mutants: packages toolchain
 	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
@@ -56,6 +63,7 @@ lint: packages toolchain
 deny:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
+	$(CARGO) deny --manifest-path fuzz/Cargo.toml check bans licenses sources
 	@if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
 	else echo "advisories: skipped, the advisory database cannot be fetched from here"; fi
 

@@ -35,7 +35,7 @@ pub enum Op {
         entries: Vec<Entry>,
     },
     Listener {
-        port: u16,
+        service: ServicePort,
         listener: Listener,
     },
     SynAck {
@@ -99,7 +99,7 @@ pub struct Driver {
     syns: BTreeMap<Ticket, (Instant, AttemptId)>,
     /// The other packet that waits, within one input.
     other: Option<(Ticket, Option<AttemptId>)>,
-    listeners: BTreeMap<u16, Listener>,
+    listeners: BTreeMap<ServicePort, Listener>,
     accepted: BTreeSet<AttemptId>,
     answered: BTreeSet<AttemptId>,
     /// Attempts that are flows of datagrams: accepted is answered.
@@ -148,9 +148,9 @@ impl Driver {
             Op::Frame { header, entries } => {
                 self.node.handle_frame(now, &Frame { header, entries });
             }
-            Op::Listener { port, listener } => {
-                self.listeners.insert(port, listener);
-                self.node.handle_listener(now, ServicePort::tcp(port), listener);
+            Op::Listener { service, listener } => {
+                self.listeners.insert(service, listener);
+                self.node.handle_listener(now, service, listener);
             }
             Op::SynAck { flow: number, isn, server_isn } => {
                 self.answered.insert(key().attempt(&flow(number), isn));
@@ -222,7 +222,7 @@ impl Driver {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
                 Output::Notice(Notice::ServiceDown(service)) => {
-                    self.listeners.insert(service.port, Listener::Absent);
+                    self.listeners.insert(service, Listener::Absent);
                 }
                 Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
                 Output::Inquire(flow) => {
@@ -272,8 +272,11 @@ impl Driver {
     fn check(&self, entry: &Entry) {
         match entry {
             Entry::Claim(Contest { attempt, port, .. }) => {
-                let absent = self.listeners.get(port) == Some(&Listener::Absent);
-                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
+                let datagrams = self.datagrams.contains(attempt);
+                let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
+                let service = ServicePort { protocol, port: *port };
+                let absent = self.listeners.get(&service) == Some(&Listener::Absent);
+                assert!(!absent || self.accepted.contains(attempt), "I8: claims {service}");
             }
             Entry::Own(Contest { attempt, .. }) => {
                 assert!(self.answered.contains(attempt), "OWN without an answer");
