@@ -5,7 +5,7 @@ SHELL    := /bin/bash
 PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test upgrade-test guest lint deny bench packages toolchain clean
+.PHONY: all build lab test upgrade-test fuzz corpus mutants guest lint deny bench packages toolchain clean
 
 all: build
 
@@ -36,6 +36,31 @@ upgrade-test: packages toolchain
 	fi; \
 	CLUSTERD_BEFORE=$(BEFORE_DIR)/release/clusterd $(CARGO) test --release --test kernel upgrade
 
+# Coverage-guided fuzzing of the decoder and of the protocol core, starting from the
+# inputs in fuzz/corpus. Stable Rust does: without a sanitizer, since neither
+# has a line of unsafe code. What fails is kept, with the command that repeats it.
+FUZZ_SECONDS ?= 20
+fuzz: packages toolchain
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz || { \
+		echo "fuzz: skipped, cargo-fuzz cannot be installed here" >&2; \
+		test -z "$$CLUSTERD_REQUIRE_KERNEL"; exit; }; \
+	for name in decode core; do \
+		mkdir -p fuzz/target/found/$$name && \
+		$(CARGO) fuzz run --sanitizer none $$name fuzz/target/found/$$name fuzz/corpus/$$name -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=1500 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
+# Takes what the fuzzer has found into fuzz/corpus, which keeps one input for each branch.
+corpus: packages toolchain
+	@for name in decode core; do \
+		cp fuzz/target/found/$$name/* fuzz/corpus/$$name && \
+		$(CARGO) fuzz cmin --sanitizer none $$name -- -use_counters=0 -set_cover_merge=1 || exit 1; \
+	done
+
+# Each rule of the race catalogue, switched off, makes a test fail.
+mutants: packages toolchain
+	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
+
 # The same daemon and lab on Debian's own kernel, emulated.
 guest: build
 	tests/guest.sh
@@ -55,6 +80,7 @@ lint: packages toolchain
 deny:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
+	$(CARGO) deny --manifest-path fuzz/Cargo.toml check bans licenses sources
 	@if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
 	else echo "advisories: skipped, the advisory database cannot be fetched from here"; fi
 

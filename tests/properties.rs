@@ -2,68 +2,16 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, FlowKey, NodeId, ServicePort};
-use clusterd::protocol::{
-    Config, Counters, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
-};
-use clusterd::wire::{self, Contest, Entry, Flags, Frame, Header, KeyRing, Report};
+use clusterd::flow::{AttemptId, NodeId, ServicePort};
+use clusterd::protocol::{Listener, Mode, Pacing};
+use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
+use common::driver::{Driver, Op, flow};
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
 const ME: NodeId = NodeId(0);
-
-fn ring() -> KeyRing {
-    key().into()
-}
-
-/// One thing that happens to a node. Flows, peers and numbers are few, so that they meet.
-#[derive(Clone, Debug)]
-enum Op {
-    Syn {
-        flow: u16,
-        isn: u32,
-        incumbent: bool,
-    },
-    Frame {
-        header: Header,
-        entries: Vec<Entry>,
-    },
-    Listener {
-        port: u16,
-        listener: Listener,
-    },
-    SynAck {
-        flow: u16,
-        isn: u32,
-        server_isn: u32,
-    },
-    Refusal {
-        flow: u16,
-        isn: u32,
-    },
-    Ack {
-        flow: u16,
-        number: u32,
-        held: bool,
-    },
-    Adopt {
-        flow: u16,
-    },
-    /// Somebody repeats everything that was heard lately.
-    Replay,
-    /// The event loop runs through all wake-ups of this time.
-    Run(Duration),
-    /// It does not run for this time.
-    Sleep(Duration),
-}
-
-fn flow(number: u16) -> FlowKey {
-    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
-}
 
 fn listener() -> impl Strategy<Value = Listener> {
     prop_oneof![Just(Listener::Ready), Just(Listener::Busy), Just(Listener::Absent)]
@@ -120,7 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(flow, isn, incumbent)| Op::Syn { flow, isn, incumbent }),
         6 => (header(), prop::collection::vec(entry(), 0..4))
             .prop_map(|(header, entries)| Op::Frame { header, entries }),
-        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { port, listener }),
+        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { service: ServicePort::tcp(port), listener }),
         2 => (flow(), isn(), 0..3u32)
             .prop_map(|(flow, isn, server_isn)| Op::SynAck { flow, isn, server_isn }),
         1 => (flow(), isn()).prop_map(|(flow, isn)| Op::Refusal { flow, isn }),
@@ -134,201 +82,6 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A node, and what its driver may expect of it.
-struct Driver {
-    node: Node,
-    now: Instant,
-    tickets: u64,
-    /// SYNs that wait for a verdict, and since when.
-    syns: BTreeMap<Ticket, (Instant, AttemptId)>,
-    /// The other packet that waits, within one input.
-    other: Option<(Ticket, Option<AttemptId>)>,
-    listeners: BTreeMap<u16, Listener>,
-    accepted: BTreeSet<AttemptId>,
-    answered: BTreeSet<AttemptId>,
-    /// Frames said, under each id.
-    said: BTreeMap<NodeId, u64>,
-    /// Frames heard of each peer since it was found last.
-    heard: BTreeMap<NodeId, Vec<Frame>>,
-}
-
-impl Driver {
-    fn new(pacing: Pacing) -> Self {
-        let config = Config { pacing, limits: LIMITS, ..Config::new(ME, 1, key()) };
-        Self {
-            node: Node::new(config, Instant::default()),
-            now: Instant::default(),
-            tickets: 0,
-            syns: BTreeMap::new(),
-            other: None,
-            listeners: BTreeMap::new(),
-            accepted: BTreeSet::new(),
-            answered: BTreeSet::new(),
-            said: BTreeMap::new(),
-            heard: BTreeMap::new(),
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.tickets += 1;
-        Ticket(self.tickets)
-    }
-
-    fn apply(&mut self, op: Op) {
-        let now = self.now;
-        match op {
-            Op::Syn { flow: number, isn, incumbent } => {
-                let (ticket, flow) = (self.ticket(), flow(number));
-                self.syns.insert(ticket, (now, key().attempt(&flow, isn)));
-                self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
-            }
-            Op::Frame { header, entries } => {
-                let frame = Frame { header, entries };
-                let before = self.node.counters().frames;
-                self.node.handle_frame(now, &frame);
-                self.drain();
-                if self.node.counters().frames > before {
-                    self.heard.entry(header.node).or_default().push(frame);
-                }
-            }
-            Op::Listener { port, listener } => {
-                self.listeners.insert(port, listener);
-                self.node.handle_listener(now, ServicePort::tcp(port), listener);
-            }
-            Op::SynAck { flow: number, isn, server_isn } => {
-                self.answered.insert(key().attempt(&flow(number), isn));
-                self.node.handle_syn_ack(now, flow(number), isn, server_isn);
-            }
-            Op::Refusal { flow: number, isn } => {
-                let rst = self.ticket();
-                self.other = Some((rst, Some(key().attempt(&flow(number), isn))));
-                self.node.handle_refusal(now, flow(number), isn, rst);
-            }
-            Op::Ack { flow: number, number: acknowledged, held } => {
-                let ticket = held.then(|| self.ticket());
-                self.other = ticket.map(|ticket| (ticket, None));
-                self.node.handle_ack(now, flow(number), acknowledged, ticket);
-            }
-            Op::Adopt { flow: number } => self.node.adopt(flow(number)),
-            Op::Replay => return self.replay(),
-            Op::Run(time) => return self.run(time),
-            Op::Sleep(time) => {
-                self.now = now + time;
-                return;
-            }
-        }
-        self.drain();
-        assert_eq!(self.other, None, "an ACK or RST must be decided at once");
-    }
-
-    /// Runs the event loop, waking up only when the node asks for it.
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        for _ in 0..10_000 {
-            self.node.handle_timeout(self.now);
-            self.drain();
-            let next = self.node.poll_timeout();
-            assert!(next > self.now, "the event loop would spin");
-            let fresh = |&(since, _): &(Instant, _)| self.now.since(since) < ms(500);
-            assert!(self.syns.values().all(fresh), "I5: a verdict is late");
-            if next > end {
-                self.now = end;
-                return;
-            }
-            self.now = next;
-        }
-        panic!("livelock");
-    }
-
-    fn drain(&mut self) {
-        while let Some(output) = self.node.poll_output() {
-            match output {
-                Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
-                Output::Notice(Notice::PeerFound(peer)) => {
-                    self.heard.remove(&peer);
-                }
-                Output::Notice(Notice::ServiceDown(service)) => {
-                    self.listeners.insert(service.port, Listener::Absent);
-                }
-                Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
-                Output::Block(flow) | Output::Inquire(flow) => {
-                    panic!("{flow} is no flow of datagrams");
-                }
-            }
-        }
-        while let Some(frame) = self.node.poll_frame(self.now).cloned() {
-            let said = self.said.entry(frame.header.node).or_default();
-            assert_eq!(frame.header.sequence, *said + 1, "I9: no gap, no repetition");
-            *said += 1;
-            assert_eq!(wire::decode(&wire::encode(&frame, &ring()), &ring()), Ok(frame.clone()));
-            frame.entries.iter().for_each(|entry| self.check(entry));
-        }
-        let (attempts, held) = self.node.load();
-        assert_eq!(held, self.syns.len());
-        assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
-        assert!(self.node.peers().count() <= LIMITS.peers, "I7");
-    }
-
-    /// I9: whoever repeats what was heard of a known peer moves counters, and nothing else.
-    fn replay(&self) {
-        let known: Vec<NodeId> = self.node.hearing().map(|peer| peer.node).collect();
-        let heard = known.iter().flat_map(|peer| self.heard.get(peer)).flatten();
-        for frame in heard {
-            let mut node = self.node.clone();
-            node.handle_frame(self.now, frame);
-            assert_eq!(node.poll_output(), None, "{frame}");
-            let after = node.counters();
-            assert_eq!(after.stale_frames, self.node.counters().stale_frames + 1, "{frame}");
-            let expected = Counters { stale_frames: after.stale_frames, ..*self.node.counters() };
-            assert_eq!(*after, expected);
-            assert_eq!(seen_from_outside(&node, self.now), seen_from_outside(&self.node, self.now));
-        }
-    }
-
-    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
-        if let Some((_, attempt)) = self.syns.remove(&ticket) {
-            if verdict == Verdict::Accept {
-                self.accepted.insert(attempt);
-            }
-            return;
-        }
-        let (other, refused) = self.other.take().expect("I5: one verdict for each ticket");
-        assert_eq!(ticket, other, "I5: a verdict for a ticket that is not out");
-        if verdict == Verdict::Accept {
-            self.answered.extend(refused);
-        }
-    }
-
-    fn check(&self, entry: &Entry) {
-        match entry {
-            Entry::Claim(Contest { attempt, port, .. }) => {
-                let absent = self.listeners.get(port) == Some(&Listener::Absent);
-                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
-            }
-            Entry::Own(Contest { attempt, .. }) => {
-                assert!(self.answered.contains(attempt), "OWN without an answer");
-            }
-            Entry::Release(_)
-            | Entry::Hello { .. }
-            | Entry::HelloUdp { .. }
-            | Entry::Heard { .. } => {}
-        }
-    }
-}
-
-/// All that a driver can ask a node, and what it would say and want next.
-fn seen_from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
-    let mut next = node.clone();
-    next.handle_timeout(now);
-    let outputs: Vec<_> = std::iter::from_fn(|| next.poll_output()).collect();
-    let frames: Vec<_> = std::iter::from_fn(|| next.poll_frame(now).cloned()).collect();
-    let hearing: Vec<_> = node.hearing().collect();
-    let roster: Vec<_> = node.roster(now).collect();
-    let peers: Vec<_> = node.peers().collect();
-    let modes = (node.by_hash(), node.causes().collect::<Vec<_>>(), node.pace());
-    (node.id(), node.load(), node.poll_timeout(), hearing, roster, peers, modes, outputs, frames)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -338,27 +91,20 @@ proptest! {
         joined in any::<bool>(),
         ops in prop::collection::vec(op(), 0..120),
     ) {
-        let mut driver = Driver::new(if race { Pacing::Race } else { Pacing::Rank });
+        let mut driver = Driver::new(ME, if race { Pacing::Race } else { Pacing::Rank }, Mode::Auto);
         if joined {
             driver.run(ms(1_001));
         }
         ops.into_iter().for_each(|op| driver.apply(op));
         driver.replay();
-
-        // I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
-        driver.run(Duration::from_secs(15));
-        let before = *driver.node.counters();
-        driver.run(Duration::from_secs(1));
-        prop_assert_eq!(*driver.node.counters(), before);
-        prop_assert_eq!(driver.node.load(), (0, 0));
-        prop_assert_eq!(driver.node.peers().count(), 0);
+        driver.rest();
     }
 }
 
 /// I7: a flood moves counters, not memory.
 #[test]
 fn full_tables_drop_and_count() {
-    let mut driver = Driver::new(Pacing::Rank);
+    let mut driver = Driver::new(ME, Pacing::Rank, Mode::Auto);
     driver.run(ms(1_001));
     let frame = |node, sequence, entries| {
         let header = Header { minor: 0, ..Header::new(node, 1, sequence) };

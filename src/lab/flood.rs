@@ -2,8 +2,8 @@
 //! virtual IP with SYNs from spoofed addresses.
 //!
 //! All contenders get the same flood, one after the other, while clients connect
-//! to each. Everything shares the CPUs of this machine: a contender that spends more on
-//! a spoofed SYN meets a slower flood, unless `--rate` sets it.
+//! to each. The kernels of all hosts take a frame in on the CPU of the sender: where a spoofed
+//! SYN costs them more, the flood is slower, unless `--rate` sets it.
 
 mod sender;
 mod summary;
@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use clusterd::bucket::Bucket;
 
 use super::bench::contender::{Cluster, Contender};
 use super::client::{Attempt, Load, LoadEvent, LoadPlan};
@@ -32,7 +31,7 @@ use sender::{Flood, SPOOFED};
 use summary::Summary;
 
 /// Clients that connect one time after the other, each on its own.
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 2;
 /// How long the flood runs before the first of them: the hosts' tables fill up.
 const RUN_UP: Duration = Duration::from_secs(2);
 /// A connection that took longer had to send its SYN again.
@@ -66,49 +65,18 @@ impl FloodArgs {
     }
 }
 
-/// A way to meet the flood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Defence {
-    /// The xtables match `cluster`.
-    XtCluster,
-    /// The daemons decide about every SYN.
-    Daemon(Guard),
-    /// The kernels decide by bucket, the daemons look on.
-    Buckets(Guard),
-}
-
-impl Defence {
-    /// All of them, in the order of the report.
-    const ALL: [Self; 5] = [
-        Self::XtCluster,
-        Self::Daemon(Guard::Rst),
-        Self::Daemon(Guard::Strict),
-        Self::Buckets(Guard::Rst),
-        Self::Buckets(Guard::Strict),
-    ];
-
-    fn contender(self) -> Contender {
-        match self {
-            Self::XtCluster => Contender::XtCluster,
-            Self::Daemon(guard) | Self::Buckets(guard) => Contender::Clusterd(guard),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::XtCluster => "xt_cluster",
-            Self::Daemon(Guard::Rst) => "clusterd rst, by claims",
-            Self::Daemon(Guard::Strict) => "clusterd strict, by claims",
-            Self::Buckets(Guard::Rst) => "clusterd rst, by buckets",
-            Self::Buckets(Guard::Strict) => "clusterd strict, by buckets",
-        }
-    }
-}
+/// Who meets the flood, in the order of the report.
+const CONTENDERS: [Contender; 4] = [
+    Contender::XtCluster,
+    Contender::ByClaims(Guard::Rst),
+    Contender::Clusterd(Guard::Rst),
+    Contender::Clusterd(Guard::Strict),
+];
 
 /// What was seen of one contender.
 #[derive(Clone, Debug)]
 struct Sample {
-    defence: Defence,
+    contender: Contender,
     /// Connect times before the flood.
     quiet: Latency,
     /// Connect times of those that succeeded during the flood.
@@ -122,8 +90,9 @@ struct Sample {
     resident: Option<u64>,
     /// Entries of connection tracking on the host with the most of them.
     tracked: u64,
-    /// How long the kernel took to switch to buckets, the slowest host.
-    switch: Option<Duration>,
+    /// SYNs per second, of own and foreign buckets, that the kernel of the host
+    /// with the fewest has decided about by itself, where it may.
+    by_kernel: Option<f64>,
 }
 
 /// Per second, during the flood.
@@ -143,9 +112,10 @@ pub fn run(args: &FloodArgs) -> Result<ExitCode> {
     process::on_interrupt(|| std::process::exit(130))?;
     process::raise_descriptor_limit();
     let mut samples = Vec::new();
-    for defence in Defence::ALL {
-        show_progress(defence.name());
-        samples.push(measure(defence, args).with_context(|| format!("flood {}", defence.name()))?);
+    for contender in CONTENDERS {
+        show_progress(contender.name());
+        let sample = measure(contender, args);
+        samples.push(sample.with_context(|| format!("flood {}", contender.name()))?);
     }
     show_progress("");
     let tracked_max = read_number("/proc/sys/net/netfilter/nf_conntrack_max")?;
@@ -158,21 +128,26 @@ pub fn run(args: &FloodArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
-    let cluster = Cluster::raise(defence.contender(), args.nodes, CLIENT_ADDRESSES_MAX)?;
+fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
+    let cluster = Cluster::raise(contender, args.nodes, CLIENT_ADDRESSES_MAX)?;
     prepare(&cluster)?;
     let quiet = connect_for(&cluster, Duration::from_secs(1))?;
-    let switch = match defence {
-        Defence::XtCluster | Defence::Daemon(_) => None,
-        Defence::Buckets(_) => Some(switch_to_buckets(&cluster)?),
+    let decided = || match contender {
+        Contender::Clusterd(_) => {
+            each_host(&cluster, || Ok(KernelBuckets::open(VIP)?.decided()?)).map(Some)
+        }
+        _ => Ok(None),
     };
-    // One CPU is left to everything else.
+    // One CPU is left to clients, services and daemons.
     let senders = thread::available_parallelism().map_or(1, |cpus| cpus.get() - 1).max(1);
     let flood = Flood::start(&cluster.topology.client, senders, args.rate)?;
     thread::sleep(RUN_UP);
     let (begin, before) = (Instant::now(), Totals::read(&cluster, &flood)?);
+    let decided_before = decided()?;
     let attempts = connect_for(&cluster, Duration::from_secs(args.seconds))?;
     let (seconds, after) = (begin.elapsed().as_secs_f64(), Totals::read(&cluster, &flood)?);
+    let by_kernel = decided()?.zip(decided_before);
+    let by_kernel = by_kernel.map(|(now, before)| slowest(&now, &before, seconds).round());
     let resident = cluster.deciders.iter().map(Process::resident_bytes);
     let resident = resident.collect::<Result<Vec<_>>>()?.into_iter().max();
     let tracked =
@@ -181,7 +156,7 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
     let connects = attempts.iter().filter(|attempt| attempt.outcome.is_ok());
     let connects: Vec<_> = connects.filter_map(|attempt| attempt.connect).collect();
     Ok(Sample {
-        defence,
+        contender,
         quiet: Latency::of(quiet.iter().filter_map(|attempt| attempt.connect)),
         attempts: attempts.len() as u64,
         succeeded: connects.len() as u64,
@@ -190,7 +165,7 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
         rates: after.since(&before, seconds),
         resident,
         tracked: tracked.into_iter().max().unwrap_or_default(),
-        switch,
+        by_kernel,
     })
 }
 
@@ -236,25 +211,6 @@ fn connect_for(cluster: &Cluster, time: Duration) -> Result<Vec<Attempt>> {
     Ok(load.attempts())
 }
 
-/// Divides the buckets evenly, and has the kernels decide; returns how long the
-/// slowest took.
-fn switch_to_buckets(cluster: &Cluster) -> Result<Duration> {
-    let hosts = cluster.topology.hosts.len();
-    let mut slowest = Duration::ZERO;
-    for (host, namespace) in cluster.topology.hosts.iter().enumerate() {
-        let own = Bucket::all().filter(|&Bucket(number)| usize::from(number) % hosts == host);
-        let own = own.collect();
-        let took = namespace.within(|| {
-            let mut buckets = KernelBuckets::open(VIP)?;
-            let begin = Instant::now();
-            buckets.set(&own, true)?;
-            Ok(begin.elapsed())
-        })?;
-        slowest = slowest.max(took);
-    }
-    Ok(slowest)
-}
-
 /// Counts since the cluster was raised.
 struct Totals {
     sent: u64,
@@ -275,14 +231,19 @@ impl Totals {
 
     fn since(&self, before: &Self, seconds: f64) -> Rates {
         let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
-        let arrived = self.arrived.iter().zip(&before.arrived);
         Rates {
             sent: rate(self.sent, before.sent),
-            arrived: arrived.map(|(&now, &then)| rate(now, then)).fold(f64::INFINITY, f64::min),
+            arrived: slowest(&self.arrived, &before.arrived, seconds),
             answered: rate(self.answered, before.answered),
             claim_frames: rate(self.claim_frames, before.claim_frames),
         }
     }
+}
+
+/// The growth per second of the host where it was least.
+fn slowest(now: &[u64], before: &[u64], seconds: f64) -> f64 {
+    let growth = now.iter().zip(before).map(|(now, before)| now - before);
+    growth.min().unwrap_or_default() as f64 / seconds
 }
 
 fn each_host(cluster: &Cluster, read: impl Fn() -> Result<u64> + Sync) -> Result<Vec<u64>> {

@@ -237,7 +237,7 @@ impl Attempt {
             }
             (S::Half { .. } | S::Owned { .. }, E::Syn(ticket)) => {
                 cx.decide(ticket, Verdict::Accept);
-                cx.own(self, 0);
+                cx.announce(self, 0);
                 same
             }
             // The answer was heard before the question.
@@ -353,9 +353,7 @@ impl Attempt {
             ) => same,
 
             (S::Accepted { rank, .. }, E::SynAck { isn }) => {
-                if cx.view.announces() {
-                    cx.own(self, rank);
-                }
+                cx.announce(self, rank);
                 Some(S::Half { isn, until: now + timers.owned })
             }
             // The kernel answers again, or still, what this node had given up,
@@ -367,9 +365,7 @@ impl Attempt {
                 if let Some(ticket) = self.state.ticket() {
                     cx.decide(ticket, Verdict::Accept);
                 }
-                if cx.view.announces() {
-                    cx.own(self, 0);
-                }
+                cx.announce(self, 0);
                 Some(S::Half { isn, until: now + timers.owned })
             }
             (S::Half { .. }, E::SynAck { isn }) => Some(S::Half { isn, until: now + timers.owned }),
@@ -378,7 +374,7 @@ impl Attempt {
             (S::Accepted { purpose: Purpose::Refuse, rank, .. }, E::Refusal(rst)) => {
                 cx.decide(rst, Verdict::Accept);
                 cx.counters.refusals += 1;
-                cx.own(self, rank);
+                cx.announce(self, rank);
                 None
             }
             // The listener went away under this attempt: the others go on.
@@ -622,9 +618,7 @@ impl Attempt {
         let timers = cx.view.config.timers;
         if self.is_datagrams() {
             // There is no SYN-ACK to wait for: who accepts owns.
-            if cx.view.announces() {
-                cx.own(self, rank);
-            }
+            cx.announce(self, rank);
             return State::Owned { until: cx.view.now + timers.datagrams };
         }
         State::Accepted { rank, purpose, until: cx.view.now + timers.emit }
@@ -644,7 +638,7 @@ impl Attempt {
 }
 
 /// Datagrams of one flow held beside the first.
-const DATAGRAMS_MAX: usize = 15;
+pub(super) const DATAGRAMS_MAX: usize = 15;
 
 /// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
 const SENT_MAX: u32 = 1 << 24;
@@ -669,6 +663,13 @@ impl Context<'_> {
         self.counters.claims += 1;
         let contest = self.contest(attempt, rank);
         self.outbox.entries.push_back(Entry::Claim(contest));
+    }
+
+    /// Says that this node has answered, if anybody wants to hear it.
+    fn announce(&mut self, attempt: &Attempt, rank: u8) {
+        if self.view.announces() {
+            self.own(attempt, rank);
+        }
     }
 
     fn own(&mut self, attempt: &Attempt, rank: u8) {

@@ -9,9 +9,9 @@ use crate::flow::{NodeId, Protocol, ServicePort};
 use crate::wire::{Flags, Header, MAJOR, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
-const LOSS_WINDOW: u32 = 128;
+pub(super) const LOSS_WINDOW: u32 = 128;
 /// Frames without which an estimate says nothing.
-const LOSS_SAMPLE: u32 = 32;
+pub(super) const LOSS_SAMPLE: u32 = 32;
 
 /// A node heard from.
 #[derive(Clone, Debug)]

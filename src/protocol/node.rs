@@ -472,9 +472,9 @@ impl Node {
     fn say_hello(&mut self, now: Instant) {
         // Whom this node hears comes first: a new peer believes what follows.
         let reports = self.membership.reports(now);
+        self.outbox.entries.push_front(Entry::Heard { reports });
         let unavailable = |protocol| self.services.unavailable(protocol).collect();
         self.outbox.entries.extend([
-            Entry::Heard { reports },
             Entry::Hello { unavailable: unavailable(Protocol::Tcp) },
             Entry::HelloUdp { unavailable: unavailable(Protocol::Udp) },
         ]);

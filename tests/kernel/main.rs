@@ -23,6 +23,7 @@ mod dumps;
 mod errors;
 mod fallback;
 mod faults;
+mod flood;
 mod frames;
 mod log;
 mod membership;

@@ -34,8 +34,9 @@ struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_mib: Option<f64>,
     tracked: u64,
+    /// SYNs that each kernel decided about by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    switch_us: Option<f64>,
+    by_kernel_per_second: Option<f64>,
 }
 
 impl Summary {
@@ -57,7 +58,7 @@ impl Figures {
             attempts => count as f64 / attempts as f64 * 100.0,
         };
         Self {
-            contender: sample.defence.name(),
+            contender: sample.contender.name(),
             syns_sent_per_second: sample.rates.sent.round(),
             syns_arrived_per_second: sample.rates.arrived.round(),
             syn_acks_to_spoofed_per_second: sample.rates.answered.round(),
@@ -69,7 +70,7 @@ impl Figures {
             during: sample.flooded,
             resident_mib: sample.resident.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             tracked: sample.tracked,
-            switch_us: sample.switch.map(|time| time.as_secs_f64() * 1e6),
+            by_kernel_per_second: sample.by_kernel,
         }
     }
 }
@@ -78,8 +79,9 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} CPUs for everything: the flood, {CLIENTS} clients that connect one time after the \
-             other, and all hosts.\n\
+            "{} CPUs, all but one for the flood and what the kernels of all hosts do with it; the \
+             other for {CLIENTS} clients\nthat connect one time after the other, the services and \
+             the daemons, so daemons in demand slow the clients themselves.\n\
              Sent and arrived: spoofed SYNs per second, and frames at the host that got the fewest. \
              At once:\nwithout sending the SYN again. Tracked: entries of the host with the most, of \
              {} at most.\n",
@@ -125,9 +127,13 @@ impl fmt::Display for Summary {
                 figures.resident_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.1}")),
             )?;
         }
-        let switches = self.figures.iter().filter_map(|figures| figures.switch_us);
-        let slowest = switches.fold(0.0, f64::max);
-        writeln!(f, "\nswitching a host to buckets took {slowest:.0} us at most")?;
+        writeln!(f)?;
+        for figures in &self.figures {
+            if let Some(rate) = figures.by_kernel_per_second {
+                let name = figures.contender;
+                writeln!(f, "{name}: each kernel decided about {rate} SYNs per second by itself")?;
+            }
+        }
         writeln!(f, "repeat with: {}", self.command)
     }
 }
