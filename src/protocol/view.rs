@@ -158,10 +158,11 @@ impl View<'_> {
         if self.designated(flow, tries) != Some(self.me()) {
             return Turn::Bystander;
         }
-        let claimants = self.membership.live().any(|(_, peer)| !peer.by_hash());
+        let claimants = || self.membership.live().filter(|(_, peer)| !peer.by_hash());
         let announced = self.now.since(self.changed) >= self.config.timers.quiet
-            && !self.fallback.has(Cause::Mute);
-        Turn::Designated { wait: claimants && !announced }
+            && !self.fallback.has(Cause::Mute)
+            && claimants().all(|(_, peer)| peer.heeds_hash());
+        Turn::Designated { wait: claimants().next().is_some() && !announced }
     }
 
     /// A peer that decides by hash takes this try: the others leave it alone.
