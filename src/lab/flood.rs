@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use clusterd::bucket::Bucket;
+use clusterd::flow::Protocol;
 
 use super::bench::contender::{Cluster, Contender};
 use super::client::{Attempt, Load, LoadEvent, LoadPlan};
@@ -247,7 +248,7 @@ fn switch_to_buckets(cluster: &Cluster) -> Result<Duration> {
         let took = namespace.within(|| {
             let mut buckets = KernelBuckets::open(VIP)?;
             let begin = Instant::now();
-            buckets.set(&own, true)?;
+            buckets.set(&own, [Protocol::Tcp])?;
             Ok(begin.elapsed())
         })?;
         slowest = slowest.max(took);

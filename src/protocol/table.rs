@@ -81,6 +81,11 @@ impl Attempts {
         self.by_flow.find(hash, |slot| self.get(slot).flow.as_ref() == Some(flow))
     }
 
+    /// The attempts that [`Attempts::answered`] finds, in no order. Walks the whole table.
+    pub fn all_answered(&self) -> impl Iterator<Item = Slot> {
+        self.by_flow.all()
+    }
+
     pub fn id(&self, slot: Slot) -> AttemptId {
         self.slots[slot.index()].id
     }
@@ -155,6 +160,12 @@ impl Chains {
             next = self.after[slot.index()];
         }
         next
+    }
+
+    fn all(&self) -> impl Iterator<Item = Slot> {
+        let after = |&slot: &Slot| self.after[slot.index()];
+        let firsts = self.first.iter().flatten().map(|&first| Slot(first));
+        firsts.flat_map(move |first| std::iter::successors(Some(first), after))
     }
 
     fn insert(&mut self, hash: u64, slot: Slot) {
@@ -246,6 +257,7 @@ mod tests {
                     prop_assert_eq!(attempts.find(id), slots.get(&id).copied());
                     prop_assert!(attempts.find(id).is_none_or(|slot| attempts.id(slot) == id));
                 }
+                prop_assert_eq!(attempts.all_answered().count(), answered.len());
                 for flow in [0, 1, 2].map(self::flow) {
                     prop_assert_eq!(attempts.answered(&flow), answered.get(&flow).copied());
                 }
