@@ -137,8 +137,7 @@ impl Datagrams {
             drop(self.foreign.unblock_all());
         }
         while !self.block.is_empty() {
-            let batch: Vec<_> =
-                std::iter::from_fn(|| self.block.pop_first()).take(BATCH).collect();
+            let batch: Vec<_> = std::iter::from_fn(|| self.block.pop_first()).take(BATCH).collect();
             let result = self.foreign.block(&batch, BLOCK);
             self.counters.blocked += batch.len() as u64;
             if result.is_err_and(|error| errno(&error) != Some(libc::ENOENT)) {

@@ -216,7 +216,8 @@ mod tests {
             assert_eq!(conntrack.datagrams(vip).unwrap(), []);
             let service = UdpSocket::bind((vip, 0)).unwrap();
             let local = address(service.local_addr());
-            let clients: Vec<_> = (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            let clients: Vec<_> =
+                (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
             let mut expected = Vec::new();
             for client in &clients {
                 client.send_to(b"?", local).unwrap();

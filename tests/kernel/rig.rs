@@ -47,11 +47,16 @@ struct Pids {
 impl Lab {
     /// Raises a cluster, or prints why this machine cannot.
     pub fn up(nodes: usize, guard: &str) -> Option<Self> {
+        Self::up_with(nodes, &["--guard", guard])
+    }
+
+    /// The same with other options of `lab up`.
+    pub fn up_with(nodes: usize, options: &[&str]) -> Option<Self> {
         let nodes = nodes.to_string();
         let mut lab = Self::reserve()?;
-        let output = clusterd(&[
-            "lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes, "--guard", guard,
-        ]);
+        let mut words = vec!["lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes];
+        words.extend(options);
+        let output = clusterd(&words);
         // Exit code 69 of a daemon is a missing kernel feature, by its own account.
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if stderr.contains("exit status: 69") {
