@@ -6,7 +6,7 @@ PACKAGES := bind9-dnsutils build-essential dnsmasq-base iproute2 iptables iputil
             libpcap-dev nftables procps socat tftp-hpa tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test guest lint deny bench packages toolchain clean
+.PHONY: all build lab test fuzz mutants guest lint deny bench packages toolchain clean
 
 all: build
 
@@ -19,6 +19,24 @@ lab: build
 # skips with its reason.
 test: build
 	$(CARGO) test --release
+
+# Coverage-guided fuzzing of the decoder and of the protocol core, starting from the
+# inputs in fuzz/corpus. Stable Rust does: without a sanitizer, since neither
+# has a line of unsafe code. What fails is kept, with the command that repeats it.
+FUZZ_SECONDS ?= 20
+fuzz: packages toolchain
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz || { \
+		echo "fuzz: skipped, cargo-fuzz cannot be installed here" >&2; \
+		test -z "$$CLUSTERD_REQUIRE_KERNEL"; exit; }; \
+	for name in decode core; do \
+		mkdir -p fuzz/target/found/$$name && \
+		$(CARGO) fuzz run --sanitizer none $$name fuzz/target/found/$$name fuzz/corpus/$$name -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=1500 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
+# Each rule of the race catalogue, switched off, makes a test fail.
+mutants: packages toolchain
+	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
 
 # The same daemon and lab on Debian's own kernel, emulated.
 guest: build

@@ -2,66 +2,16 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, FlowKey, NodeId, ServicePort};
-use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Node, Notice, Output, Pacing, Syn, Ticket, Verdict,
-};
-use clusterd::wire::{self, Contest, Entry, Flags, Frame, Header, KeyRing, Report};
+use clusterd::flow::{AttemptId, NodeId};
+use clusterd::protocol::{Listener, Mode, Pacing};
+use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
+use common::driver::{Driver, Op, flow};
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
 const ME: NodeId = NodeId(0);
-
-fn ring() -> KeyRing {
-    key().into()
-}
-
-/// One thing that happens to a node. Flows, peers and numbers are few, so that they meet.
-#[derive(Clone, Debug)]
-enum Op {
-    Syn {
-        flow: u16,
-        isn: u32,
-        incumbent: bool,
-    },
-    Frame {
-        header: Header,
-        entries: Vec<Entry>,
-    },
-    Listener {
-        port: u16,
-        listener: Listener,
-    },
-    SynAck {
-        flow: u16,
-        isn: u32,
-        server_isn: u32,
-    },
-    Refusal {
-        flow: u16,
-        isn: u32,
-    },
-    Ack {
-        flow: u16,
-        number: u32,
-        held: bool,
-    },
-    Adopt {
-        flow: u16,
-    },
-    /// The event loop runs through all wake-ups of this time.
-    Run(Duration),
-    /// It does not run for this time.
-    Sleep(Duration),
-}
-
-fn flow(number: u16) -> FlowKey {
-    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
-}
 
 fn listener() -> impl Strategy<Value = Listener> {
     prop_oneof![Just(Listener::Ready), Just(Listener::Busy), Just(Listener::Absent)]
@@ -131,159 +81,6 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A node, and what its driver may expect of it.
-struct Driver {
-    node: Node,
-    now: Instant,
-    tickets: u64,
-    /// SYNs that wait for a verdict, and since when.
-    syns: BTreeMap<Ticket, (Instant, AttemptId)>,
-    /// The other packet that waits, within one input.
-    other: Option<(Ticket, Option<AttemptId>)>,
-    listeners: BTreeMap<u16, Listener>,
-    accepted: BTreeSet<AttemptId>,
-    answered: BTreeSet<AttemptId>,
-    /// Frames said, under each id.
-    said: BTreeMap<NodeId, u64>,
-}
-
-impl Driver {
-    fn new(pacing: Pacing) -> Self {
-        let config = Config { pacing, limits: LIMITS, ..Config::new(ME, 1, key()) };
-        Self {
-            node: Node::new(config, Instant::default()),
-            now: Instant::default(),
-            tickets: 0,
-            syns: BTreeMap::new(),
-            other: None,
-            listeners: BTreeMap::new(),
-            accepted: BTreeSet::new(),
-            answered: BTreeSet::new(),
-            said: BTreeMap::new(),
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.tickets += 1;
-        Ticket(self.tickets)
-    }
-
-    fn apply(&mut self, op: Op) {
-        let now = self.now;
-        match op {
-            Op::Syn { flow: number, isn, incumbent } => {
-                let (ticket, flow) = (self.ticket(), flow(number));
-                self.syns.insert(ticket, (now, key().attempt(&flow, isn)));
-                self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
-            }
-            Op::Frame { header, entries } => {
-                self.node.handle_frame(now, &Frame { header, entries });
-            }
-            Op::Listener { port, listener } => {
-                self.listeners.insert(port, listener);
-                self.node.handle_listener(now, ServicePort::tcp(port), listener);
-            }
-            Op::SynAck { flow: number, isn, server_isn } => {
-                self.answered.insert(key().attempt(&flow(number), isn));
-                self.node.handle_syn_ack(now, flow(number), isn, server_isn);
-            }
-            Op::Refusal { flow: number, isn } => {
-                let rst = self.ticket();
-                self.other = Some((rst, Some(key().attempt(&flow(number), isn))));
-                self.node.handle_refusal(now, flow(number), isn, rst);
-            }
-            Op::Ack { flow: number, number: acknowledged, held } => {
-                let ticket = held.then(|| self.ticket());
-                self.other = ticket.map(|ticket| (ticket, None));
-                self.node.handle_ack(now, flow(number), acknowledged, ticket);
-            }
-            Op::Adopt { flow: number } => self.node.adopt(flow(number)),
-            Op::Run(time) => return self.run(time),
-            Op::Sleep(time) => {
-                self.now = now + time;
-                return;
-            }
-        }
-        self.drain();
-        assert_eq!(self.other, None, "an ACK or RST must be decided at once");
-    }
-
-    /// Runs the event loop, waking up only when the node asks for it.
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        for _ in 0..10_000 {
-            self.node.handle_timeout(self.now);
-            self.drain();
-            let next = self.node.poll_timeout();
-            assert!(next > self.now, "the event loop would spin");
-            let fresh = |&(since, _): &(Instant, _)| self.now.since(since) < ms(500);
-            assert!(self.syns.values().all(fresh), "I5: a verdict is late");
-            if next > end {
-                self.now = end;
-                return;
-            }
-            self.now = next;
-        }
-        panic!("livelock");
-    }
-
-    fn drain(&mut self) {
-        while let Some(output) = self.node.poll_output() {
-            match output {
-                Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
-                Output::Notice(Notice::ServiceDown(service)) => {
-                    self.listeners.insert(service.port, Listener::Absent);
-                }
-                Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
-                Output::Block(flow) | Output::Inquire(flow) => {
-                    panic!("{flow} is no flow of datagrams");
-                }
-            }
-        }
-        while let Some(frame) = self.node.poll_frame(self.now).cloned() {
-            let said = self.said.entry(frame.header.node).or_default();
-            assert_eq!(frame.header.sequence, *said + 1, "I9: no gap, no repetition");
-            *said += 1;
-            assert_eq!(wire::decode(&wire::encode(&frame, &ring()), &ring()), Ok(frame.clone()));
-            frame.entries.iter().for_each(|entry| self.check(entry));
-        }
-        let (attempts, held) = self.node.load();
-        assert_eq!(held, self.syns.len());
-        assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
-        assert!(self.node.peers().count() <= LIMITS.peers, "I7");
-    }
-
-    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
-        if let Some((_, attempt)) = self.syns.remove(&ticket) {
-            if verdict == Verdict::Accept {
-                self.accepted.insert(attempt);
-            }
-            return;
-        }
-        let (other, refused) = self.other.take().expect("I5: one verdict for each ticket");
-        assert_eq!(ticket, other, "I5: a verdict for a ticket that is not out");
-        if verdict == Verdict::Accept {
-            self.answered.extend(refused);
-        }
-    }
-
-    fn check(&self, entry: &Entry) {
-        match entry {
-            Entry::Claim(Contest { attempt, port, .. }) => {
-                let absent = self.listeners.get(port) == Some(&Listener::Absent);
-                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
-            }
-            Entry::Own(Contest { attempt, .. }) => {
-                assert!(self.answered.contains(attempt), "OWN without an answer");
-            }
-            Entry::Release(_)
-            | Entry::Hello { .. }
-            | Entry::HelloUdp { .. }
-            | Entry::Heard { .. } => {}
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -293,26 +90,19 @@ proptest! {
         joined in any::<bool>(),
         ops in prop::collection::vec(op(), 0..120),
     ) {
-        let mut driver = Driver::new(if race { Pacing::Race } else { Pacing::Rank });
+        let mut driver = Driver::new(ME, if race { Pacing::Race } else { Pacing::Rank }, Mode::Auto);
         if joined {
             driver.run(ms(1_001));
         }
         ops.into_iter().for_each(|op| driver.apply(op));
-
-        // I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
-        driver.run(Duration::from_secs(15));
-        let before = *driver.node.counters();
-        driver.run(Duration::from_secs(1));
-        prop_assert_eq!(*driver.node.counters(), before);
-        prop_assert_eq!(driver.node.load(), (0, 0));
-        prop_assert_eq!(driver.node.peers().count(), 0);
+        driver.rest();
     }
 }
 
 /// I7: a flood moves counters, not memory.
 #[test]
 fn full_tables_drop_and_count() {
-    let mut driver = Driver::new(Pacing::Rank);
+    let mut driver = Driver::new(ME, Pacing::Rank, Mode::Auto);
     driver.run(ms(1_001));
     let frame = |node, sequence, entries| {
         let header = Header { minor: 0, ..Header::new(node, 1, sequence) };

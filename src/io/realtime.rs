@@ -35,7 +35,11 @@ pub struct Realtime {
 
 /// Makes the calling thread a real-time thread; locks the memory of the process.
 pub fn enter() -> Realtime {
-    Realtime { timer_slack: set_timer_slack(), memory: lock_memory(), scheduler: set_scheduler() }
+    Realtime {
+        timer_slack: set_timer_slack(),
+        memory: lock_memory(),
+        scheduler: set_scheduler(PRIORITY),
+    }
 }
 
 /// The processor time that the calling thread has used.
@@ -46,11 +50,16 @@ pub fn thread_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn set_scheduler() -> io::Result<()> {
+/// Lets the calling thread run before all that have called [`enter`].
+pub fn outrank() -> io::Result<()> {
+    set_scheduler(PRIORITY + 1)
+}
+
+fn set_scheduler(priority: libc::c_int) -> io::Result<()> {
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: all-zero is a valid value of this C structure.
     let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameter.sched_priority = PRIORITY;
+    parameter.sched_priority = priority;
     // SAFETY: `parameter` lives through the call; 0 is the calling thread.
     let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
     checked(result).map(drop).map_err(|error| attempt("set scheduling policy SCHED_FIFO", error))

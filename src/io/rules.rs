@@ -16,7 +16,8 @@ use pnet::util::MacAddr;
 /// Connection tracking label of flows whose client has chosen this host.
 ///
 /// A label and not a mark: nothing else looks at it, and other rules that set
-/// or compare whole marks neither break it nor see it.
+/// or compare whole marks neither break it nor see it. That it is not there is
+/// written `ct label ! 100`: `!=` would compare all labels of the flow at once.
 const CONFIRMED_LABEL: u8 = 100;
 
 /// Connection tracking label of flows that the kernel accepted by their bucket.
@@ -202,7 +203,7 @@ impl Ruleset {
             writeln!(
                 text,
                 "    meta l4proto tcp ct state established ct direction original \
-                 ct label != {CONFIRMED_LABEL} ct label != {BUCKET_LABEL} goto contest"
+                 ct label ! {CONFIRMED_LABEL},{BUCKET_LABEL} goto contest"
             )?;
         }
         writeln!(text, "    ct state established,related accept")?;
@@ -220,7 +221,7 @@ impl Ruleset {
             writeln!(
                 text,
                 "    iifname \"{interface}\" ip daddr {vip} tcp flags & syn == 0 \
-                 ct label != {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
+                 ct label ! {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
             )?;
             writeln!(text, "  }}")?;
         }

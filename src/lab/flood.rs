@@ -2,8 +2,8 @@
 //! virtual IP with SYNs from spoofed addresses.
 //!
 //! All contenders get the same flood, one after the other, while clients connect
-//! to each. Everything shares the CPUs of this machine: a contender that spends more on
-//! a spoofed SYN meets a slower flood, unless `--rate` sets it.
+//! to each. The kernels of all hosts take a frame in on the CPU of the sender: where a spoofed
+//! SYN costs them more, the flood is slower, unless `--rate` sets it.
 
 mod sender;
 mod summary;
@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clusterd::bucket::Bucket;
 use clusterd::flow::Protocol;
+use serde::Serialize;
 
 use super::bench::contender::{Cluster, Contender};
 use super::client::{Attempt, Load, LoadEvent, LoadPlan};
@@ -33,7 +34,7 @@ use sender::{Flood, SPOOFED};
 use summary::Summary;
 
 /// Clients that connect one time after the other, each on its own.
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 2;
 /// How long the flood runs before the first of them: the hosts' tables fill up.
 const RUN_UP: Duration = Duration::from_secs(2);
 /// A connection that took longer had to send its SYN again.
@@ -123,8 +124,17 @@ struct Sample {
     resident: Option<u64>,
     /// Entries of connection tracking on the host with the most of them.
     tracked: u64,
-    /// How long the kernel took to switch to buckets, the slowest host.
-    switch: Option<Duration>,
+    /// How the kernels decided, where they did.
+    buckets: Option<ByBuckets>,
+}
+
+/// Of the hosts whose kernel decides by bucket, the worst.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct ByBuckets {
+    /// SYNs per second, of own and foreign buckets, by the kernel's own count.
+    decided_per_second: f64,
+    /// Time to set the buckets and to switch, in microseconds.
+    switch_us: f64,
 }
 
 /// Per second, during the flood.
@@ -167,13 +177,22 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
         Defence::XtCluster | Defence::Daemon(_) => None,
         Defence::Buckets(_) => Some(switch_to_buckets(&cluster)?),
     };
-    // One CPU is left to everything else.
+    let decided = || each_host(&cluster, || Ok(KernelBuckets::open(VIP)?.decided()?));
+    // One CPU is left to clients, services and daemons.
     let senders = thread::available_parallelism().map_or(1, |cpus| cpus.get() - 1).max(1);
     let flood = Flood::start(&cluster.topology.client, senders, args.rate)?;
     thread::sleep(RUN_UP);
     let (begin, before) = (Instant::now(), Totals::read(&cluster, &flood)?);
+    let decided_before = switch.map(|_| decided()).transpose()?;
     let attempts = connect_for(&cluster, Duration::from_secs(args.seconds))?;
     let (seconds, after) = (begin.elapsed().as_secs_f64(), Totals::read(&cluster, &flood)?);
+    let buckets = match (switch, decided_before) {
+        (Some(switch), Some(before)) => Some(ByBuckets {
+            decided_per_second: slowest(&decided()?, &before, seconds).round(),
+            switch_us: switch.as_secs_f64() * 1e6,
+        }),
+        (_, None) | (None, _) => None,
+    };
     let resident = cluster.deciders.iter().map(Process::resident_bytes);
     let resident = resident.collect::<Result<Vec<_>>>()?.into_iter().max();
     let tracked =
@@ -191,7 +210,7 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
         rates: after.since(&before, seconds),
         resident,
         tracked: tracked.into_iter().max().unwrap_or_default(),
-        switch,
+        buckets,
     })
 }
 
@@ -276,14 +295,19 @@ impl Totals {
 
     fn since(&self, before: &Self, seconds: f64) -> Rates {
         let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
-        let arrived = self.arrived.iter().zip(&before.arrived);
         Rates {
             sent: rate(self.sent, before.sent),
-            arrived: arrived.map(|(&now, &then)| rate(now, then)).fold(f64::INFINITY, f64::min),
+            arrived: slowest(&self.arrived, &before.arrived, seconds),
             answered: rate(self.answered, before.answered),
             claim_frames: rate(self.claim_frames, before.claim_frames),
         }
     }
+}
+
+/// The growth per second of the host where it was least.
+fn slowest(now: &[u64], before: &[u64], seconds: f64) -> f64 {
+    let growth = now.iter().zip(before).map(|(now, before)| now - before);
+    growth.min().unwrap_or_default() as f64 / seconds
 }
 
 fn each_host(cluster: &Cluster, read: impl Fn() -> Result<u64> + Sync) -> Result<Vec<u64>> {

@@ -245,11 +245,12 @@ impl Attempt {
             (S::Foreign { owner: Some(owner), .. }, E::Syn(ticket))
                 if self.is_datagrams() && cx.view.is_live(owner) =>
             {
-                if self.seen {
-                    cx.outbox.outputs.extend(self.flow.map(Output::Block));
-                }
+                let goes_on = self.seen;
                 self.seen = true;
                 self.yield_to_owner(cx, ticket);
+                if goes_on {
+                    self.block(cx);
+                }
                 same
             }
             // The answer was heard before the question.
@@ -521,6 +522,11 @@ impl Attempt {
         self.more.drain(..).for_each(|ticket| cx.decide(ticket, verdict));
     }
 
+    /// The kernel can spare the daemon what comes next.
+    fn block(&self, cx: &mut Context<'_>) {
+        cx.outbox.outputs.extend(self.flow.map(Output::Block));
+    }
+
     /// Another node has answered.
     fn yield_to_owner(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
         self.release_held(cx, ticket, Verdict::Drop);
@@ -552,10 +558,9 @@ impl Attempt {
     /// This try is another node's by hash, or nobody's; the next one is the next node's.
     fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
         self.release_held(cx, ticket, Verdict::Drop);
-        // A question and its answer need no more. Of a flow that goes on, the kernel can
-        // spare the daemon what comes next.
+        // A question and its answer are not worth it, a flow that goes on is.
         if self.is_datagrams() && self.tries > 0 {
-            cx.outbox.outputs.extend(self.flow.map(Output::Block));
+            self.block(cx);
         }
         cx.counters.left_to_hash += 1;
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
@@ -656,7 +661,7 @@ impl Attempt {
 }
 
 /// Datagrams of one flow held beside the first.
-const DATAGRAMS_MAX: usize = 15;
+pub(super) const DATAGRAMS_MAX: usize = 15;
 
 /// How far a client may have acknowledged when a copy of its packet is seen, in bytes.
 const SENT_MAX: u32 = 1 << 24;

@@ -52,9 +52,9 @@ pub(super) enum Sign {
 }
 
 /// A cause must be gone for so long before it is believed.
-const HOLD: Duration = Duration::from_secs(10);
+pub(super) const HOLD: Duration = Duration::from_secs(10);
 /// Each time it comes back soon after, it is believed gone half as quickly, down to this.
-const HOLD_MAX: Duration = Duration::from_secs(640);
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(640);
 
 /// The hysteresis of one cause.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,8 @@ struct Trigger {
 }
 
 impl Trigger {
-    const IDLE: Self = Self { active: false, absent_since: None, left: None, hold: HOLD };
+    pub(super) const IDLE: Self =
+        Self { active: false, absent_since: None, left: None, hold: HOLD };
 
     /// True if it went on or off.
     fn weigh(&mut self, now: Instant, sign: Sign) -> bool {
@@ -96,16 +97,16 @@ impl Trigger {
 /// Clients that chose hosts of which nothing was heard, and all that this node
 /// has accepted, in this second and the one before.
 #[derive(Clone, Copy, Debug, Default)]
-struct Evidence {
+pub(super) struct Evidence {
     since: Instant,
     unheard: [u32; 2],
     accepted: [u32; 2],
 }
 
 impl Evidence {
-    const SPAN: Duration = Duration::from_secs(1);
+    pub(super) const SPAN: Duration = Duration::from_secs(1);
     /// Fewer are chance: one claim in a thousand gets lost anywhere.
-    const UNHEARD_MIN: u32 = 3;
+    pub(super) const UNHEARD_MIN: u32 = 3;
 
     fn advance(&mut self, now: Instant) {
         let age = now.since(self.since);
@@ -145,8 +146,8 @@ pub struct Load {
 }
 
 impl Load {
-    const BUSY: u16 = 800;
-    const IDLE: u16 = 500;
+    pub(super) const BUSY: u16 = 800;
+    pub(super) const IDLE: u16 = 500;
 
     fn rate(&self) -> u64 {
         self.syns.saturating_mul(1_000_000) / (self.window.as_micros() as u64).max(1)

@@ -9,9 +9,9 @@ use crate::flow::{NodeId, Protocol, ServicePort};
 use crate::wire::{Flags, Header, MAJOR, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
-const LOSS_WINDOW: u32 = 128;
+pub(super) const LOSS_WINDOW: u32 = 128;
 /// Frames without which an estimate says nothing.
-const LOSS_SAMPLE: u32 = 32;
+pub(super) const LOSS_SAMPLE: u32 = 32;
 
 /// A node heard from.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub(super) struct Peer {
     heard: Instant,
     suspect: bool,
     flags: Flags,
-    /// It has shown that it hears this incarnation of this node, so its frames
-    /// are of now and not a recording.
+    /// It has shown that it hears what this node says now, so its frames are of
+    /// now and not a recording.
     verified: bool,
     /// Ports it cannot serve, as it said last.
     unavailable: [Vec<u16>; 2],
@@ -292,7 +292,11 @@ impl Membership {
                 let behind = |expected: u64| (expected as u32).wrapping_sub(report.highest);
                 peer.hears_me = expected.map(|expected| behind(expected) as i32 <= 0);
                 peer.missed = Some(report.missing);
-                !std::mem::replace(&mut peer.verified, true)
+                // It may also be a recording of this node's own time.
+                let fresh = peer.hears_me != Some(false);
+                let newly = fresh && !peer.verified;
+                peer.verified |= fresh;
+                newly
             }
             // It has room to mention everybody it hears.
             None if complete => {

@@ -26,6 +26,8 @@ mod node;
 mod pace;
 mod roster;
 mod services;
+#[cfg(test)]
+mod specification;
 mod table;
 mod time;
 mod view;

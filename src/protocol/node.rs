@@ -101,10 +101,14 @@ impl Node {
         let trusted = self.membership.get(from).is_some_and(Peer::trusted);
         for entry in &frame.entries {
             match entry {
-                Entry::Claim(contest) => self.handle_claim(now, from, contest),
-                Entry::Own(contest) if trusted => self.handle_own(now, from, contest),
-                // Whoever may be a recording can make this node wait, no more.
-                Entry::Own(contest) => self.handle_claim(now, from, contest),
+                Entry::Claim(contest) if trusted => self.handle_claim(now, from, contest),
+                // Who only listens yet believes everybody: it would answer as a last resort.
+                Entry::Own(contest) if trusted || !self.joined => {
+                    self.handle_own(now, from, contest);
+                }
+                Entry::Claim(contest) | Entry::Own(contest) => {
+                    self.handle_doubtful(now, from, contest);
+                }
                 Entry::Release(contest) if trusted => {
                     self.step(now, contest.attempt, Event::Release(from), None);
                 }
@@ -168,7 +172,12 @@ impl Node {
             if let Notice::PeerBack(_) = notice {
                 self.repeat_owned(now);
             }
-            self.change(now, notice);
+            let live = |node| self.membership.get(node).is_some_and(Peer::live);
+            match notice {
+                // It hears of this node at once, but is not ranked before it has answered.
+                Notice::PeerFound(node) if !live(node) => self.say_soon(now, notice),
+                notice => self.change(now, notice),
+            }
         }
         Some(heard)
     }
@@ -200,6 +209,16 @@ impl Node {
         self.step(now, contest.attempt, Event::Claim(key), None);
     }
 
+    /// Whoever may be a recording can make this node wait for T_own, once in a contest
+    /// and not at all by hash.
+    fn handle_doubtful(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        let attempt = self.attempts.find(contest.attempt).map(|slot| self.attempts.get(slot));
+        let has_waited = attempt.is_some_and(|attempt| !attempt.excluded.is_empty());
+        if !has_waited && !self.fallback.by_hash() {
+            self.handle_claim(now, from, contest);
+        }
+    }
+
     fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
         self.sample(now, contest);
         self.step(now, contest.attempt, Event::Own(from), None);
@@ -219,10 +238,12 @@ impl Node {
     }
 
     fn handle_hello(&mut self, now: Instant, from: NodeId, protocol: Protocol, ports: &[u16]) {
-        if self.membership.set_unavailable(from, protocol, ports) {
+        let changed = self.membership.set_unavailable(from, protocol, ports);
+        let peer = self.membership.get(from);
+        if changed && peer.is_some_and(Peer::live) {
             self.changed = now;
         }
-        if self.membership.get(from).is_some_and(Peer::heard) {
+        if peer.is_some_and(Peer::heard) {
             self.roster.heard(now, from, self.config.limits.peers);
         }
     }
@@ -231,6 +252,10 @@ impl Node {
         let Config { node, incarnation, .. } = self.config;
         let mine = |report: &&Report| (report.node, report.incarnation) == (node, incarnation);
         let complete = reports.len() < REPORTS_MAX;
+        if self.paused(now) {
+            // The others may have forgotten this node for its silence.
+            self.hellos.clear();
+        }
         let expected = self.hellos.iter().rev();
         let expected = expected
             .copied()
@@ -366,10 +391,9 @@ impl Node {
             self.joined = true;
             self.change(now, Notice::Joined);
         }
-        let Timers { hello, suspect, .. } = self.config.timers;
-        if now.since(self.hello_at) + hello >= suspect {
-            // This node was paused: the others do not count on it any more, and
-            // have answered what it still holds.
+        if self.paused(now) {
+            // The others do not count on this node any more, and have answered what it
+            // still holds.
             self.changed = now;
             self.repeat_owned(now);
         }
@@ -387,6 +411,12 @@ impl Node {
             self.step_at(now, slot, Event::Timeout);
         }
         self.update_share(now);
+    }
+
+    /// This node has said nothing for so long that the others suspect it.
+    fn paused(&self, now: Instant) -> bool {
+        let Timers { hello, suspect, .. } = self.config.timers;
+        now.since(self.hello_at) + hello >= suspect
     }
 
     /// Weighs everything that this node measures by itself.
@@ -576,6 +606,10 @@ impl Node {
     /// and so does a newcomer of this node and its services.
     fn change(&mut self, now: Instant, notice: Notice) {
         self.changed = now;
+        self.say_soon(now, notice);
+    }
+
+    fn say_soon(&mut self, now: Instant, notice: Notice) {
         self.hello_at = self.hello_at.min(now);
         self.notice(notice);
     }

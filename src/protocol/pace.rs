@@ -10,16 +10,16 @@ use std::time::Duration;
 use super::{Instant, Timers};
 
 /// Samples without which the defaults stay.
-const SAMPLES_MIN: u32 = 512;
+pub(super) const SAMPLES_MIN: u32 = 512;
 /// Samples at which all counts are halved, so that old ones fade.
-const SAMPLES_MAX: u32 = 8_192;
+pub(super) const SAMPLES_MAX: u32 = 8_192;
 /// Whatever is measured, a thread needs some time to wake.
-const LEAST: Duration = Duration::from_micros(500);
+pub(super) const LEAST: Duration = Duration::from_micros(500);
 /// Well below the time for which a claim defers the others. Only what is left
 /// to another host, or a dead one, waits a slot.
-const SLOT_MOST: Duration = Duration::from_millis(15);
+pub(super) const SLOT_MOST: Duration = Duration::from_millis(15);
 /// Every settled attempt waits this long.
-const SETTLE_MOST: Duration = Duration::from_millis(5);
+pub(super) const SETTLE_MOST: Duration = Duration::from_millis(5);
 /// Buckets to a doubling of the time.
 const PER_OCTAVE: u32 = 4;
 const BUCKETS: usize = 64;
@@ -96,7 +96,7 @@ impl Pace {
 fn bucket(delay: Duration) -> usize {
     let micros = (delay.as_micros() as u64).max(1);
     let octave = micros.ilog2();
-    let within = (micros - (1 << octave)) * u64::from(PER_OCTAVE) >> octave;
+    let within = ((micros - (1 << octave)) * u64::from(PER_OCTAVE)) >> octave;
     ((octave * PER_OCTAVE) as usize + within as usize).min(BUCKETS - 1)
 }
 

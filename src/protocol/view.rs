@@ -67,8 +67,14 @@ impl View<'_> {
 
     /// This node's turn in the contest number `tries`, among those not yet excluded from it.
     pub fn turn(&self, flow: &FlowKey, tries: u8, incumbent: bool, excluded: &[NodeId]) -> Turn {
-        if self.joined && self.fallback.by_hash() {
-            return self.turn_by_hash(flow, tries);
+        if self.fallback.by_hash() {
+            if self.joined {
+                return self.turn_by_hash(flow, tries);
+            }
+            // Whoever may be there serves this, heard or not; nobody counts on a listener.
+            if self.members().next().is_some() {
+                return Turn::Bystander;
+            }
         }
         let service = flow.service_port();
         let candidate = self.joined && !excluded.contains(&self.me()) && self.ranked_for(service);
@@ -151,7 +157,7 @@ impl View<'_> {
     }
 
     fn turn_by_hash(&self, flow: &FlowKey, tries: u8) -> Turn {
-        if self.designated(flow, tries) != self.me() {
+        if self.designated(flow, tries) != Some(self.me()) {
             return Turn::Bystander;
         }
         let claimants = self.membership.live().any(|(_, peer)| !peer.by_hash());
@@ -164,13 +170,14 @@ impl View<'_> {
     fn left_to_hash(&self, flow: &FlowKey, tries: u8) -> bool {
         let by_hash = |node| self.membership.get(node).is_some_and(|p| p.live() && p.by_hash());
         self.membership.live().any(|(_, peer)| peer.by_hash())
-            && by_hash(self.designated(flow, tries))
+            && self.designated(flow, tries).is_some_and(by_hash)
     }
 
     /// The node whose try this is by hash: the one at position `tries` in the
     /// order of the flow's bucket, and round again. Nobody retransmits datagrams
-    /// as such, so of them the first position takes all.
-    fn designated(&self, flow: &FlowKey, tries: u8) -> NodeId {
+    /// as such, so of them the first position takes all. Nobody, if this node only
+    /// listens yet and knows of no other.
+    fn designated(&self, flow: &FlowKey, tries: u8) -> Option<NodeId> {
         let service = flow.service_port();
         let serves = |node: &NodeId| match self.membership.get(*node) {
             Some(peer) => peer.serves(service),
@@ -184,13 +191,13 @@ impl View<'_> {
         }
         order.sort_by_key(|&node| Reverse((self.config.key.bucket_weight(bucket, node), node)));
         let position = match flow.protocol {
-            Protocol::Tcp => usize::from(tries) % order.len(),
+            Protocol::Tcp => usize::from(tries) % order.len().max(1),
             Protocol::Udp => 0,
         };
-        order[position]
+        order.get(position).copied()
     }
 
-    /// The nodes among which the hash distributes, this one included.
+    /// The nodes among which the hash distributes, this one included once it takes part.
     ///
     /// While hosts hear each other these are the live ones. In the fallback it is the
     /// roster, heard or not, less those that are passed over.
@@ -198,14 +205,17 @@ impl View<'_> {
         let by_hash = self.fallback.by_hash() || self.membership.live().any(|(_, p)| p.by_hash());
         let heard = self.membership.all().filter(|(_, peer)| peer.heard()).count() + 1;
         let majority = heard * 2 > self.roster.nodes().count() + 1;
-        // Overload says nothing about the network: who is silent then is gone.
+        // Overload says nothing about the network: who is silent then is gone. But when
+        // clients choose hosts that are not heard, somebody silent answers.
         let only_overload = self.fallback.causes().eq([Cause::Overload]);
-        let pass_over_silent = majority || only_overload;
-        let of_roster = self.roster.nodes().filter(move |&node| match self.membership.get(node) {
+        let pass_over_silent = majority && !self.fallback.has(Cause::Deaf) || only_overload;
+        // Who has not shown that it hears this node may be a recording, or not hear it.
+        let verified = |node| self.membership.get(node).filter(|peer| peer.trusted());
+        let of_roster = self.roster.nodes().filter(move |&node| match verified(node) {
             Some(peer) => by_hash && peer.member() || peer.live(),
             None => by_hash && !pass_over_silent,
         });
-        of_roster.chain([self.me()])
+        of_roster.chain(self.joined.then(|| self.me()))
     }
 
     /// The buckets that are this node's on the first try.

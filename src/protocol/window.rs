@@ -2,7 +2,7 @@
 
 /// How far a frame may be behind the latest one and still count: RFC 4303
 /// suggests 64 at least; a burst may be reordered by more.
-const WINDOW: u64 = 1024;
+pub(super) const WINDOW: u64 = 1024;
 const WORDS: usize = (WINDOW / 64) as usize;
 
 /// A sliding window over the sequence numbers of one incarnation (RFC 4303, 3.4.3).

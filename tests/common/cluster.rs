@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, KernelShare, Limits, Listener, Mode, Node, Notice, Pacing, Ticket, Timers,
+    Config, Instant, KernelShare, Limits, Listener, Load, Mode, Node, Notice, Pacing, Ticket,
+    Timers,
 };
-use clusterd::wire::{self, Entry, Frame};
+use clusterd::wire::{self, Entry, Frame, Header};
 
 /// Turns at one moment of virtual time; more of them is a livelock.
 const TURNS_MAX: usize = 1_000;
@@ -167,6 +168,8 @@ pub struct Cluster {
     /// Everything that was said except HELLO.
     pub said: Vec<Said>,
     pub hellos: usize,
+    /// Every frame that was sent, as bytes, and by whom.
+    pub sent: Vec<(usize, Vec<u8>)>,
     pacing: Pacing,
     mode: Mode,
     pub timers: Timers,
@@ -220,6 +223,7 @@ impl Cluster {
             hosts: Vec::new(),
             said: Vec::new(),
             hellos: 0,
+            sent: Vec::new(),
             pacing,
             mode: Mode::default(),
             timers: Timers::default(),
@@ -300,6 +304,12 @@ impl Cluster {
         self.hosts[host].paused_until = self.now + time;
     }
 
+    /// Nothing at all happens for `time`; what was under way is lost.
+    pub fn suspend(&mut self, time: Duration) {
+        self.happenings.clear();
+        self.now = self.now + time;
+    }
+
     /// Frames of `from` do not reach `to` any more.
     pub fn cut(&mut self, from: usize, to: usize) {
         self.cut.insert((from, to));
@@ -313,6 +323,43 @@ impl Cluster {
     /// No claim frame reaches anybody.
     pub fn deafen_all(&mut self) {
         self.segment.frames_lost = 1_000;
+    }
+
+    /// Claim frames reach everybody again.
+    pub fn heal(&mut self) {
+        self.segment.frames_lost = 0;
+        self.cut.clear();
+    }
+
+    /// Frames of these hosts do not reach the others, nor the other way round.
+    pub fn part(&mut self, hosts: &[usize]) {
+        for from in 0..self.hosts.len() {
+            for to in 0..self.hosts.len() {
+                if hosts.contains(&from) != hosts.contains(&to) {
+                    self.cut(from, to);
+                }
+            }
+        }
+    }
+
+    /// Somebody sends bytes, made up or recorded, that reach one host.
+    pub fn inject(&mut self, to: usize, bytes: Vec<u8>) {
+        self.at(self.now, Happening::Deliver { to, packet: Packet::Frame(bytes) });
+    }
+
+    /// A frame of another major version reaches a host.
+    pub fn stranger(&mut self, to: usize, major: u8, header: &Header) {
+        self.with_node(to, |node, now| node.handle_stranger(now, major, header));
+    }
+
+    /// The driver of a host says how much it has to do.
+    pub fn load(&mut self, host: usize, load: &Load) {
+        self.with_node(host, |node, now| node.handle_load(now, load));
+    }
+
+    /// The host keeps its roster for its next start.
+    pub fn keep_roster(&mut self, host: usize) {
+        self.hosts[host].roster = self.node(host).roster(self.now).collect();
     }
 
     /// What listens on `port` of `host` from now on.
@@ -381,6 +428,20 @@ impl Cluster {
         self.clients[conn.0].outcome
     }
 
+    pub fn flow(&self, conn: Conn) -> FlowKey {
+        self.clients[conn.0].flow
+    }
+
+    /// The client's initial sequence number.
+    pub fn isn(&self, conn: Conn) -> u32 {
+        self.clients[conn.0].isn
+    }
+
+    /// SYNs that the client has sent by its own schedule.
+    pub fn syns(&self, conn: Conn) -> usize {
+        self.clients[conn.0].syns
+    }
+
     /// Hosts that sent SYN-ACKs that reached the client, in order.
     pub fn syn_acks(&self, conn: Conn) -> Vec<usize> {
         self.clients[conn.0].syn_acks.iter().map(|&(_, host)| host).collect()
@@ -429,6 +490,20 @@ impl Cluster {
     /// Hosts by weight for a connection, the heaviest first.
     pub fn by_weight(&self, conn: Conn) -> Vec<usize> {
         self.order(&self.clients[conn.0].flow)
+    }
+
+    /// Hosts in the order of the hash rule for a connection.
+    pub fn by_hash(&self, conn: Conn) -> Vec<usize> {
+        self.hash_order(&self.clients[conn.0].flow)
+    }
+
+    fn hash_order(&self, flow: &FlowKey) -> Vec<usize> {
+        let bucket = key().bucket(flow);
+        let mut hosts: Vec<usize> = (0..self.hosts.len()).collect();
+        let weight =
+            |host: usize| (key().bucket_weight(bucket, self.hosts[host].id), self.hosts[host].id);
+        hosts.sort_by_key(|&host| std::cmp::Reverse(weight(host)));
+        hosts
     }
 
     /// A client port whose connections to `port` rank `host` first.
@@ -532,6 +607,7 @@ impl Cluster {
             }
         }
         let bytes = wire::encode(frame, &key().into());
+        self.sent.push((from, bytes.clone()));
         for to in (0..self.hosts.len()).filter(|&to| to != from) {
             let lost = self.chance.permille(self.segment.frames_lost);
             if lost || self.cut.contains(&(from, to)) {

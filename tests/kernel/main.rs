@@ -20,6 +20,7 @@ mod dissector;
 mod dumps;
 mod errors;
 mod faults;
+mod flood;
 mod frames;
 mod log;
 mod overload;

@@ -138,8 +138,8 @@ fn a_connection_has_the_cookie_of_its_request() {
         assert_eq!(connection.state, 1, "established");
         assert_eq!(connection.cookie, request.cookie);
 
-        let (flags, protocol) = (libc::NLM_F_ACK, libc::IPPROTO_TCP);
-        diag.begin(SOCK_DESTROY, flags, libc::AF_INET, protocol, client, local, request.cookie, 0);
+        let (ack, protocol) = (libc::NLM_F_ACK, libc::IPPROTO_TCP);
+        diag.begin(SOCK_DESTROY, ack, libc::AF_INET, protocol, client, local, request.cookie, 0);
         diag.request.end();
         diag.socket.request(diag.request.bytes(), diag.sequence, |_| ()).unwrap();
         let mut seen = 0;

@@ -1,6 +1,7 @@
-//! SYNs from addresses that nobody has, as fast as one CPU can make them.
+//! SYNs from addresses that nobody has, as fast as a CPU can make them.
 //!
-//! The sender writes whole frames to the client's interface, so they leave the
+//! A sender has a CPU and runs before the daemons, as an interrupt of the network
+//! card would: a host that is busy does not slow its attacker down. It writes whole frames to the client's interface, so they leave the
 //! lab's namespaces as little as anything else in it does: the cables end there.
 //! Receiving is done by the same CPU inside the same system call (veth has no
 //! queue of its own), so the rate says what a SYN costs all hosts together.
@@ -21,8 +22,8 @@ use pnet::packet::ipv4::{self, MutableIpv4Packet};
 use pnet::packet::tcp::{self, MutableTcpPacket, TcpFlags, TcpOption};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::io::packet_socket;
 use crate::io::rules::group_mac;
+use crate::io::{packet_socket, realtime};
 use crate::lab::netns::{Namespace, check};
 use crate::lab::topology::{CLIENT_MAC, SERVICE_PORT, VIP};
 
@@ -53,6 +54,8 @@ impl Flood {
         let (sent, stopped) = (Arc::default(), Arc::default());
         let mut flood = Self { sent, stopped, threads: Vec::new() };
         for sender in 0..senders {
+            // The first CPU is left to everybody else.
+            let cpu = sender + 1;
             let (client, sent) = (client.clone(), Arc::clone(&flood.sent));
             let stopped = Arc::clone(&flood.stopped);
             let rate = rate.map(|rate| rate as f64 / senders as f64);
@@ -60,6 +63,8 @@ impl Flood {
                 .name(format!("flood {sender}"))
                 .spawn(move || {
                     client.enter().context("enter the client's namespace")?;
+                    pin(cpu).context("take a CPU")?;
+                    realtime::outrank()?;
                     send(&sent, &stopped, rate).context("send spoofed SYNs")
                 })
                 .context("start a thread of the flood")?;
@@ -105,6 +110,20 @@ fn send(sent: &AtomicU64, stopped: &AtomicBool, rate: Option<f64>) -> Result<()>
         sent.fetch_add(count, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Keeps the calling thread on one CPU, if there is one of this number.
+fn pin(cpu: usize) -> io::Result<()> {
+    if cpu >= thread::available_parallelism().map_or(1, usize::from) {
+        return Ok(());
+    }
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the set is a local, and `cpu` is far below its size on any machine
+    // (CPU_SET ignores what is not).
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and size describe the local set; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), &raw const set) })
 }
 
 fn open() -> io::Result<Socket> {

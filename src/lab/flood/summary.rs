@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{CLIENTS, Sample};
+use super::{ByBuckets, CLIENTS, Sample};
 use crate::lab::latency::Latency;
 
 /// All figures of a run.
@@ -35,7 +35,7 @@ struct Figures {
     resident_mib: Option<f64>,
     tracked: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    switch_us: Option<f64>,
+    by_buckets: Option<ByBuckets>,
 }
 
 impl Summary {
@@ -69,7 +69,7 @@ impl Figures {
             during: sample.flooded,
             resident_mib: sample.resident.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             tracked: sample.tracked,
-            switch_us: sample.switch.map(|time| time.as_secs_f64() * 1e6),
+            by_buckets: sample.buckets,
         }
     }
 }
@@ -78,8 +78,9 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} CPUs for everything: the flood, {CLIENTS} clients that connect one time after the \
-             other, and all hosts.\n\
+            "{} CPUs, all but one for the flood and what the kernels of all hosts do with it; the \
+             other for {CLIENTS} clients\nthat connect one time after the other, the services and \
+             the daemons, so daemons in demand slow the clients themselves.\n\
              Sent and arrived: spoofed SYNs per second, and frames at the host that got the fewest. \
              At once:\nwithout sending the SYN again. Tracked: entries of the host with the most, of \
              {} at most.\n",
@@ -125,9 +126,17 @@ impl fmt::Display for Summary {
                 figures.resident_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.1}")),
             )?;
         }
-        let switches = self.figures.iter().filter_map(|figures| figures.switch_us);
-        let slowest = switches.fold(0.0, f64::max);
-        writeln!(f, "\nswitching a host to buckets took {slowest:.0} us at most")?;
+        writeln!(f)?;
+        for figures in &self.figures {
+            if let Some(ByBuckets { decided_per_second, switch_us }) = figures.by_buckets {
+                writeln!(
+                    f,
+                    "{}: each kernel decided about {decided_per_second} SYNs per second; to switch \
+                     took {switch_us:.0} us",
+                    figures.contender
+                )?;
+            }
+        }
         writeln!(f, "repeat with: {}", self.command)
     }
 }

@@ -121,7 +121,7 @@ fn every_pair_of_state_and_event_has_its_row() {
             actual += &format!("  {event}{}\n", row(&World::default(), state, event));
         }
     }
-    compare(include_str!("table.txt"), &actual);
+    compare(include_str!("../../../proto-spec/state-table/table.txt"), &actual);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn every_circumstance_has_its_rows() {
             }
         }
     }
-    compare(include_str!("circumstances.txt"), &actual);
+    compare(include_str!("../../../proto-spec/state-table/circumstances.txt"), &actual);
 }
 
 /// Line by line, comments aside; shows the whole actual table when they differ.

@@ -1,0 +1,287 @@
+//! One [`Node`] under an arbitrary driver: what a driver may expect, checked after every input.
+//!
+//! The property tests and the fuzz targets feed it; its clock is its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use clusterd::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
+use clusterd::protocol::{
+    Config, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn, Ticket,
+    Timers, Verdict,
+};
+use clusterd::wire::{self, Contest, Entry, Frame, Header, KeyRing};
+
+use super::cluster::{key, ms};
+
+/// Small, so that a short story reaches them.
+pub const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
+
+/// The keys of a cluster without a secret.
+pub fn ring() -> KeyRing {
+    key().into()
+}
+
+/// One thing that happens to a node. Flows, peers and numbers are few, so that they meet.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Syn {
+        flow: u16,
+        isn: u32,
+        incumbent: bool,
+    },
+    Frame {
+        header: Header,
+        entries: Vec<Entry>,
+    },
+    Listener {
+        port: u16,
+        listener: Listener,
+    },
+    SynAck {
+        flow: u16,
+        isn: u32,
+        server_isn: u32,
+    },
+    Refusal {
+        flow: u16,
+        isn: u32,
+    },
+    Ack {
+        flow: u16,
+        number: u32,
+        held: bool,
+    },
+    Adopt {
+        flow: u16,
+    },
+    /// A datagram of a flow that the kernel does not know.
+    Datagram {
+        flow: u16,
+    },
+    FlowEnded {
+        flow: u16,
+    },
+    Load(Load),
+    /// An authentic frame of another major version.
+    Stranger {
+        major: u8,
+        header: Header,
+    },
+    /// The event loop runs through all wake-ups of this time.
+    Run(Duration),
+    /// It does not run for this time.
+    Sleep(Duration),
+}
+
+pub fn flow(number: u16) -> FlowKey {
+    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
+}
+
+/// Its datagrams.
+pub fn datagrams(number: u16) -> FlowKey {
+    let FlowKey { client, service, .. } = flow(number);
+    FlowKey::udp(client, service)
+}
+
+/// A node, and what its driver may expect of it.
+pub struct Driver {
+    pub node: Node,
+    /// Frames that the node has sent, in order.
+    pub sent: Vec<Frame>,
+    /// What became of the SYNs, in the order of the verdicts.
+    pub verdicts: Vec<(AttemptId, Verdict)>,
+    /// What became of held ACKs and RSTs.
+    pub others: Vec<Verdict>,
+    now: Instant,
+    tickets: u64,
+    /// SYNs that wait for a verdict, and since when.
+    syns: BTreeMap<Ticket, (Instant, AttemptId)>,
+    /// The other packet that waits, within one input.
+    other: Option<(Ticket, Option<AttemptId>)>,
+    listeners: BTreeMap<u16, Listener>,
+    accepted: BTreeSet<AttemptId>,
+    answered: BTreeSet<AttemptId>,
+    /// Attempts that are flows of datagrams: accepted is answered.
+    datagrams: BTreeSet<AttemptId>,
+    /// The kernel has forgotten all flows of datagrams.
+    forgotten: bool,
+    /// Frames said, under each id.
+    said: BTreeMap<NodeId, u64>,
+}
+
+impl Driver {
+    pub fn new(node: NodeId, pacing: Pacing, mode: Mode) -> Self {
+        let timers = Timers { datagrams: Duration::from_secs(5), ..Timers::default() };
+        let config = Config { pacing, mode, timers, limits: LIMITS, ..Config::new(node, 1, key()) };
+        Self {
+            node: Node::new(config, Instant::default()),
+            sent: Vec::new(),
+            verdicts: Vec::new(),
+            others: Vec::new(),
+            now: Instant::default(),
+            tickets: 0,
+            syns: BTreeMap::new(),
+            other: None,
+            listeners: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            datagrams: BTreeSet::new(),
+            forgotten: false,
+            said: BTreeMap::new(),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    pub fn apply(&mut self, op: Op) {
+        let now = self.now;
+        match op {
+            Op::Syn { flow: number, isn, incumbent } => {
+                let (ticket, flow) = (self.ticket(), flow(number));
+                self.syns.insert(ticket, (now, key().attempt(&flow, isn)));
+                self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
+            }
+            Op::Frame { header, entries } => {
+                self.node.handle_frame(now, &Frame { header, entries });
+            }
+            Op::Listener { port, listener } => {
+                self.listeners.insert(port, listener);
+                self.node.handle_listener(now, ServicePort::tcp(port), listener);
+            }
+            Op::SynAck { flow: number, isn, server_isn } => {
+                self.answered.insert(key().attempt(&flow(number), isn));
+                self.node.handle_syn_ack(now, flow(number), isn, server_isn);
+            }
+            Op::Refusal { flow: number, isn } => {
+                let rst = self.ticket();
+                self.other = Some((rst, Some(key().attempt(&flow(number), isn))));
+                self.node.handle_refusal(now, flow(number), isn, rst);
+            }
+            Op::Ack { flow: number, number: acknowledged, held } => {
+                let ticket = held.then(|| self.ticket());
+                self.other = ticket.map(|ticket| (ticket, None));
+                self.node.handle_ack(now, flow(number), acknowledged, ticket);
+            }
+            Op::Adopt { flow: number } => self.node.adopt(flow(number)),
+            Op::Datagram { flow: number } => {
+                let (ticket, flow) = (self.ticket(), datagrams(number));
+                let attempt = key().attempt(&flow, 0);
+                self.datagrams.insert(attempt);
+                self.syns.insert(ticket, (now, attempt));
+                self.node.handle_datagram(now, ticket, flow);
+            }
+            Op::FlowEnded { flow: number } => self.node.handle_flow_ended(now, datagrams(number)),
+            Op::Load(load) => self.node.handle_load(now, &load),
+            Op::Stranger { major, header } => self.node.handle_stranger(now, major, &header),
+            Op::Run(time) => return self.run(time),
+            Op::Sleep(time) => {
+                self.now = now + time;
+                return;
+            }
+        }
+        self.drain();
+        assert_eq!(self.other, None, "an ACK or RST must be decided at once");
+    }
+
+    /// Runs the event loop, waking up only when the node asks for it.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..10_000 {
+            self.node.handle_timeout(self.now);
+            self.drain();
+            let next = self.node.poll_timeout();
+            assert!(next > self.now, "the event loop would spin");
+            let fresh = |&(since, _): &(Instant, _)| self.now.since(since) < ms(500);
+            assert!(self.syns.values().all(fresh), "I5: a verdict is late");
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+        }
+        panic!("livelock");
+    }
+
+    /// I10: when nothing happens any more, nothing is said but HELLO, and all is forgotten.
+    pub fn rest(&mut self) {
+        self.forgotten = true;
+        self.run(Duration::from_secs(15));
+        let before = *self.node.counters();
+        self.run(Duration::from_secs(1));
+        assert_eq!(*self.node.counters(), before);
+        assert_eq!(self.node.load(), (0, 0));
+        assert_eq!(self.node.peers().count(), 0);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
+                Output::Notice(Notice::ServiceDown(service)) => {
+                    self.listeners.insert(service.port, Listener::Absent);
+                }
+                Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
+                Output::Inquire(flow) => {
+                    assert_eq!(flow.protocol, Protocol::Udp, "{flow} is asked about");
+                    if self.forgotten {
+                        self.node.handle_flow_ended(self.now, flow);
+                    }
+                }
+                Output::Block(flow) => {
+                    assert_eq!(flow.protocol, Protocol::Udp, "{flow} is blocked");
+                }
+            }
+        }
+        while let Some(frame) = self.node.poll_frame(self.now).cloned() {
+            let said = self.said.entry(frame.header.node).or_default();
+            assert_eq!(frame.header.sequence, *said + 1, "I9: no gap, no repetition");
+            *said += 1;
+            assert_eq!(wire::decode(&wire::encode(&frame, &ring()), &ring()), Ok(frame.clone()));
+            frame.entries.iter().for_each(|entry| self.check(entry));
+            self.sent.push(frame);
+        }
+        let (attempts, held) = self.node.load();
+        assert_eq!(held, self.syns.len());
+        assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
+        assert!(self.node.peers().count() <= LIMITS.peers, "I7");
+    }
+
+    fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
+        if let Some((_, attempt)) = self.syns.remove(&ticket) {
+            self.verdicts.push((attempt, verdict));
+            if verdict == Verdict::Accept {
+                self.accepted.insert(attempt);
+                if self.datagrams.contains(&attempt) {
+                    self.answered.insert(attempt);
+                }
+            }
+            return;
+        }
+        let (other, refused) = self.other.take().expect("I5: one verdict for each ticket");
+        assert_eq!(ticket, other, "I5: a verdict for a ticket that is not out");
+        self.others.push(verdict);
+        if verdict == Verdict::Accept {
+            self.answered.extend(refused);
+        }
+    }
+
+    fn check(&self, entry: &Entry) {
+        match entry {
+            Entry::Claim(Contest { attempt, port, .. }) => {
+                let absent = self.listeners.get(port) == Some(&Listener::Absent);
+                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
+            }
+            Entry::Own(Contest { attempt, .. }) => {
+                assert!(self.answered.contains(attempt), "OWN without an answer");
+            }
+            Entry::Release(_)
+            | Entry::Hello { .. }
+            | Entry::HelloUdp { .. }
+            | Entry::Heard { .. } => {}
+        }
+    }
+}
