@@ -1,6 +1,6 @@
 //! The state of a scope: hosts, packets on their way, a client; and what is judged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -210,7 +210,7 @@ pub struct World {
 /// Hosts that are equal are kept once.
 #[derive(Default)]
 pub struct Pool {
-    hosts: HashMap<u128, Arc<Host>>,
+    hosts: BTreeMap<u128, Arc<Host>>,
     clean_at: usize,
 }
 
