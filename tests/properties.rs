@@ -77,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => flow().prop_map(|flow| Op::Adopt { flow }),
         5 => (0..30_000u64).prop_map(|micros| Op::Run(us(micros))),
         1 => (0..2_000u64).prop_map(|millis| Op::Run(ms(millis))),
+        1 => Just(Op::Replay),
         1 => (0..2_000u64).prop_map(|millis| Op::Sleep(ms(millis))),
     ]
 }
@@ -95,6 +96,7 @@ proptest! {
             driver.run(ms(1_001));
         }
         ops.into_iter().for_each(|op| driver.apply(op));
+        driver.replay();
         driver.rest();
     }
 }

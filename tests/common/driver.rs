@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clusterd::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn, Ticket,
-    Timers, Verdict,
+    Config, Counters, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn,
+    Ticket, Timers, Verdict,
 };
 use clusterd::wire::{self, Contest, Entry, Frame, Header, KeyRing};
 
@@ -68,6 +68,8 @@ pub enum Op {
         major: u8,
         header: Header,
     },
+    /// Somebody repeats everything that was heard of the known peers.
+    Replay,
     /// The event loop runs through all wake-ups of this time.
     Run(Duration),
     /// It does not run for this time.
@@ -108,6 +110,8 @@ pub struct Driver {
     forgotten: bool,
     /// Frames said, under each id.
     said: BTreeMap<NodeId, u64>,
+    /// Frames heard of each peer since it was found last.
+    heard: BTreeMap<NodeId, Vec<Frame>>,
 }
 
 impl Driver {
@@ -129,6 +133,7 @@ impl Driver {
             datagrams: BTreeSet::new(),
             forgotten: false,
             said: BTreeMap::new(),
+            heard: BTreeMap::new(),
         }
     }
 
@@ -146,7 +151,13 @@ impl Driver {
                 self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
             Op::Frame { header, entries } => {
-                self.node.handle_frame(now, &Frame { header, entries });
+                let frame = Frame { header, entries };
+                let before = self.node.counters().frames;
+                self.node.handle_frame(now, &frame);
+                self.drain();
+                if self.node.counters().frames > before {
+                    self.heard.entry(header.node).or_default().push(frame);
+                }
             }
             Op::Listener { service, listener } => {
                 self.listeners.insert(service, listener);
@@ -177,6 +188,7 @@ impl Driver {
             Op::FlowEnded { flow: number } => self.node.handle_flow_ended(now, datagrams(number)),
             Op::Load(load) => self.node.handle_load(now, &load),
             Op::Stranger { major, header } => self.node.handle_stranger(now, major, &header),
+            Op::Replay => return self.replay(),
             Op::Run(time) => return self.run(time),
             Op::Sleep(time) => {
                 self.now = now + time;
@@ -224,6 +236,9 @@ impl Driver {
                 Output::Notice(Notice::ServiceDown(service)) => {
                     self.listeners.insert(service, Listener::Absent);
                 }
+                Output::Notice(Notice::PeerFound(peer)) => {
+                    self.heard.remove(&peer);
+                }
                 Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
                 Output::Inquire(flow) => {
                     assert_eq!(flow.protocol, Protocol::Udp, "{flow} is asked about");
@@ -248,6 +263,25 @@ impl Driver {
         assert_eq!(held, self.syns.len());
         assert!(attempts <= LIMITS.attempts && held <= LIMITS.held, "I7");
         assert!(self.node.peers().count() <= LIMITS.peers, "I7");
+    }
+
+    /// I9: whoever repeats what was heard of a known peer moves a counter, and nothing else.
+    pub fn replay(&self) {
+        let known: Vec<NodeId> = self.node.hearing().map(|peer| peer.node).collect();
+        let heard = known.iter().flat_map(|peer| self.heard.get(peer)).flatten();
+        for frame in heard {
+            let mut node = self.node.clone();
+            node.handle_frame(self.now, frame);
+            assert_eq!(node.poll_output(), None, "{frame}");
+            let stale_frames = self.node.counters().stale_frames + 1;
+            let expected = Counters { stale_frames, ..*self.node.counters() };
+            assert_eq!(*node.counters(), expected, "{frame}");
+            assert_eq!(
+                from_outside(&node, self.now),
+                from_outside(&self.node, self.now),
+                "{frame}"
+            );
+        }
     }
 
     fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
@@ -287,4 +321,17 @@ impl Driver {
             | Entry::Heard { .. } => {}
         }
     }
+}
+
+/// All that a driver can ask a node, and what it would say and want next.
+fn from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
+    let mut next = node.clone();
+    next.handle_timeout(now);
+    let outputs: Vec<_> = std::iter::from_fn(|| next.poll_output()).collect();
+    let frames: Vec<_> = std::iter::from_fn(|| next.poll_frame(now).cloned()).collect();
+    let hearing: Vec<_> = node.hearing().collect();
+    let roster: Vec<_> = node.roster(now).collect();
+    let peers: Vec<_> = node.peers().collect();
+    let modes = (node.by_hash(), node.causes().collect::<Vec<_>>(), node.pace());
+    (node.id(), node.load(), node.poll_timeout(), hearing, roster, peers, modes, outputs, frames)
 }
