@@ -6,7 +6,8 @@ PACKAGES := bind9-dnsutils build-essential dnsmasq-base iproute2 iptables iputil
             libpcap-dev nftables procps socat tftp-hpa tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test upgrade-test fuzz corpus mutants guest lint deny bench bench-core packages toolchain clean
+.PHONY: all build lab test upgrade-test fuzz corpus mutants guest lint deny bench bench-core packages toolchain \
+	clean
 
 all: build
 

@@ -107,16 +107,19 @@ pub struct QueueCounters {
     pub malformed: u64,
     /// Packets in the queue that were none of the protocol's.
     pub unexpected: u64,
+    /// SYNs dropped because the daemon had not run for long when it found them.
+    pub slept: u64,
 }
 
 impl QueueCounters {
-    /// The queue's own counters and one of ours.
-    pub fn new(counters: nfqueue::Counters, unexpected: u64) -> Self {
+    /// The queue's own counters and two of ours.
+    pub fn new(counters: nfqueue::Counters, unexpected: u64, slept: u64) -> Self {
         Self {
             overruns: counters.enobufs,
             stale_verdicts: counters.stale_verdicts + counters.refused_verdicts,
             malformed: counters.malformed,
             unexpected,
+            slept,
         }
     }
 }

@@ -62,6 +62,8 @@ const BUSY_SHARE: (u32, u32) = (3, 4);
 /// after its last HELLO, which was at most 250 ms before).
 const LEASE: Duration = Duration::from_millis(500);
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
+/// A turn that comes this late (T_stale) finds SYNs in the queue that are nobody's to answer.
+const SLEPT: Duration = Duration::from_millis(500);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -166,6 +168,7 @@ pub struct HotLoop {
     bytes: Vec<u8>,
     wire: WireCounters,
     unexpected: u64,
+    slept: u64,
     undestroyed: u64,
     unlogged: u64,
     directory: Directory,
@@ -215,6 +218,7 @@ impl HotLoop {
             bytes: Vec::new(),
             wire: WireCounters::default(),
             unexpected: 0,
+            slept: 0,
             undestroyed: 0,
             unlogged: 0,
             directory: Directory::default(),
@@ -239,12 +243,15 @@ impl HotLoop {
         // Others have taken them over, or will: no client of theirs decides who goes on.
         self.forget_datagrams(|_| true);
         loop {
-            let wait = self.node.poll_timeout().since(self.now());
-            let ready = self.poller.wait(Some(wait))?;
+            let due = self.node.poll_timeout();
+            let ready = self.poller.wait(Some(due.since(self.now())))?;
             if ready.contains(STOP) {
                 let frame = self.node.leave();
                 self.kernel.claims.send(&wire::encode(&frame, &self.ring));
                 return Ok(());
+            }
+            if self.now().since(due) >= SLEPT {
+                self.drop_backlog()?;
             }
             if ready.contains(CLAIMS) {
                 self.hear()?;
@@ -253,7 +260,7 @@ impl HotLoop {
                 self.read_log()?;
             }
             if ready.contains(QUEUE) {
-                self.read_queue()?;
+                self.read_queue(false)?;
             }
             let joined = self.node.joined();
             if self.node.poll_timeout() <= self.now() {
@@ -329,10 +336,26 @@ impl HotLoop {
         Ok(())
     }
 
-    /// Hands held packets to the core.
-    fn read_queue(&mut self) -> Result<()> {
+    /// Drops the SYNs that have waited while this process did not run. Their age is not
+    /// known: the other hosts have answered them, or their clients do not wait any more.
+    fn drop_backlog(&mut self) -> Result<()> {
+        if self.node.peers().next().is_none() {
+            return Ok(());
+        }
+        for _ in 0..QUEUE_LENGTH as usize / BUDGET {
+            let got = self.read_queue(true)?;
+            self.carry_out()?;
+            if got < BUDGET {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands held packets to the core, of a backlog all but SYNs. Returns how many there were.
+    fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
-        let Self { kernel, node, listeners, unexpected, vip, .. } = self;
+        let Self { kernel, node, listeners, unexpected, slept, vip, .. } = self;
         let Kernel { queue, sockets, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
         let mut look = |node: &mut Node, service: ServicePort| {
@@ -347,9 +370,13 @@ impl HotLoop {
                 }
             }
         };
-        queue.recv(BUDGET, |packet| {
+        let got = queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
             match packet::parse(packet.payload, packet.hook) {
+                Some(Segment::Syn { .. }) if backlog => {
+                    *slept += 1;
+                    none_of_ours.push(packet.ticket);
+                }
                 Some(Segment::Syn { flow, isn }) => {
                     look(node, flow.service_port());
                     let incumbent = packet.ticket.queue != *number;
@@ -375,7 +402,7 @@ impl HotLoop {
         for ticket in none_of_ours {
             queue.verdict(ticket, nfqueue::Verdict::Drop);
         }
-        Ok(())
+        Ok(got)
     }
 
     /// Looks again at listeners not looked at for a while, so that a service
@@ -604,7 +631,7 @@ impl HotLoop {
             held,
             protocol: *self.node.counters(),
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
-            queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected),
+            queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected, self.slept),
             log_overruns: self.kernel.log.enobufs,
             undestroyed: self.undestroyed,
             datagrams: self.kernel.datagrams.counters,

@@ -68,7 +68,7 @@ pub enum Op {
         major: u8,
         header: Header,
     },
-    /// Somebody repeats everything that was heard lately.
+    /// Somebody repeats everything that was heard of the known peers.
     Replay,
     /// The event loop runs through all wake-ups of this time.
     Run(Duration),
@@ -233,11 +233,11 @@ impl Driver {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
-                Output::Notice(Notice::PeerFound(peer)) => {
-                    self.heard.remove(&peer);
-                }
                 Output::Notice(Notice::ServiceDown(service)) => {
                     self.listeners.insert(service, Listener::Absent);
+                }
+                Output::Notice(Notice::PeerFound(peer)) => {
+                    self.heard.remove(&peer);
                 }
                 Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
                 Output::Inquire(flow) => {
@@ -265,7 +265,7 @@ impl Driver {
         assert!(self.node.peers().count() <= LIMITS.peers, "I7");
     }
 
-    /// I9: whoever repeats what was heard of a known peer moves counters, and nothing else.
+    /// I9: whoever repeats what was heard of a known peer moves a counter, and nothing else.
     pub fn replay(&self) {
         let known: Vec<NodeId> = self.node.hearing().map(|peer| peer.node).collect();
         let heard = known.iter().flat_map(|peer| self.heard.get(peer)).flatten();
@@ -273,11 +273,14 @@ impl Driver {
             let mut node = self.node.clone();
             node.handle_frame(self.now, frame);
             assert_eq!(node.poll_output(), None, "{frame}");
-            let after = node.counters();
-            assert_eq!(after.stale_frames, self.node.counters().stale_frames + 1, "{frame}");
-            let expected = Counters { stale_frames: after.stale_frames, ..*self.node.counters() };
-            assert_eq!(*after, expected);
-            assert_eq!(seen_from_outside(&node, self.now), seen_from_outside(&self.node, self.now));
+            let stale_frames = self.node.counters().stale_frames + 1;
+            let expected = Counters { stale_frames, ..*self.node.counters() };
+            assert_eq!(*node.counters(), expected, "{frame}");
+            assert_eq!(
+                from_outside(&node, self.now),
+                from_outside(&self.node, self.now),
+                "{frame}"
+            );
         }
     }
 
@@ -321,7 +324,7 @@ impl Driver {
 }
 
 /// All that a driver can ask a node, and what it would say and want next.
-fn seen_from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
+fn from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
     let mut next = node.clone();
     next.handle_timeout(now);
     let outputs: Vec<_> = std::iter::from_fn(|| next.poll_output()).collect();
