@@ -2,7 +2,8 @@
 # what .ci/run and developers type. Each installs what it lacks first.
 
 SHELL    := /bin/bash
-PACKAGES := build-essential iproute2 iptables libpcap-dev nftables procps tshark
+PACKAGES := bind9-dnsutils build-essential dnsmasq-base iproute2 iptables iputils-ping \
+            libpcap-dev nftables procps socat tftp-hpa tshark
 CARGO    ?= cargo
 
 .PHONY: all build lab test upgrade-test fuzz corpus mutants guest lint deny bench bench-core packages toolchain \

@@ -75,9 +75,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (flow(), 0..4u32, any::<bool>())
             .prop_map(|(flow, number, held)| Op::Ack { flow, number, held }),
         1 => flow().prop_map(|flow| Op::Adopt { flow }),
-        1 => Just(Op::Replay),
         5 => (0..30_000u64).prop_map(|micros| Op::Run(us(micros))),
         1 => (0..2_000u64).prop_map(|millis| Op::Run(ms(millis))),
+        1 => Just(Op::Replay),
         1 => (0..2_000u64).prop_map(|millis| Op::Sleep(ms(millis))),
     ]
 }

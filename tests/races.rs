@@ -471,10 +471,31 @@ fn of_two_owners_of_datagrams_one_gives_way() {
         story.pass(0);
         let tie_break = |node| (key().tie_break(story.attempt, node), node);
         let stays = tie_break(ME) < tie_break(other);
-        // Who has given way leaves the next one to the owner.
-        assert_eq!(story.verdicts().len(), if stays { 2 } else { 1 }, "{other}");
+        let next = if stays { Verdict::Accept } else { Verdict::Drop };
+        assert_eq!(story.verdicts(), [Verdict::Accept, next], "{other}");
         assert_eq!(story.owned() > said, stays);
     }
+}
+
+#[test]
+fn datagrams_of_a_live_owner_are_not_contested() {
+    let mut story = Story::datagrams();
+    story.owns(A);
+    story.datagram();
+    story.datagram();
+    story.pass(25);
+    assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Drop; 2], vec![]));
+}
+
+#[test]
+fn an_owner_of_datagrams_says_so_to_a_peer_that_is_back() {
+    let mut story = Story::datagrams();
+    story.datagram();
+    story.pass(900);
+    let said = story.owned();
+    story.say(A, []);
+    story.pass(600);
+    assert_eq!(story.owned(), said + 1);
 }
 
 #[test]

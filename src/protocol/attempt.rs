@@ -223,6 +223,7 @@ impl Attempt {
                 E::Syn(copy),
             ) => {
                 cx.decide(copy, Verdict::Drop);
+                cx.counters.datagrams_full += u64::from(self.is_datagrams());
                 same
             }
             (S::Deferred { ticket: None, to, key, until }, E::Syn(ticket)) => {
@@ -238,6 +239,19 @@ impl Attempt {
             (S::Half { .. } | S::Owned { .. }, E::Syn(ticket)) => {
                 cx.decide(ticket, Verdict::Accept);
                 cx.announce(self, 0);
+                same
+            }
+            // The kernel of the owner goes on with a flow of datagrams and asks no daemon,
+            // so nobody there would answer a claim.
+            (S::Foreign { owner: Some(owner), .. }, E::Syn(ticket))
+                if self.is_datagrams() && cx.view.is_live(owner) =>
+            {
+                let goes_on = self.seen;
+                self.seen = true;
+                self.yield_to_owner(cx, ticket);
+                if goes_on {
+                    self.block(cx);
+                }
                 same
             }
             // The answer was heard before the question.
@@ -471,9 +485,11 @@ impl Attempt {
                 cx.counters.mute += 1;
                 Some(self.give_up(cx))
             }
-            // The owner remembers a flow of datagrams for as long as its kernel does.
+            // The owner remembers a flow of datagrams for as long as its kernel does. It says
+            // so again in case that another host has one, too: nobody would notice.
             (S::Owned { .. }, E::Timeout) if self.is_datagrams() => {
                 cx.outbox.outputs.extend(self.flow.map(Output::Inquire));
+                cx.announce(self, 0);
                 Some(S::Owned { until: now + timers.datagrams })
             }
             (
@@ -501,18 +517,14 @@ impl Attempt {
         self.more.drain(..).for_each(|ticket| cx.decide(ticket, verdict));
     }
 
-    /// Drops what is held of another node's attempt. The kernel can spare the
-    /// daemon further datagrams of it.
-    fn drop_held(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        self.release_held(cx, ticket, Verdict::Drop);
-        if self.is_datagrams() {
-            cx.outbox.outputs.extend(self.flow.map(Output::Block));
-        }
+    /// The kernel can spare the daemon what comes next.
+    fn block(&self, cx: &mut Context<'_>) {
+        cx.outbox.outputs.extend(self.flow.map(Output::Block));
     }
 
     /// Another node has answered.
     fn yield_to_owner(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        self.drop_held(cx, ticket);
+        self.release_held(cx, ticket, Verdict::Drop);
         cx.counters.yielded += 1;
         self.incumbent = false;
     }
@@ -540,7 +552,11 @@ impl Attempt {
 
     /// This try is another node's by hash, or nobody's; the next one is the next node's.
     fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
-        self.drop_held(cx, ticket);
+        self.release_held(cx, ticket, Verdict::Drop);
+        // A question and its answer are not worth it, a flow that goes on is.
+        if self.is_datagrams() && self.tries > 0 {
+            self.block(cx);
+        }
         cx.counters.left_to_hash += 1;
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
     }

@@ -98,6 +98,11 @@ impl Attempts {
         self.secret.hash_one([ip(client.ip()), ip(service.ip()), ports])
     }
 
+    /// The attempts that [`Attempts::answered`] finds, in no order. Walks the whole table.
+    pub fn all_answered(&self) -> impl Iterator<Item = Slot> {
+        self.by_flow.all()
+    }
+
     pub fn id(&self, slot: Slot) -> AttemptId {
         self.slots[slot.index()].id
     }
@@ -185,6 +190,12 @@ impl Chains {
     fn list(&self, hash: u64) -> impl Iterator<Item = Slot> {
         let first = self.first[self.chain(hash)].map(Slot);
         std::iter::successors(first, |slot| self.links[slot.index()].after)
+    }
+
+    fn all(&self) -> impl Iterator<Item = Slot> {
+        let after = |&slot: &Slot| self.links[slot.index()].after;
+        let firsts = self.first.iter().flatten().map(|&first| Slot(first));
+        firsts.flat_map(move |first| std::iter::successors(Some(first), after))
     }
 
     fn insert(&mut self, hash: u64, slot: Slot) {
@@ -278,6 +289,7 @@ mod tests {
                     prop_assert_eq!(attempts.find(id), slots.get(&id).copied());
                     prop_assert!(attempts.find(id).is_none_or(|slot| attempts.id(slot) == id));
                 }
+                prop_assert_eq!(attempts.all_answered().count(), answered.len());
                 for flow in [0, 1, 2].map(self::flow) {
                     prop_assert_eq!(attempts.answered(&flow), answered.get(&flow).copied());
                 }

@@ -1,6 +1,6 @@
 //! The state of a scope: hosts, packets on their way, a client; and what is judged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -210,13 +210,14 @@ pub struct World {
 /// Hosts that are equal are kept once.
 #[derive(Default)]
 pub struct Pool {
-    hosts: HashMap<u128, Arc<Host>>,
+    hosts: BTreeMap<u128, Arc<Host>>,
     clean_at: usize,
 }
 
 impl Pool {
     fn keep(&mut self, host: Host) -> Arc<Host> {
         if self.hosts.len() >= self.clean_at {
+            #[expect(clippy::disallowed_methods, reason = "who goes does not depend on the order")]
             self.hosts.retain(|_, host| Arc::strong_count(host) > 1);
             self.clean_at = 1_000.max(self.hosts.len() * 2);
         }
