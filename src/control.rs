@@ -45,6 +45,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Flow {
+    protocol: String,
     client: std::net::SocketAddr,
     port: u16,
     age_ms: u64,
@@ -116,6 +117,7 @@ impl Server {
                 .answered
                 .iter()
                 .map(|entry| Flow {
+                    protocol: entry.key().protocol.to_string(),
                     client: entry.key().client,
                     port: entry.key().service.port(),
                     age_ms: entry.value().at.elapsed().map_or(0, |age| age.as_millis() as u64),

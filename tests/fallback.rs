@@ -429,3 +429,21 @@ fn both_sides_of_a_partition_share_by_hash_until_it_heals() {
     let conns = connect(&mut lan, 60);
     assert_eq!(duplicates(&lan, &conns), 0);
 }
+
+/// What is not promised: a host that nobody has ever heard cannot tell those whom it hears
+/// from recordings, and so goes on as if it were alone. Each connection is good all the same.
+#[test]
+fn a_host_that_is_mute_from_its_start_costs_duplicates_and_no_connection() {
+    let mut lan = Cluster::booting(3, Pacing::Rank, 5);
+    lan.cut(0, 1);
+    lan.cut(0, 2);
+    lan.run(SECOND * 2);
+    assert_eq!((lan.node(0).hearing().count(), lan.node(0).peers().count()), (2, 0));
+    let conns = connect(&mut lan, 100);
+    assert!(duplicates(&lan, &conns) <= 100 + 12);
+    // Heard once, it knows; and stays on the roster from then on.
+    lan.heal();
+    lan.run(SECOND * 14);
+    let conns = connect(&mut lan, 100);
+    assert_eq!(duplicates(&lan, &conns), 0);
+}

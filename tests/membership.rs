@@ -130,6 +130,30 @@ fn a_long_pause_costs_nothing_but_a_slot() {
     assert!((0..3).all(|host| !lan.node(host).by_hash()));
 }
 
+/// Its clock was set back and it has kept nothing: its frames look like those of an earlier
+/// life until that is forgotten. No connection is lost to it.
+#[test]
+fn a_host_from_the_past_is_let_in_after_t_dead() {
+    let mut lan = Cluster::new(3);
+    lan.crash(0);
+    lan.restart(0);
+    lan.run(SECOND * 2);
+    lan.crash(0);
+    lan.hosts[0].starts = 0;
+    lan.restart(0);
+    let early = load(&mut lan, SECOND * 3);
+    assert!(lan.node(1).counters().stale_frames > 0);
+    lan.run(SECOND);
+    all_know_all(&lan);
+    lan.run(SECOND * 14);
+    let late = load(&mut lan, SECOND);
+    lan.run(SECOND);
+    let surplus = duplicates(&lan, &early);
+    println!("{surplus} duplicates among {} connections until then", early.len());
+    assert!(surplus <= early.len());
+    assert_eq!(duplicates(&lan, &late), 0);
+}
+
 /// A partition that the clients do not see, for less time than a hold and more than T_dead.
 #[test]
 fn after_a_partition_all_know_all_again() {
@@ -257,6 +281,34 @@ fn a_host_of_the_minor_version_before_is_ranked_with_the_others() {
         old.live(&mut lan, ms(250));
     }
     assert!(foreign == 5 && taken > 5, "{foreign} {taken}");
+}
+
+/// Version 1.0 does not know that somebody may decide by hash: who does lets it go first.
+#[test]
+fn beside_a_host_of_the_minor_version_before_the_hash_rule_waits_a_slot() {
+    let mut lan = Cluster::pinned(2, Pacing::Rank, Mode::Hash);
+    let mut old = Old { node: NodeId(9), sequence: 0 };
+    old.live(&mut lan, SECOND);
+    for answers in [true, false].repeat(10) {
+        let conn = lan.connect(80);
+        lan.run(us(200));
+        assert_eq!(lan.syn_acks(conn), []);
+        if answers {
+            let attempt = key().attempt(&lan.flow(conn), lan.isn(conn));
+            let own = Contest { attempt, port: 80, tries: 0, rank: 1 };
+            old.say(&mut lan, vec![Entry::Own(own)]);
+        }
+        lan.run(ms(5));
+        let bucket = key().bucket(&lan.flow(conn));
+        let mut ids = [NodeId(1), NodeId(2), old.node];
+        ids.sort_by_key(|&id| key().bucket_weight(bucket, id));
+        let expected = match ids[2] {
+            NodeId(id) if !answers && id < 9 => vec![id as usize - 1],
+            _ => vec![],
+        };
+        assert_eq!(lan.syn_acks(conn), expected);
+        old.live(&mut lan, ms(250));
+    }
 }
 
 /// Rolling upgrade, major: both sides decide by hash over a roster that names both.

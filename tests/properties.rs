@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, NodeId};
+use clusterd::flow::{AttemptId, NodeId, ServicePort};
 use clusterd::protocol::{Listener, Mode, Pacing};
 use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
@@ -68,7 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(flow, isn, incumbent)| Op::Syn { flow, isn, incumbent }),
         6 => (header(), prop::collection::vec(entry(), 0..4))
             .prop_map(|(header, entries)| Op::Frame { header, entries }),
-        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { port, listener }),
+        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { service: ServicePort::tcp(port), listener }),
         2 => (flow(), isn(), 0..3u32)
             .prop_map(|(flow, isn, server_isn)| Op::SynAck { flow, isn, server_isn }),
         1 => (flow(), isn()).prop_map(|(flow, isn)| Op::Refusal { flow, isn }),
@@ -77,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => flow().prop_map(|flow| Op::Adopt { flow }),
         5 => (0..30_000u64).prop_map(|micros| Op::Run(us(micros))),
         1 => (0..2_000u64).prop_map(|millis| Op::Run(ms(millis))),
+        1 => Just(Op::Replay),
         1 => (0..2_000u64).prop_map(|millis| Op::Sleep(ms(millis))),
     ]
 }
@@ -95,6 +96,7 @@ proptest! {
             driver.run(ms(1_001));
         }
         ops.into_iter().for_each(|op| driver.apply(op));
+        driver.replay();
         driver.rest();
     }
 }

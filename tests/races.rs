@@ -10,7 +10,7 @@ use clusterd::flow::{AttemptId, NodeId};
 use clusterd::protocol::{Instant, Listener, Mode, Pacing, Verdict};
 use clusterd::wire::{Contest, Entry, Flags, Header};
 use common::cluster::{Cluster, key, ms, us};
-use common::driver::{Driver, Op, flow};
+use common::driver::{Driver, Op, datagrams, flow};
 
 const ME: NodeId = NodeId(0);
 const A: NodeId = NodeId(1);
@@ -48,6 +48,23 @@ impl Story {
         let attempt = key().attempt(&flow(number), ISN);
         let port = flow(number).service.port();
         Self { driver, flow: number, attempt, port, sequence: 0 }
+    }
+
+    /// The same about a flow of datagrams.
+    fn datagrams() -> Self {
+        let mut story = Self::new(Pacing::Rank);
+        let weight = |number, node| key().weight(key().flow(&datagrams(number)), node);
+        let mine = |&number: &u16| {
+            [A, B].into_iter().all(|node| weight(number, ME) > weight(number, node))
+        };
+        story.flow = (0..).find(mine).expect("a flow that ranks this node first");
+        story.attempt = key().attempt(&datagrams(story.flow), 0);
+        story.port = datagrams(story.flow).service.port();
+        story
+    }
+
+    fn datagram(&mut self) {
+        self.driver.apply(Op::Datagram { flow: self.flow });
     }
 
     fn syn(&mut self) {
@@ -102,6 +119,12 @@ impl Story {
             _ => None,
         };
         self.driver.sent.iter().flat_map(|frame| &frame.entries).filter_map(claim).collect()
+    }
+
+    /// How often the node has said that it has answered.
+    fn owned(&self) -> usize {
+        let entries = self.driver.sent.iter().flat_map(|frame| &frame.entries);
+        entries.filter(|entry| matches!(entry, Entry::Own(_))).count()
     }
 
     /// What became of the SYNs.
@@ -383,6 +406,115 @@ fn a_frame_is_used_once_and_not_after_a_later_one() {
     story.syn();
     story.pass(0);
     assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+#[test]
+fn a_recording_of_an_earlier_life_is_nothing() {
+    let mut story = Story::new(Pacing::Rank);
+    let own = Entry::Own(story.contest(0, 1));
+    let header = Header { minor: 0, ..Header::new(A, 0, 1_000) };
+    story.driver.apply(Op::Frame { header, entries: vec![own] });
+    story.syn();
+    story.pass(0);
+    assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+#[test]
+fn what_may_be_a_recording_makes_a_node_wait_and_no_more() {
+    let mut story = Story::alone(Pacing::Rank);
+    let own = Entry::Own(story.contest(0, 1));
+    story.driver.apply(Op::Frame { header: Header::new(A, 1, 1), entries: vec![own] });
+    story.syn();
+    story.pass(19);
+    assert_eq!(story.verdicts(), []);
+    story.pass(2);
+    assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+#[test]
+fn a_late_frame_is_heard_but_not_about_its_sender() {
+    let mut story = Story::new(Pacing::Rank);
+    let old = story.sequence + 1;
+    story.sequence += 1;
+    story.say(A, []);
+    story.pass(100);
+    let own = Entry::Own(story.contest(0, 1));
+    let hello = Entry::Hello { unavailable: vec![story.port] };
+    story.frame(A, old, false, [hello, own]);
+    story.syn();
+    assert_eq!(story.verdicts(), [Verdict::Drop]);
+    // Nothing has changed: another connection is accepted at once.
+    story.syn_of(ISN + 1, false);
+    story.pass(0);
+    assert_eq!((story.verdicts().len(), story.claimed()), (2, vec![]));
+}
+
+#[test]
+fn a_flow_of_datagrams_is_claimed_first() {
+    let mut story = Story::datagrams();
+    story.datagram();
+    story.pass(0);
+    assert_eq!((story.verdicts(), story.claimed()), (vec![], vec![(0, 1)]));
+    story.pass(2);
+    assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+#[test]
+fn of_two_owners_of_datagrams_one_gives_way() {
+    for other in [A, B] {
+        let mut story = Story::datagrams();
+        story.datagram();
+        story.pass(2);
+        let said = story.owned();
+        story.owns(other);
+        story.datagram();
+        story.pass(0);
+        let tie_break = |node| (key().tie_break(story.attempt, node), node);
+        let stays = tie_break(ME) < tie_break(other);
+        let next = if stays { Verdict::Accept } else { Verdict::Drop };
+        assert_eq!(story.verdicts(), [Verdict::Accept, next], "{other}");
+        assert_eq!(story.owned() > said, stays);
+    }
+}
+
+#[test]
+fn datagrams_of_a_live_owner_are_not_contested() {
+    let mut story = Story::datagrams();
+    story.owns(A);
+    story.datagram();
+    story.datagram();
+    story.pass(25);
+    assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Drop; 2], vec![]));
+}
+
+#[test]
+fn an_owner_of_datagrams_says_so_to_a_peer_that_is_back() {
+    let mut story = Story::datagrams();
+    story.datagram();
+    story.pass(900);
+    let said = story.owned();
+    story.say(A, []);
+    story.pass(600);
+    assert_eq!(story.owned(), said + 1);
+}
+
+#[test]
+fn datagrams_that_are_held_share_the_fate_of_the_first() {
+    let mut story = Story::datagrams();
+    story.datagram();
+    story.datagram();
+    story.pass(2);
+    assert_eq!(story.verdicts(), [Verdict::Accept, Verdict::Accept]);
+}
+
+#[test]
+fn an_owner_of_datagrams_remembers_as_long_as_its_kernel() {
+    let mut story = Story::datagrams();
+    story.datagram();
+    story.pass(12_000);
+    assert_eq!(story.driver.node.load(), (1, 0));
+    story.driver.apply(Op::FlowEnded { flow: story.flow });
+    assert_eq!(story.driver.node.load(), (0, 0));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use clusterd::protocol::{Cause, Counters, Hearing, Instant};
 use dashmap::DashMap;
 use serde::Serialize;
 
+use super::datagrams::DatagramCounters;
 use crate::io::nfqueue;
 
 /// Connections listed at most (further ones are left out), and for how long.
@@ -58,6 +59,8 @@ pub struct Snapshot {
     /// Half-open sockets and tracking entries that the kernel did not remove;
     /// the guard keeps them silent, and they end by themselves.
     pub undestroyed: u64,
+    /// Flows of datagrams.
+    pub datagrams: DatagramCounters,
     /// State changes that the log could not keep up with.
     pub unlogged: u64,
 }
@@ -104,16 +107,19 @@ pub struct QueueCounters {
     pub malformed: u64,
     /// Packets in the queue that were none of the protocol's.
     pub unexpected: u64,
+    /// SYNs dropped because the daemon had not run for long when it found them.
+    pub slept: u64,
 }
 
 impl QueueCounters {
-    /// The queue's own counters and one of ours.
-    pub fn new(counters: nfqueue::Counters, unexpected: u64) -> Self {
+    /// The queue's own counters and two of ours.
+    pub fn new(counters: nfqueue::Counters, unexpected: u64, slept: u64) -> Self {
         Self {
             overruns: counters.enobufs,
             stale_verdicts: counters.stale_verdicts + counters.refused_verdicts,
             malformed: counters.malformed,
             unexpected,
+            slept,
         }
     }
 }
@@ -132,7 +138,7 @@ pub struct Shared {
 /// A connection that this host answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered {
-    /// Wall-clock time of the SYN-ACK.
+    /// Wall-clock time of the SYN-ACK, or of the flow's first datagram.
     pub at: SystemTime,
 }
 

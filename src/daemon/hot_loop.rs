@@ -8,7 +8,8 @@
 //! 4. frames again, then timers, where the core decides — *drain before you
 //!    decide* (spec 6.1): a claim that is already here must not lose to a SYN;
 //! 5. outputs: verdicts leave in one send, and with it the kernel sends its
-//!    SYN-ACKs before the call returns; these are read back at once;
+//!    SYN-ACKs before the call returns; these are read back at once; then what
+//!    the kernel must know about flows of datagrams, in one transaction;
 //! 6. one frame with everything the turn has to say.
 
 use std::collections::BTreeMap;
@@ -19,13 +20,14 @@ use std::sync::Arc;
 use std::time::{self, Duration};
 
 use anyhow::{Context, Result};
-use clusterd::flow::{FlowKey, ServicePort};
+use clusterd::flow::{FlowKey, Protocol, ServicePort};
 use clusterd::protocol::{
     self, Instant, KernelShare, Listener, Load, Node, Notice, Output, Syn, Ticket, Verdict,
 };
 use clusterd::wire::{self, DecodeError, Frame, KeyRing};
 use tokio::sync::mpsc;
 
+use super::datagrams::Datagrams;
 use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters};
 use crate::failure::Failure;
 use crate::io::claim_socket::ClaimSocket;
@@ -55,6 +57,13 @@ const LISTENER_AGE_MAX: Duration = Duration::from_millis(5);
 const LISTENERS_MAX: usize = 256;
 /// A listener whose accept queue is filled to this share is busy.
 const BUSY_SHARE: (u32, u32) = (3, 4);
+/// For how long the kernel may answer datagrams without hearing from this thread: the others must
+/// not have taken this host for dead by then ([`Timers::suspect`](clusterd::protocol::Timers)
+/// after its last HELLO, which was at most 250 ms before).
+const LEASE: Duration = Duration::from_millis(500);
+const LEASE_INTERVAL: Duration = Duration::from_millis(100);
+/// A turn that comes this late (T_stale) finds SYNs in the queue that are nobody's to answer.
+const SLEPT: Duration = Duration::from_millis(500);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -71,6 +80,7 @@ pub struct Kernel {
     sockets: SockDiag,
     conntrack: Conntrack,
     buckets: KernelBuckets,
+    datagrams: Datagrams,
     number: u16,
 }
 
@@ -92,12 +102,22 @@ impl Kernel {
         })?;
         let conntrack = Conntrack::open()?;
         let buckets = KernelBuckets::open(vip)?;
+        let datagrams = Datagrams::open(vip)?;
         for number in queue_candidates(vip) {
             let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)
                 .and_then(|queue| Ok((queue, Log::bind(number)?)));
             match bound {
                 Ok((queue, log)) => {
-                    return Ok(Self { claims, queue, log, sockets, conntrack, buckets, number });
+                    return Ok(Self {
+                        claims,
+                        queue,
+                        log,
+                        sockets,
+                        conntrack,
+                        buckets,
+                        datagrams,
+                        number,
+                    });
                 }
                 Err(error) if errno(&error) == Some(libc::EBUSY) => {}
                 Err(error) => {
@@ -148,6 +168,7 @@ pub struct HotLoop {
     bytes: Vec<u8>,
     wire: WireCounters,
     unexpected: u64,
+    slept: u64,
     undestroyed: u64,
     unlogged: u64,
     directory: Directory,
@@ -156,6 +177,10 @@ pub struct HotLoop {
     /// What the kernel may decide by itself, and with which installation of the rules it knows.
     share: KernelShare,
     shared_rules: u64,
+    /// The protocol of which the kernel always decides by itself.
+    divided: Option<Protocol>,
+    /// When the kernel heard last that it may answer datagrams.
+    leased: Option<Instant>,
     load: Measured,
     notices: mpsc::Sender<Notice>,
     /// Kept open: the poller watches it.
@@ -163,11 +188,14 @@ pub struct HotLoop {
 }
 
 impl HotLoop {
-    /// A loop that ends when the other end of `stopped` closes.
+    /// A loop that ends when the other end of `stopped` closes. Of flows of the protocol
+    /// `divided` the kernel decides by bucket.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the daemon meet here")]
     pub fn new(
         config: protocol::Config,
         ring: KeyRing,
         vip: Ipv4Addr,
+        divided: Option<Protocol>,
         kernel: Kernel,
         stopped: UnixStream,
         shared: Arc<Shared>,
@@ -190,6 +218,7 @@ impl HotLoop {
             bytes: Vec::new(),
             wire: WireCounters::default(),
             unexpected: 0,
+            slept: 0,
             undestroyed: 0,
             unlogged: 0,
             directory: Directory::default(),
@@ -197,6 +226,8 @@ impl HotLoop {
             published: Instant::default(),
             share: KernelShare::default(),
             shared_rules: 0,
+            divided,
+            leased: None,
             load: Measured::default(),
             notices,
             _stopped: stopped,
@@ -209,13 +240,18 @@ impl HotLoop {
         for (client, service) in self.kernel.sockets.established(self.vip)? {
             self.node.adopt(FlowKey::tcp(client, service));
         }
+        // Others have taken them over, or will: no client of theirs decides who goes on.
+        self.forget_datagrams(|_| true);
         loop {
-            let wait = self.node.poll_timeout().since(self.now());
-            let ready = self.poller.wait(Some(wait))?;
+            let due = self.node.poll_timeout();
+            let ready = self.poller.wait(Some(due.since(self.now())))?;
             if ready.contains(STOP) {
                 let frame = self.node.leave();
                 self.kernel.claims.send(&wire::encode(&frame, &self.ring));
                 return Ok(());
+            }
+            if self.now().since(due) >= SLEPT {
+                self.drop_backlog()?;
             }
             if ready.contains(CLAIMS) {
                 self.hear()?;
@@ -224,7 +260,7 @@ impl HotLoop {
                 self.read_log()?;
             }
             if ready.contains(QUEUE) {
-                self.read_queue()?;
+                self.read_queue(false)?;
             }
             let joined = self.node.joined();
             if self.node.poll_timeout() <= self.now() {
@@ -236,6 +272,7 @@ impl HotLoop {
             if self.shared.rules() != self.shared_rules {
                 self.apply_share()?;
             }
+            self.lease()?;
             // Who reads "ready" in the log finds the same in the status.
             self.publish(self.node.joined() != joined);
             self.carry_out()?;
@@ -293,34 +330,62 @@ impl HotLoop {
                 tracing::debug!(%flow, "answered");
             }
             Some(Segment::Ack { flow, number }) => node.handle_ack(now, flow, number, None),
-            Some(Segment::Syn { .. } | Segment::Refusal { .. }) | None => *unexpected += 1,
+            Some(Segment::Syn { .. } | Segment::Refusal { .. } | Segment::Datagram { .. })
+            | None => *unexpected += 1,
         })?;
         Ok(())
     }
 
-    /// Hands held packets to the core.
-    fn read_queue(&mut self) -> Result<()> {
+    /// Drops the SYNs that have waited while this process did not run. Their age is not
+    /// known: the other hosts have answered them, or their clients do not wait any more.
+    fn drop_backlog(&mut self) -> Result<()> {
+        if self.node.peers().next().is_none() {
+            return Ok(());
+        }
+        for _ in 0..QUEUE_LENGTH as usize / BUDGET {
+            let got = self.read_queue(true)?;
+            self.carry_out()?;
+            if got < BUDGET {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands held packets to the core, of a backlog all but SYNs. Returns how many there were.
+    fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
-        let Self { kernel, node, listeners, unexpected, vip, .. } = self;
-        let Kernel { queue, sockets, number, .. } = kernel;
+        let Self { kernel, node, listeners, unexpected, slept, vip, .. } = self;
+        let Kernel { queue, sockets, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
-        queue.recv(BUDGET, |packet| {
+        let mut look = |node: &mut Node, service: ServicePort| {
+            let age = listeners.get(&service).map(|&looked| now.since(looked));
+            if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
+                if listeners.len() >= LISTENERS_MAX {
+                    listeners.clear();
+                }
+                listeners.insert(service, now);
+                if let Some(listener) = look_at(sockets, *vip, service) {
+                    node.handle_listener(now, service, listener);
+                }
+            }
+        };
+        let got = queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
             match packet::parse(packet.payload, packet.hook) {
+                Some(Segment::Syn { .. }) if backlog => {
+                    *slept += 1;
+                    none_of_ours.push(packet.ticket);
+                }
                 Some(Segment::Syn { flow, isn }) => {
-                    let service = flow.service_port();
-                    let age = listeners.get(&service).map(|&looked| now.since(looked));
-                    if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
-                        if listeners.len() >= LISTENERS_MAX {
-                            listeners.clear();
-                        }
-                        listeners.insert(service, now);
-                        if let Some(listener) = look_at(sockets, *vip, service) {
-                            node.handle_listener(now, service, listener);
-                        }
-                    }
+                    look(node, flow.service_port());
                     let incumbent = packet.ticket.queue != *number;
                     node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
+                }
+                Some(Segment::Datagram { flow }) => {
+                    look(node, flow.service_port());
+                    datagrams.hold(ticket, flow);
+                    node.handle_datagram(now, ticket, flow);
                 }
                 Some(Segment::Ack { flow, number }) => {
                     node.handle_ack(now, flow, number, Some(ticket));
@@ -337,7 +402,7 @@ impl HotLoop {
         for ticket in none_of_ours {
             queue.verdict(ticket, nfqueue::Verdict::Drop);
         }
-        Ok(())
+        Ok(got)
     }
 
     /// Looks again at listeners not looked at for a while, so that a service
@@ -361,7 +426,12 @@ impl HotLoop {
             while let Some(output) = self.node.poll_output() {
                 match output {
                     Output::Decide(ticket, verdict) => {
-                        accepted |= verdict == Verdict::Accept;
+                        let datagram = self.kernel.datagrams.release(ticket);
+                        match datagram {
+                            Some(flow) if verdict == Verdict::Accept => self.serve(flow),
+                            Some(_) => {}
+                            None => accepted |= verdict == Verdict::Accept,
+                        }
                         let verdict = match verdict {
                             Verdict::Accept => nfqueue::Verdict::Accept,
                             Verdict::Drop => nfqueue::Verdict::Drop,
@@ -373,9 +443,16 @@ impl HotLoop {
                         self.share = share;
                         self.apply_share()?;
                     }
-                    Output::Block(_) | Output::Inquire(_) => {}
+                    Output::Block(flow) => self.kernel.datagrams.block(flow),
+                    Output::Inquire(flow) => {
+                        let Kernel { datagrams, conntrack, .. } = &mut self.kernel;
+                        if !datagrams.is_tracked(conntrack, &flow) {
+                            self.node.handle_flow_ended(self.now(), flow);
+                        }
+                    }
                     // A log that cannot keep up loses lines, not connections.
                     Output::Notice(notice) => {
+                        self.follow(&notice);
                         self.unlogged += u64::from(self.notices.try_send(notice).is_err());
                     }
                 }
@@ -388,6 +465,7 @@ impl HotLoop {
             self.read_log()?;
         }
         self.kernel.queue.flush()?;
+        self.kernel.datagrams.settle(&mut self.kernel.conntrack);
         while let Some(frame) = self.node.poll_frame(self.now()) {
             tracing::trace!(%frame, "sent");
             wire::encode_into(frame, &self.ring, &mut self.bytes);
@@ -404,13 +482,77 @@ impl HotLoop {
             return Ok(());
         }
         let KernelShare { own, decide_syns } = &self.share;
-        match self.kernel.buckets.set(own, *decide_syns) {
+        let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
+        match self.kernel.buckets.set(own, protocols) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}
             Err(error) => return Err(error).context("tell the kernel its buckets"),
         }
         Ok(())
+    }
+
+    /// Lets the kernel go on with flows of datagrams by itself, a few times a second.
+    fn lease(&mut self) -> Result<()> {
+        let now = self.now();
+        let due = self.leased.is_none_or(|leased| now.since(leased) >= LEASE_INTERVAL);
+        if !due || !self.node.joined() {
+            return Ok(());
+        }
+        match self.kernel.buckets.lease(LEASE) {
+            Ok(()) => self.leased = Some(now),
+            Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error).context("tell the kernel that the daemon lives"),
+        }
+        Ok(())
+    }
+
+    /// A datagram of this flow has been let through.
+    fn serve(&mut self, flow: FlowKey) {
+        let now = self.now();
+        self.kernel.datagrams.serve(flow.service.port());
+        if !self.shared.answered.contains_key(&flow) {
+            self.directory.answered(&self.shared, now, flow);
+        }
+        tracing::debug!(%flow, "answered");
+    }
+
+    /// Makes the kernel follow a change of who serves which datagrams.
+    fn follow(&mut self, notice: &Notice) {
+        match *notice {
+            Notice::PeerLeft(_)
+            | Notice::PeerSuspect(_)
+            | Notice::PeerLost(_)
+            | Notice::PeerRestarted(_)
+            | Notice::PeerMode { .. }
+            | Notice::ServiceUp(ServicePort { protocol: Protocol::Udp, .. }) => {
+                self.kernel.datagrams.unblock_all();
+            }
+            // Ports on which nobody listens are asked for all the time, and the kernel's
+            // table is long.
+            Notice::ServiceDown(service) if service.protocol == Protocol::Udp => {
+                if self.kernel.datagrams.has_served(service.port) {
+                    self.forget_datagrams(|flow| flow.service_port() == service);
+                }
+            }
+            Notice::Joined
+            | Notice::PeerFound(_)
+            | Notice::PeerVerified(_)
+            | Notice::PeerJoined(_)
+            | Notice::PeerBack(_)
+            | Notice::DuplicateNodeId { .. }
+            | Notice::Fallback { .. }
+            | Notice::ServiceUp(_)
+            | Notice::ServiceDown(_) => {}
+        }
+    }
+
+    /// Gives up flows of datagrams that this host serves.
+    fn forget_datagrams(&mut self, which: impl Fn(&FlowKey) -> bool) {
+        let Kernel { datagrams, conntrack, .. } = &mut self.kernel;
+        for flow in datagrams.forget(conntrack, self.vip, which) {
+            self.node.handle_flow_ended(self.now(), flow);
+        }
     }
 
     /// Says to the core how much there is to do, a few times a second.
@@ -448,10 +590,13 @@ impl HotLoop {
 
     /// Removes a half-open connection whose client chose another host.
     fn destroy(&mut self, flow: &FlowKey) {
+        if flow.protocol == Protocol::Udp {
+            return self.kernel.datagrams.destroy(*flow);
+        }
         let Some((client, service)) = v4(flow) else { return };
         match self.kernel.sockets.destroy_request(client, service) {
             Ok(Destroyed::Request) => {
-                let entry = self.kernel.conntrack.delete(client, service);
+                let entry = self.kernel.conntrack.delete(flow);
                 self.undestroyed += u64::from(entry.is_err());
             }
             // Gone by itself; or the kernel has taken an ACK for this host's
@@ -486,9 +631,10 @@ impl HotLoop {
             held,
             protocol: *self.node.counters(),
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
-            queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected),
+            queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected, self.slept),
             log_overruns: self.kernel.log.enobufs,
             undestroyed: self.undestroyed,
+            datagrams: self.kernel.datagrams.counters,
             unlogged: self.unlogged,
         });
     }
@@ -511,6 +657,11 @@ impl WireCounters {
 /// The state of a port's listener, or `None` if the kernel did not say: then
 /// the state known before stays.
 fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, service: ServicePort) -> Option<Listener> {
+    if service.protocol == Protocol::Udp {
+        // A full receive buffer loses datagrams on any host alike.
+        let taken = sockets.takes_datagrams(vip, service.port).ok()?;
+        return Some(if taken { Listener::Ready } else { Listener::Absent });
+    }
     match sockets.listener(vip, service.port) {
         Ok(None) => Some(Listener::Absent),
         Ok(Some(listener)) => {

@@ -48,3 +48,19 @@ pub fn require_capabilities() -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incarnation_grows_with_the_clock_and_also_against_it() {
+        let by_clock = incarnation(0);
+        assert!(by_clock > 1_700_000_000_000_000_000, "nanoseconds since 1970");
+        // The clock was set back since the last start, by an hour and by ages.
+        for before in [by_clock + 3_600_000_000_000, u64::MAX - 1] {
+            assert_eq!(incarnation(before), before + 1);
+        }
+        assert_eq!(incarnation(u64::MAX), u64::MAX);
+    }
+}

@@ -5,6 +5,7 @@
 //! waits for anything but its own descriptors. The *main* thread answers ARP,
 //! logs, serves `clusterd status` and waits for signals, on tokio.
 
+mod datagrams;
 mod directory;
 mod hot_loop;
 mod identity;
@@ -19,14 +20,14 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use clusterd::flow::ClusterKey;
+use clusterd::flow::{ClusterKey, Protocol};
 use clusterd::protocol::{self, Notice};
 use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::cli::ClusterArgs;
+use crate::cli::{ClusterArgs, UdpArg};
 use crate::control;
 use crate::failure::Failure;
 use crate::io::arp::Arp;
@@ -121,7 +122,12 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let (notices, heard) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
     let (ended, mut end) = oneshot::channel();
-    let hot_loop = HotLoop::new(config, ring, vip, kernel, stopped, Arc::clone(&shared), notices)?;
+    let divided = match args.udp {
+        UdpArg::Claim => None,
+        UdpArg::Hash => Some(Protocol::Udp),
+    };
+    let hot_loop =
+        HotLoop::new(config, ring, vip, divided, kernel, stopped, Arc::clone(&shared), notices)?;
     thread::Builder::new()
         .name("hot-loop".to_owned())
         .spawn(move || drop(ended.send(hot_loop.run(warn_of_missing))))

@@ -1,5 +1,10 @@
-//! The buckets of clients that this host's kernel answers without the daemon
-//! (spec 9): always for ICMP echo, and for SYNs while the overload form is on.
+//! What this host's kernel answers without asking the daemon (spec 9): the buckets of
+//! clients, always for ICMP echo, for SYNs while the overload form is on, for
+//! datagrams if the daemon was told so; and flows of datagrams that are this host's.
+//!
+//! Of datagrams and echo requests no client says whom it has chosen. So once the
+//! others take this host for dead its kernel must not answer them, whatever
+//! has become of the daemon: it may for as long as [`KernelBuckets::lease`] says.
 //!
 //! The rules ([`super::rules`]) are installed with the sets empty: no echo
 //! request is answered, and all SYNs go to the daemon. Whoever installs them
@@ -8,11 +13,13 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use clusterd::bucket::{Bucket, Buckets};
+use clusterd::flow::Protocol;
 
 use super::nft_sets::Sets;
-use super::rules::{BY_BUCKET, DIVIDED, OWN_BUCKETS, table_name};
+use super::rules::{BY_BUCKET, DIVIDED, LEASED, OWN_BUCKETS, table_name};
 
 /// The sets and the counter in the rules of one virtual IP.
 #[derive(Debug)]
@@ -26,14 +33,18 @@ impl KernelBuckets {
         Ok(Self { sets: Sets::open(table_name(vip))? })
     }
 
-    /// Sets this host's own buckets, and whether the kernel decides about SYNs
-    /// by them, in one step and whatever was set before.
+    /// Sets this host's own buckets, and the protocols whose new flows the kernel
+    /// divides by them, in one step and whatever was set before.
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
-    pub fn set(&mut self, own: &Buckets, decide_syns: bool) -> io::Result<()> {
+    pub fn set(
+        &mut self,
+        own: &Buckets,
+        protocols: impl IntoIterator<Item = Protocol>,
+    ) -> io::Result<()> {
         // A number without a byte order of its own is in the host's.
         let own = own.iter().map(|Bucket(number)| u32::from(number).to_ne_bytes());
-        let protocols = decide_syns.then_some([libc::IPPROTO_TCP as u8]);
+        let protocols = protocols.into_iter().map(|protocol| [protocol.number()]);
         self.sets
             .transaction()
             .flush(OWN_BUCKETS)
@@ -41,6 +52,14 @@ impl KernelBuckets {
             .flush(BY_BUCKET)
             .add(BY_BUCKET, protocols, None)
             .commit()
+    }
+
+    /// Lets the kernel answer datagrams and echo requests by itself for `time` from now.
+    ///
+    /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
+    pub fn lease(&mut self, time: Duration) -> io::Result<()> {
+        let protocols = [libc::IPPROTO_UDP, libc::IPPROTO_ICMP].map(|protocol| [protocol as u8]);
+        self.sets.transaction().flush(LEASED).add(LEASED, protocols, Some(time)).commit()
     }
 
     /// How many SYNs, to own and foreign buckets, the kernel has decided about

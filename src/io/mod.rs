@@ -7,14 +7,14 @@
 //! | [`nflog`] | `nfnetlink_log` | copies of packets that go on (SYN-ACK, wrong ACK) |
 //! | [`xt_queue`] | `nf_tables` + `nft_compat` | a queue rule where nft lacks `queue` |
 //! | [`sock_diag`] | `inet_diag` | listeners, half-open requests, established sockets |
-//! | [`conntrack`] | `ctnetlink` | removing one flow |
+//! | [`conntrack`] | `ctnetlink` | looking for one flow, removing it; flows of datagrams |
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
-//! | [`nft_sets`], [`kernel_buckets`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
+//! | [`nft_sets`], [`kernel_buckets`], [`foreign_flows`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
 //! | [`link`] | rtnetlink | the interface and its addresses |
-//! | [`packet`] | none | IPv4 and TCP headers of what the others deliver |
+//! | [`packet`] | none | IPv4, TCP and UDP headers of what the others deliver |
 //! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
 //! | [`poller`] | `epoll` | waiting with nanosecond deadlines |
 //!
@@ -25,6 +25,7 @@ pub mod arp;
 pub mod claim_socket;
 pub mod conntrack;
 pub mod error;
+pub mod foreign_flows;
 pub mod group;
 pub mod kernel_buckets;
 pub mod link;

@@ -1,4 +1,4 @@
-//! IPv4 and TCP headers of packets from the queue and the log, read with pnet.
+//! IPv4, TCP and UDP headers of packets from the queue and the log, read with pnet.
 //!
 //! pnet's views check only the minimum length of a header, so the header
 //! length fields are checked here before anything behind them is touched.
@@ -9,6 +9,7 @@ use clusterd::flow::FlowKey;
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::Ipv4Packet;
 use pnet::packet::tcp::{TcpFlags, TcpPacket};
+use pnet::packet::udp::UdpPacket;
 
 /// What a packet to or from the virtual IP means to the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub enum Segment {
         /// The acknowledged sequence number.
         number: u32,
     },
+    /// A client says something in a flow that may be new.
+    Datagram {
+        /// The flow.
+        flow: FlowKey,
+    },
 }
 
 /// Reads an IPv4 packet that the rules have queued or logged at a netfilter
@@ -53,12 +59,24 @@ pub fn parse(bytes: &[u8], hook: u8) -> Option<Segment> {
     let header_len = usize::from(ip.get_header_length()) * 4;
     if ip.get_version() != 4
         || header_len < Ipv4Packet::minimum_packet_size()
-        || ip.get_next_level_protocol() != IpNextHeaderProtocols::Tcp
         || ip.get_fragment_offset() != 0
     {
         return None;
     }
-    let tcp = TcpPacket::new(bytes.get(header_len..)?)?;
+    let payload = bytes.get(header_len..)?;
+    match ip.get_next_level_protocol() {
+        IpNextHeaderProtocols::Tcp => segment(&ip, &TcpPacket::new(payload)?, hook),
+        IpNextHeaderProtocols::Udp if i32::from(hook) == libc::NF_INET_PRE_ROUTING => {
+            let udp = UdpPacket::new(payload)?;
+            let source = SocketAddr::new(ip.get_source().into(), udp.get_source());
+            let destination = SocketAddr::new(ip.get_destination().into(), udp.get_destination());
+            Some(Segment::Datagram { flow: FlowKey::udp(source, destination) })
+        }
+        _ => None,
+    }
+}
+
+fn segment(ip: &Ipv4Packet<'_>, tcp: &TcpPacket<'_>, hook: u8) -> Option<Segment> {
     let source = SocketAddr::new(ip.get_source().into(), tcp.get_source());
     let destination = SocketAddr::new(ip.get_destination().into(), tcp.get_destination());
     let inbound = FlowKey::tcp(source, destination);
@@ -156,6 +174,18 @@ mod tests {
             assert_eq!(parse(&segment(inbound, flags), hook), expected, "{inbound} {flags:#x}");
         }
         assert_eq!(parse(&segment(true, TcpFlags::SYN), LOCAL_OUT), None);
+    }
+
+    #[test]
+    fn a_datagram_has_its_flow() {
+        let mut bytes = segment(true, 0);
+        bytes[9] = 17;
+        // No more than the header is needed, however long the datagram is.
+        bytes.truncate(28);
+        let flow = FlowKey::udp((CLIENT, 4000), (VIP, 80));
+        assert_eq!(parse(&bytes, PRE_ROUTING), Some(Segment::Datagram { flow }));
+        assert_eq!(parse(&bytes, LOCAL_OUT), None);
+        assert_eq!(parse(&bytes[..27], PRE_ROUTING), None);
     }
 
     proptest! {

@@ -30,11 +30,25 @@ pub const OWN_BUCKETS: &str = "own_buckets";
 /// without the daemon (overload form, spec 9); empty until the daemon fills it.
 pub const BY_BUCKET: &str = "by_bucket";
 
+/// The set of IP protocols that the kernel may let through to this host by
+/// itself: UDP and ICMP while the daemon lives, which says so again and again.
+pub const LEASED: &str = "leased";
+
+/// The set of flows of datagrams that other hosts serve, as client address,
+/// client port and service port.
+pub const FOREIGN_FLOWS: &str = "foreign_udp";
+
+/// Room in [`FOREIGN_FLOWS`]; datagrams of further flows go to the daemon each time.
+pub const FOREIGN_FLOWS_MAX: usize = 65_536;
+
 /// The counter of SYNs that were divided by bucket, own and foreign.
 pub const DIVIDED: &str = "divided";
 
 /// A SYN that opens a connection.
 const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
+
+/// ICMP messages about a packet that this host has sent, or got.
+const ICMP_ERROR: &str = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
 
 /// Bytes of a logged packet: IP and TCP headers with options fit.
 const LOG_SNAPLEN: u8 = 80;
@@ -134,6 +148,12 @@ impl Ruleset {
         // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
+        writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
+        writeln!(
+            text,
+            "  set {FOREIGN_FLOWS} {{ type ipv4_addr . inet_service . inet_service; \
+             flags timeout; size {FOREIGN_FLOWS_MAX}; }}"
+        )?;
         for (chain, offset) in QUEUE_CHAINS {
             writeln!(text, "  chain {chain} {{")?;
             match self.backend {
@@ -144,6 +164,7 @@ impl Ruleset {
             writeln!(text, "    drop\n  }}")?;
         }
         self.divide(text)?;
+        self.datagrams(text)?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
         // Without this, rules that do not mention an address would meet IPv6, too.
@@ -158,10 +179,11 @@ impl Ruleset {
         // Echo requests make no connection, so nobody need be asked who answers.
         writeln!(
             text,
-            "    icmp type echo-request {} @{OWN_BUCKETS} accept",
+            "    icmp type echo-request {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
             self.bucket("icmp id")
         )?;
         writeln!(text, "    icmp type echo-request drop")?;
+        writeln!(text, "    meta l4proto udp goto datagrams")?;
         let plain = "reset tcp option fastopen reset tcp option mptcp";
         let accept = match guard {
             Guard::Rst => "accept".to_owned(),
@@ -212,6 +234,12 @@ impl Ruleset {
         writeln!(text, "    meta nfproto != ipv4 accept")?;
         writeln!(text, "    ip saddr != {vip} accept")?;
         writeln!(text, "    oifname \"lo\" accept")?;
+        // Nobody answers a datagram to a closed port: another host may serve it. And only the
+        // host that has a flow may say what is wrong with its packets; of fragments,
+        // for instance, every host misses the same one.
+        writeln!(text, "    icmp type destination-unreachable icmp code port-unreachable drop")?;
+        writeln!(text, "    {ICMP_ERROR} ct state related accept")?;
+        writeln!(text, "    {ICMP_ERROR} drop")?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
         // services of the others, so it stays here; the client asks again.
@@ -238,7 +266,8 @@ impl Ruleset {
 
     /// Overload form: SYNs of foreign buckets go before connection tracking makes
     /// an entry for each, whether or not their flow is tracked here: a flood
-    /// that repeats its SYNs must not find the way to the daemon, either.
+    /// that repeats its SYNs must not find the way to the daemon, either. So do
+    /// datagrams of foreign flows.
     fn divide(&self, text: &mut String) -> std::fmt::Result {
         let Self { interface, vip, .. } = self;
         writeln!(text, "  chain divide {{")?;
@@ -249,7 +278,40 @@ impl Ruleset {
              counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
             self.bucket("tcp sport")
         )?;
+        writeln!(
+            text,
+            "    iifname \"{interface}\" ip daddr {vip} ip saddr . udp sport . udp dport \
+             @{FOREIGN_FLOWS} drop"
+        )?;
         writeln!(text, "  }}")
+    }
+
+    /// Datagrams to the virtual IP, and what a service of this host says in flows of others.
+    fn datagrams(&self, text: &mut String) -> std::fmt::Result {
+        let vip = self.vip;
+        writeln!(text, "  chain datagrams {{")?;
+        // In flows that this host has opened: answers to its own questions, and what a client
+        // says to a port from which a service has gone on with it (RFC 1350).
+        writeln!(text, "    ct direction reply accept")?;
+        writeln!(
+            text,
+            "    meta l4proto @{BY_BUCKET} {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
+            self.bucket("udp sport")
+        )?;
+        writeln!(text, "    meta l4proto @{BY_BUCKET} drop")?;
+        // Expected by a helper of connection tracking in a flow of this host.
+        writeln!(text, "    ct state related accept")?;
+        // The first datagram that is let through confirms the entry of its flow, before any
+        // answer makes it established.
+        writeln!(text, "    ct status confirmed meta l4proto @{LEASED} accept")?;
+        writeln!(text, "    goto contest\n  }}")?;
+        // Before connection tracking: it would take the flow for one that this host has opened.
+        writeln!(text, "  chain unheard {{")?;
+        writeln!(text, "    type filter hook output priority raw; policy accept;")?;
+        writeln!(
+            text,
+            "    ip saddr {vip} ip daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
+        )
     }
 
     /// The expression for the bucket of a client, whose port is in `field`.

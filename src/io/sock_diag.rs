@@ -84,6 +84,17 @@ impl SockDiag {
             .map(|socket| Listener { queued: socket.receive_queue, backlog: socket.send_queue }))
     }
 
+    /// Is there a socket that a datagram to `vip`:`port` from anybody would reach?
+    /// One connected to a peer does not count, nor does it hide another.
+    pub fn takes_datagrams(&mut self, vip: Ipv4Addr, port: u16) -> io::Result<bool> {
+        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let local = SocketAddrV4::new(vip, port);
+        // The kernel wants the addresses of UDP as in the packet, the sender first (`udp_dump_one`).
+        self.ask(libc::IPPROTO_UDP, local, nobody)
+            .map(|socket| socket.is_some())
+            .map_err(|error| attempt(format!("look for a UDP socket on {local}"), error))
+    }
+
     /// Removes the half-open request of `client` to `local`, without a packet
     /// to the client. A connection past the handshake is left alone.
     ///
@@ -114,7 +125,8 @@ impl SockDiag {
             TCP_TIME_WAIT => return Ok(Destroyed::Absent),
             _ => return Ok(Destroyed::Established),
         }
-        self.begin(SOCK_DESTROY, libc::NLM_F_ACK, libc::AF_INET, client, local, found.cookie, 0);
+        let (flags, protocol) = (libc::NLM_F_ACK, libc::IPPROTO_TCP);
+        self.begin(SOCK_DESTROY, flags, libc::AF_INET, protocol, client, local, found.cookie, 0);
         self.request.end();
         match self.socket.request(self.request.bytes(), self.sequence, |_| ()) {
             Ok(()) => Ok(Destroyed::Request),
@@ -145,7 +157,8 @@ impl SockDiag {
         found: &mut Vec<(SocketAddrV4, SocketAddrV4)>,
     ) -> io::Result<()> {
         let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        self.begin(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family, any, any, NO_COOKIE, CONNECTED);
+        let (flags, protocol) = (libc::NLM_F_DUMP, libc::IPPROTO_TCP);
+        self.begin(SOCK_DIAG_BY_FAMILY, flags, family, protocol, any, any, NO_COOKIE, CONNECTED);
         self.request.attribute(INET_DIAG_REQ_BYTECODE, &source_is(vip)).end();
         self.socket.send(self.request.bytes())?;
         loop {
@@ -168,9 +181,18 @@ impl SockDiag {
         }
     }
 
-    /// The one socket that a packet from `client` to `local` would reach.
+    /// The one socket that a packet of TCP from `client` to `local` would reach.
     fn find(&mut self, client: SocketAddrV4, local: SocketAddrV4) -> io::Result<Option<Socket>> {
-        self.begin(SOCK_DIAG_BY_FAMILY, 0, libc::AF_INET, client, local, NO_COOKIE, 0);
+        self.ask(libc::IPPROTO_TCP, client, local)
+    }
+
+    fn ask(
+        &mut self,
+        protocol: i32,
+        client: SocketAddrV4,
+        local: SocketAddrV4,
+    ) -> io::Result<Option<Socket>> {
+        self.begin(SOCK_DIAG_BY_FAMILY, 0, libc::AF_INET, protocol, client, local, NO_COOKIE, 0);
         self.request.end();
         self.socket.send(self.request.bytes())?;
         loop {
@@ -194,6 +216,7 @@ impl SockDiag {
         kind: u16,
         flags: i32,
         family: i32,
+        protocol: i32,
         client: SocketAddrV4,
         local: SocketAddrV4,
         cookie: [u8; 8],
@@ -203,7 +226,7 @@ impl SockDiag {
         self.request.clear();
         self.request
             .begin(kind, flags as u16, self.sequence)
-            .raw(&[family as u8, libc::IPPROTO_TCP as u8, 0, 0])
+            .raw(&[family as u8, protocol as u8, 0, 0])
             .raw(&states.to_ne_bytes());
         // struct inet_diag_sockid
         let [a, b] = local.port().to_be_bytes();

@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use clusterd::bucket::Bucket;
-use serde::Serialize;
 
 use super::bench::contender::{Cluster, Contender};
 use super::client::{Attempt, Load, LoadEvent, LoadPlan};
@@ -67,49 +65,18 @@ impl FloodArgs {
     }
 }
 
-/// A way to meet the flood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Defence {
-    /// The xtables match `cluster`.
-    XtCluster,
-    /// The daemons decide about every SYN.
-    Daemon(Guard),
-    /// The kernels decide by bucket, the daemons look on.
-    Buckets(Guard),
-}
-
-impl Defence {
-    /// All of them, in the order of the report.
-    const ALL: [Self; 5] = [
-        Self::XtCluster,
-        Self::Daemon(Guard::Rst),
-        Self::Daemon(Guard::Strict),
-        Self::Buckets(Guard::Rst),
-        Self::Buckets(Guard::Strict),
-    ];
-
-    fn contender(self) -> Contender {
-        match self {
-            Self::XtCluster => Contender::XtCluster,
-            Self::Daemon(guard) | Self::Buckets(guard) => Contender::Clusterd(guard),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::XtCluster => "xt_cluster",
-            Self::Daemon(Guard::Rst) => "clusterd rst, by claims",
-            Self::Daemon(Guard::Strict) => "clusterd strict, by claims",
-            Self::Buckets(Guard::Rst) => "clusterd rst, by buckets",
-            Self::Buckets(Guard::Strict) => "clusterd strict, by buckets",
-        }
-    }
-}
+/// Who meets the flood, in the order of the report.
+const CONTENDERS: [Contender; 4] = [
+    Contender::XtCluster,
+    Contender::ByClaims(Guard::Rst),
+    Contender::Clusterd(Guard::Rst),
+    Contender::Clusterd(Guard::Strict),
+];
 
 /// What was seen of one contender.
 #[derive(Clone, Debug)]
 struct Sample {
-    defence: Defence,
+    contender: Contender,
     /// Connect times before the flood.
     quiet: Latency,
     /// Connect times of those that succeeded during the flood.
@@ -123,17 +90,9 @@ struct Sample {
     resident: Option<u64>,
     /// Entries of connection tracking on the host with the most of them.
     tracked: u64,
-    /// How the kernels decided, where they did.
-    buckets: Option<ByBuckets>,
-}
-
-/// Of the hosts whose kernel decides by bucket, the worst.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct ByBuckets {
-    /// SYNs per second, of own and foreign buckets, by the kernel's own count.
-    decided_per_second: f64,
-    /// Time to set the buckets and to switch, in microseconds.
-    switch_us: f64,
+    /// SYNs per second, of own and foreign buckets, that the kernel of the host
+    /// with the fewest has decided about by itself, where it may.
+    by_kernel: Option<f64>,
 }
 
 /// Per second, during the flood.
@@ -153,9 +112,10 @@ pub fn run(args: &FloodArgs) -> Result<ExitCode> {
     process::on_interrupt(|| std::process::exit(130))?;
     process::raise_descriptor_limit();
     let mut samples = Vec::new();
-    for defence in Defence::ALL {
-        show_progress(defence.name());
-        samples.push(measure(defence, args).with_context(|| format!("flood {}", defence.name()))?);
+    for contender in CONTENDERS {
+        show_progress(contender.name());
+        let sample = measure(contender, args);
+        samples.push(sample.with_context(|| format!("flood {}", contender.name()))?);
     }
     show_progress("");
     let tracked_max = read_number("/proc/sys/net/netfilter/nf_conntrack_max")?;
@@ -168,30 +128,26 @@ pub fn run(args: &FloodArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
-    let cluster = Cluster::raise(defence.contender(), args.nodes, CLIENT_ADDRESSES_MAX)?;
+fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
+    let cluster = Cluster::raise(contender, args.nodes, CLIENT_ADDRESSES_MAX)?;
     prepare(&cluster)?;
     let quiet = connect_for(&cluster, Duration::from_secs(1))?;
-    let switch = match defence {
-        Defence::XtCluster | Defence::Daemon(_) => None,
-        Defence::Buckets(_) => Some(switch_to_buckets(&cluster)?),
+    let decided = || match contender {
+        Contender::Clusterd(_) => {
+            each_host(&cluster, || Ok(KernelBuckets::open(VIP)?.decided()?)).map(Some)
+        }
+        _ => Ok(None),
     };
-    let decided = || each_host(&cluster, || Ok(KernelBuckets::open(VIP)?.decided()?));
     // One CPU is left to clients, services and daemons.
     let senders = thread::available_parallelism().map_or(1, |cpus| cpus.get() - 1).max(1);
     let flood = Flood::start(&cluster.topology.client, senders, args.rate)?;
     thread::sleep(RUN_UP);
     let (begin, before) = (Instant::now(), Totals::read(&cluster, &flood)?);
-    let decided_before = switch.map(|_| decided()).transpose()?;
+    let decided_before = decided()?;
     let attempts = connect_for(&cluster, Duration::from_secs(args.seconds))?;
     let (seconds, after) = (begin.elapsed().as_secs_f64(), Totals::read(&cluster, &flood)?);
-    let buckets = match (switch, decided_before) {
-        (Some(switch), Some(before)) => Some(ByBuckets {
-            decided_per_second: slowest(&decided()?, &before, seconds).round(),
-            switch_us: switch.as_secs_f64() * 1e6,
-        }),
-        (_, None) | (None, _) => None,
-    };
+    let by_kernel = decided()?.zip(decided_before);
+    let by_kernel = by_kernel.map(|(now, before)| slowest(&now, &before, seconds).round());
     let resident = cluster.deciders.iter().map(Process::resident_bytes);
     let resident = resident.collect::<Result<Vec<_>>>()?.into_iter().max();
     let tracked =
@@ -200,7 +156,7 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
     let connects = attempts.iter().filter(|attempt| attempt.outcome.is_ok());
     let connects: Vec<_> = connects.filter_map(|attempt| attempt.connect).collect();
     Ok(Sample {
-        defence,
+        contender,
         quiet: Latency::of(quiet.iter().filter_map(|attempt| attempt.connect)),
         attempts: attempts.len() as u64,
         succeeded: connects.len() as u64,
@@ -209,7 +165,7 @@ fn measure(defence: Defence, args: &FloodArgs) -> Result<Sample> {
         rates: after.since(&before, seconds),
         resident,
         tracked: tracked.into_iter().max().unwrap_or_default(),
-        buckets,
+        by_kernel,
     })
 }
 
@@ -253,25 +209,6 @@ fn connect_for(cluster: &Cluster, time: Duration) -> Result<Vec<Attempt>> {
     load.stop();
     while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
     Ok(load.attempts())
-}
-
-/// Divides the buckets evenly, and has the kernels decide; returns how long the
-/// slowest took.
-fn switch_to_buckets(cluster: &Cluster) -> Result<Duration> {
-    let hosts = cluster.topology.hosts.len();
-    let mut slowest = Duration::ZERO;
-    for (host, namespace) in cluster.topology.hosts.iter().enumerate() {
-        let own = Bucket::all().filter(|&Bucket(number)| usize::from(number) % hosts == host);
-        let own = own.collect();
-        let took = namespace.within(|| {
-            let mut buckets = KernelBuckets::open(VIP)?;
-            let begin = Instant::now();
-            buckets.set(&own, true)?;
-            Ok(begin.elapsed())
-        })?;
-        slowest = slowest.max(took);
-    }
-    Ok(slowest)
 }
 
 /// Counts since the cluster was raised.

@@ -223,6 +223,7 @@ impl Attempt {
                 E::Syn(copy),
             ) => {
                 cx.decide(copy, Verdict::Drop);
+                cx.counters.datagrams_full += u64::from(self.is_datagrams());
                 same
             }
             (S::Deferred { ticket: None, to, key, until }, E::Syn(ticket)) => {
@@ -237,7 +238,20 @@ impl Attempt {
             }
             (S::Half { .. } | S::Owned { .. }, E::Syn(ticket)) => {
                 cx.decide(ticket, Verdict::Accept);
-                cx.own(self, 0);
+                cx.announce(self, 0);
+                same
+            }
+            // The kernel of the owner goes on with a flow of datagrams and asks no daemon,
+            // so nobody there would answer a claim.
+            (S::Foreign { owner: Some(owner), .. }, E::Syn(ticket))
+                if self.is_datagrams() && cx.view.is_live(owner) =>
+            {
+                let goes_on = self.seen;
+                self.seen = true;
+                self.yield_to_owner(cx, ticket);
+                if goes_on {
+                    self.block(cx);
+                }
                 same
             }
             // The answer was heard before the question.
@@ -353,9 +367,7 @@ impl Attempt {
             ) => same,
 
             (S::Accepted { rank, .. }, E::SynAck { isn }) => {
-                if cx.view.announces() {
-                    cx.own(self, rank);
-                }
+                cx.announce(self, rank);
                 Some(S::Half { isn, until: now + timers.owned })
             }
             // The kernel answers again, or still, what this node had given up,
@@ -367,9 +379,7 @@ impl Attempt {
                 if let Some(ticket) = self.state.ticket() {
                     cx.decide(ticket, Verdict::Accept);
                 }
-                if cx.view.announces() {
-                    cx.own(self, 0);
-                }
+                cx.announce(self, 0);
                 Some(S::Half { isn, until: now + timers.owned })
             }
             (S::Half { .. }, E::SynAck { isn }) => Some(S::Half { isn, until: now + timers.owned }),
@@ -378,7 +388,7 @@ impl Attempt {
             (S::Accepted { purpose: Purpose::Refuse, rank, .. }, E::Refusal(rst)) => {
                 cx.decide(rst, Verdict::Accept);
                 cx.counters.refusals += 1;
-                cx.own(self, rank);
+                cx.announce(self, rank);
                 None
             }
             // The listener went away under this attempt: the others go on.
@@ -475,9 +485,11 @@ impl Attempt {
                 cx.counters.mute += 1;
                 Some(self.give_up(cx))
             }
-            // The owner remembers a flow of datagrams for as long as its kernel does.
+            // The owner remembers a flow of datagrams for as long as its kernel does. It says
+            // so again in case that another host has one, too: nobody would notice.
             (S::Owned { .. }, E::Timeout) if self.is_datagrams() => {
                 cx.outbox.outputs.extend(self.flow.map(Output::Inquire));
+                cx.announce(self, 0);
                 Some(S::Owned { until: now + timers.datagrams })
             }
             (
@@ -505,18 +517,14 @@ impl Attempt {
         self.more.drain(..).for_each(|ticket| cx.decide(ticket, verdict));
     }
 
-    /// Drops what is held of another node's attempt. The kernel can spare the
-    /// daemon further datagrams of it.
-    fn drop_held(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        self.release_held(cx, ticket, Verdict::Drop);
-        if self.is_datagrams() {
-            cx.outbox.outputs.extend(self.flow.map(Output::Block));
-        }
+    /// The kernel can spare the daemon what comes next.
+    fn block(&self, cx: &mut Context<'_>) {
+        cx.outbox.outputs.extend(self.flow.map(Output::Block));
     }
 
     /// Another node has answered.
     fn yield_to_owner(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        self.drop_held(cx, ticket);
+        self.release_held(cx, ticket, Verdict::Drop);
         cx.counters.yielded += 1;
         self.incumbent = false;
     }
@@ -544,7 +552,11 @@ impl Attempt {
 
     /// This try is another node's by hash, or nobody's; the next one is the next node's.
     fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
-        self.drop_held(cx, ticket);
+        self.release_held(cx, ticket, Verdict::Drop);
+        // A question and its answer are not worth it, a flow that goes on is.
+        if self.is_datagrams() && self.tries > 0 {
+            self.block(cx);
+        }
         cx.counters.left_to_hash += 1;
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
     }
@@ -622,9 +634,7 @@ impl Attempt {
         let timers = cx.view.config.timers;
         if self.is_datagrams() {
             // There is no SYN-ACK to wait for: who accepts owns.
-            if cx.view.announces() {
-                cx.own(self, rank);
-            }
+            cx.announce(self, rank);
             return State::Owned { until: cx.view.now + timers.datagrams };
         }
         State::Accepted { rank, purpose, until: cx.view.now + timers.emit }
@@ -669,6 +679,13 @@ impl Context<'_> {
         self.counters.claims += 1;
         let contest = self.contest(attempt, rank);
         self.outbox.entries.push_back(Entry::Claim(contest));
+    }
+
+    /// Says that this node has answered, if anybody wants to hear it.
+    fn announce(&mut self, attempt: &Attempt, rank: u8) {
+        if self.view.announces() {
+            self.own(attempt, rank);
+        }
     }
 
     fn own(&mut self, attempt: &Attempt, rank: u8) {

@@ -17,6 +17,7 @@ pub(super) const LOSS_SAMPLE: u32 = 32;
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     major: u8,
+    minor: u8,
     incarnation: u64,
     window: Window,
     heard: Instant,
@@ -43,6 +44,7 @@ impl Peer {
         let mute_version = major != MAJOR || header.minor == 0;
         Self {
             major,
+            minor: header.minor,
             incarnation: header.incarnation,
             window: Window::new(header.sequence),
             heard: now,
@@ -80,6 +82,11 @@ impl Peer {
     /// Decides by hash and does not claim.
     pub fn by_hash(&self) -> bool {
         self.flags.hash
+    }
+
+    /// Leaves the share of who decides by hash alone. Version 1.0 knows no such thing.
+    pub fn heeds_hash(&self) -> bool {
+        self.minor > 0
     }
 
     pub fn serves(&self, service: ServicePort) -> bool {
@@ -425,6 +432,8 @@ mod tests {
         hear(&mut peers, 0, header(1, 1));
         assert_eq!(peers.live().count(), 0, "it may be a recording");
         assert!(!peers.report(PEER, None, true, None));
+        assert!(!peers.report(PEER, Some(&report(1)), true, Some(2)), "of this life, but old");
+        assert_eq!(peers.live().count(), 0);
         assert!(peers.report(PEER, Some(&report(1)), true, None));
         assert_eq!(peers.live().count(), 1);
         assert!(!peers.report(PEER, Some(&report(2)), true, None), "it was verified before");

@@ -25,6 +25,9 @@ const HELLOS_MAX: usize = 32;
 /// A node that has just taken another id does not take yet another one.
 const ID_KEPT: Duration = Duration::from_secs(1);
 
+/// How long it takes to say again which flows of datagrams are this node's.
+const REPEATED_WITHIN: Duration = Duration::from_millis(500);
+
 /// One host of the cluster. See the [module](super) for how to drive it.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -166,6 +169,9 @@ impl Node {
             if let Notice::PeerLeft(node) = notice {
                 self.roster.remove(node);
             }
+            if let Notice::PeerBack(_) = notice {
+                self.repeat_owned(now);
+            }
             let live = |node| self.membership.get(node).is_some_and(Peer::live);
             match notice {
                 // It hears of this node at once, but is not ranked before it has answered.
@@ -256,7 +262,24 @@ impl Node {
             .find(|&(sent, _)| now.since(sent) >= self.config.timers.suspect)
             .map(|(_, sequence)| sequence);
         if self.membership.report(from, reports.iter().find(mine), complete, expected) {
+            self.repeat_owned(now);
             self.change(now, Notice::PeerVerified(from));
+        }
+    }
+
+    /// Says within [`REPEATED_WITHIN`] which flows of datagrams are this node's: while it and
+    /// others did not hear each other, one of them may have taken them over.
+    fn repeat_owned(&mut self, now: Instant) {
+        let spread = REPEATED_WITHIN.as_micros() as u64;
+        for slot in self.attempts.all_answered() {
+            let attempt = self.attempts.get(slot);
+            let datagrams = |flow: FlowKey| flow.protocol == Protocol::Udp;
+            if attempt.flow.is_some_and(datagrams) && attempt.state.answered() {
+                let AttemptId([a, b, ..]) = self.attempts.id(slot);
+                let share = u64::from(u16::from_be_bytes([a, b]));
+                let wait = Duration::from_micros((spread * share) >> 16);
+                self.deadlines.set(slot, now + wait);
+            }
         }
     }
 
@@ -372,6 +395,7 @@ impl Node {
             // The others do not count on this node any more, and have answered what it
             // still holds.
             self.changed = now;
+            self.repeat_owned(now);
         }
         let mut notices = Vec::new();
         self.membership.expire(now, &self.config.timers, |notice| notices.push(notice));
@@ -472,9 +496,9 @@ impl Node {
     fn say_hello(&mut self, now: Instant) {
         // Whom this node hears comes first: a new peer believes what follows.
         let reports = self.membership.reports(now);
+        self.outbox.entries.push_front(Entry::Heard { reports });
         let unavailable = |protocol| self.services.unavailable(protocol).collect();
         self.outbox.entries.extend([
-            Entry::Heard { reports },
             Entry::Hello { unavailable: unavailable(Protocol::Tcp) },
             Entry::HelloUdp { unavailable: unavailable(Protocol::Udp) },
         ]);

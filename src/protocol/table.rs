@@ -6,6 +6,7 @@
 //! state, when slots are used again, nothing is allocated.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::attempt::Attempt;
@@ -77,8 +78,29 @@ impl Attempts {
 
     /// The attempt that this node answered last of those of a flow.
     pub fn answered(&self, flow: &FlowKey) -> Option<Slot> {
-        let hash = self.secret.hash_one(flow);
+        self.answered_under(self.flow_hash(flow), flow)
+    }
+
+    fn answered_under(&self, hash: u64, flow: &FlowKey) -> Option<Slot> {
         self.by_flow.find(hash, |slot| self.get(slot).flow.as_ref() == Some(flow))
+    }
+
+    /// The secret hash of a flow, of few words: what is derived for its types hashes
+    /// a dozen small fields.
+    fn flow_hash(&self, flow: &FlowKey) -> u64 {
+        let ip = |ip| match ip {
+            IpAddr::V4(ip) => u128::from(ip.to_bits()),
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
+        let FlowKey { protocol, client, service } = flow;
+        let ports = [u16::from(protocol.number()), client.port(), service.port()];
+        let ports = ports.into_iter().fold(0, |all, port| all << 16 | u128::from(port));
+        self.secret.hash_one([ip(client.ip()), ip(service.ip()), ports])
+    }
+
+    /// The attempts that [`Attempts::answered`] finds, in no order. Walks the whole table.
+    pub fn all_answered(&self) -> impl Iterator<Item = Slot> {
+        self.by_flow.all()
     }
 
     pub fn id(&self, slot: Slot) -> AttemptId {
@@ -119,8 +141,8 @@ impl Attempts {
 
     /// Makes [`Attempts::answered`] find this attempt, and no other of its flow.
     pub fn set_answered(&mut self, slot: Slot, flow: &FlowKey) {
-        let hash = self.secret.hash_one(flow);
-        if let Some(earlier) = self.answered(flow) {
+        let hash = self.flow_hash(flow);
+        if let Some(earlier) = self.answered_under(hash, flow) {
             self.by_flow.remove(hash, earlier);
         }
         self.by_flow.insert(hash, slot);
@@ -128,7 +150,7 @@ impl Attempts {
 
     /// Undoes that, unless another attempt of the flow has been answered since.
     pub fn clear_answered(&mut self, slot: Slot, flow: &FlowKey) {
-        self.by_flow.remove(self.secret.hash_one(flow), slot);
+        self.by_flow.remove(self.flow_hash(flow), slot);
     }
 }
 
@@ -136,45 +158,66 @@ impl Attempts {
 #[derive(Clone, Debug)]
 struct Chains {
     first: Vec<Option<NonZeroU32>>,
-    /// What follows a slot in its list, by index.
-    after: Vec<Option<Slot>>,
+    /// The place of each slot in its list, by index.
+    links: Vec<Link>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    after: Option<Slot>,
+    /// Another part of the hash than that which chooses the list: whoever looks for
+    /// something else need not touch the slot itself, which is seldom in the cache.
+    tag: u32,
+}
+
+impl Link {
+    fn tag(hash: u64) -> u32 {
+        (hash >> 32) as u32
+    }
 }
 
 impl Chains {
     fn with_capacity(slots: usize) -> Self {
         // All zero bits, so that untouched pages cost no memory.
         let first = vec![None; slots.next_power_of_two()];
-        Self { first, after: Vec::with_capacity(slots) }
+        Self { first, links: Vec::with_capacity(slots) }
     }
 
     fn find(&self, hash: u64, is: impl Fn(Slot) -> bool) -> Option<Slot> {
-        let mut next = self.first[self.chain(hash)].map(Slot);
-        while let Some(slot) = next
-            && !is(slot)
-        {
-            next = self.after[slot.index()];
-        }
-        next
+        self.list(hash).find(|&slot| self.links[slot.index()].tag == Link::tag(hash) && is(slot))
+    }
+
+    fn list(&self, hash: u64) -> impl Iterator<Item = Slot> {
+        let first = self.first[self.chain(hash)].map(Slot);
+        std::iter::successors(first, |slot| self.links[slot.index()].after)
+    }
+
+    fn all(&self) -> impl Iterator<Item = Slot> {
+        let after = |&slot: &Slot| self.links[slot.index()].after;
+        let firsts = self.first.iter().flatten().map(|&first| Slot(first));
+        firsts.flat_map(move |first| std::iter::successors(Some(first), after))
     }
 
     fn insert(&mut self, hash: u64, slot: Slot) {
         let chain = self.chain(hash);
-        if self.after.len() < slot.number() {
-            self.after.resize(slot.number(), None);
+        if self.links.len() < slot.number() {
+            self.links.resize(slot.number(), Link::default());
         }
-        self.after[slot.index()] = self.first[chain].replace(slot.0).map(Slot);
+        let after = self.first[chain].replace(slot.0).map(Slot);
+        self.links[slot.index()] = Link { after, tag: Link::tag(hash) };
     }
 
     /// Takes the slot out of the list of `hash` if it is there.
     fn remove(&mut self, hash: u64, slot: Slot) {
         let chain = self.chain(hash);
-        let after = self.after.get(slot.index()).copied().flatten();
+        let after = self.links.get(slot.index()).and_then(|link| link.after);
         if self.first[chain] == Some(slot.0) {
             self.first[chain] = after.map(|after| after.0);
-        } else if let Some(before) =
-            self.find(hash, |before| self.after[before.index()] == Some(slot))
-        {
-            self.after[before.index()] = after;
+            return;
+        }
+        let before = self.list(hash).find(|it| self.links[it.index()].after == Some(slot));
+        if let Some(before) = before {
+            self.links[before.index()].after = after;
         }
     }
 
@@ -246,6 +289,7 @@ mod tests {
                     prop_assert_eq!(attempts.find(id), slots.get(&id).copied());
                     prop_assert!(attempts.find(id).is_none_or(|slot| attempts.id(slot) == id));
                 }
+                prop_assert_eq!(attempts.all_answered().count(), answered.len());
                 for flow in [0, 1, 2].map(self::flow) {
                     prop_assert_eq!(attempts.answered(&flow), answered.get(&flow).copied());
                 }

@@ -1,7 +1,5 @@
 //! Whose turn it is: this node's view of members, services and ranks (spec 5.1, 5.6).
 
-use std::cmp::Reverse;
-
 use super::fallback::{Cause, Fallback};
 use super::membership::Membership;
 use super::pace::Pace;
@@ -160,10 +158,11 @@ impl View<'_> {
         if self.designated(flow, tries) != Some(self.me()) {
             return Turn::Bystander;
         }
-        let claimants = self.membership.live().any(|(_, peer)| !peer.by_hash());
+        let claimants = || self.membership.live().filter(|(_, peer)| !peer.by_hash());
         let announced = self.now.since(self.changed) >= self.config.timers.quiet
-            && !self.fallback.has(Cause::Mute);
-        Turn::Designated { wait: claimants && !announced }
+            && !self.fallback.has(Cause::Mute)
+            && claimants().all(|(_, peer)| peer.heeds_hash());
+        Turn::Designated { wait: claimants().next().is_some() && !announced }
     }
 
     /// A peer that decides by hash takes this try: the others leave it alone.
@@ -184,17 +183,18 @@ impl View<'_> {
             None => *node != self.me() || self.listener(service) != Listener::Absent,
         };
         let bucket = self.config.key.bucket(flow);
-        let mut order: Vec<NodeId> = self.members().filter(serves).collect();
-        if order.is_empty() {
-            // Somebody must refuse.
-            order.extend(self.members());
-        }
-        order.sort_by_key(|&node| Reverse((self.config.key.bucket_weight(bucket, node), node)));
+        let weight = |node| (self.config.key.bucket_weight(bucket, node), node);
+        // If nobody serves it, somebody must refuse.
+        let served = self.members().any(|node| serves(&node));
+        let order = || self.members().filter(|node| !served || serves(node)).map(weight);
         let position = match flow.protocol {
-            Protocol::Tcp => usize::from(tries) % order.len().max(1),
+            Protocol::Tcp => usize::from(tries) % order().count().max(1),
             Protocol::Udp => 0,
         };
-        order.get(position).copied()
+        // Not sorted: this is done for every SYN of a flood, and nearly always for the first.
+        let next = |last: Option<_>| order().filter(|&it| last.is_none_or(|last| it < last)).max();
+        let found = (0..=position).fold(None, |last, _| next(last));
+        found.map(|(_, node)| node)
     }
 
     /// The nodes among which the hash distributes, this one included once it takes part.

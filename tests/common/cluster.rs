@@ -114,7 +114,8 @@ pub struct Host {
     /// What it has kept of the cluster over its crashes.
     pub roster: Vec<(NodeId, Duration)>,
     pub share: KernelShare,
-    starts: u64,
+    /// From which its incarnation follows.
+    pub starts: u64,
     paused_until: Instant,
     inbox: Vec<Packet>,
     sockets: BTreeMap<FlowKey, Socket>,

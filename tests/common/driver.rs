@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clusterd::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn, Ticket,
-    Timers, Verdict,
+    Config, Counters, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn,
+    Ticket, Timers, Verdict,
 };
 use clusterd::wire::{self, Contest, Entry, Frame, Header, KeyRing};
 
@@ -35,7 +35,7 @@ pub enum Op {
         entries: Vec<Entry>,
     },
     Listener {
-        port: u16,
+        service: ServicePort,
         listener: Listener,
     },
     SynAck {
@@ -68,6 +68,8 @@ pub enum Op {
         major: u8,
         header: Header,
     },
+    /// Somebody repeats everything that was heard of the known peers.
+    Replay,
     /// The event loop runs through all wake-ups of this time.
     Run(Duration),
     /// It does not run for this time.
@@ -99,7 +101,7 @@ pub struct Driver {
     syns: BTreeMap<Ticket, (Instant, AttemptId)>,
     /// The other packet that waits, within one input.
     other: Option<(Ticket, Option<AttemptId>)>,
-    listeners: BTreeMap<u16, Listener>,
+    listeners: BTreeMap<ServicePort, Listener>,
     accepted: BTreeSet<AttemptId>,
     answered: BTreeSet<AttemptId>,
     /// Attempts that are flows of datagrams: accepted is answered.
@@ -108,6 +110,8 @@ pub struct Driver {
     forgotten: bool,
     /// Frames said, under each id.
     said: BTreeMap<NodeId, u64>,
+    /// Frames heard of each peer since it was found last.
+    heard: BTreeMap<NodeId, Vec<Frame>>,
 }
 
 impl Driver {
@@ -129,6 +133,7 @@ impl Driver {
             datagrams: BTreeSet::new(),
             forgotten: false,
             said: BTreeMap::new(),
+            heard: BTreeMap::new(),
         }
     }
 
@@ -146,11 +151,17 @@ impl Driver {
                 self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
             Op::Frame { header, entries } => {
-                self.node.handle_frame(now, &Frame { header, entries });
+                let frame = Frame { header, entries };
+                let before = self.node.counters().frames;
+                self.node.handle_frame(now, &frame);
+                self.drain();
+                if self.node.counters().frames > before {
+                    self.heard.entry(header.node).or_default().push(frame);
+                }
             }
-            Op::Listener { port, listener } => {
-                self.listeners.insert(port, listener);
-                self.node.handle_listener(now, ServicePort::tcp(port), listener);
+            Op::Listener { service, listener } => {
+                self.listeners.insert(service, listener);
+                self.node.handle_listener(now, service, listener);
             }
             Op::SynAck { flow: number, isn, server_isn } => {
                 self.answered.insert(key().attempt(&flow(number), isn));
@@ -177,6 +188,7 @@ impl Driver {
             Op::FlowEnded { flow: number } => self.node.handle_flow_ended(now, datagrams(number)),
             Op::Load(load) => self.node.handle_load(now, &load),
             Op::Stranger { major, header } => self.node.handle_stranger(now, major, &header),
+            Op::Replay => return self.replay(),
             Op::Run(time) => return self.run(time),
             Op::Sleep(time) => {
                 self.now = now + time;
@@ -222,7 +234,10 @@ impl Driver {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
                 Output::Notice(Notice::ServiceDown(service)) => {
-                    self.listeners.insert(service.port, Listener::Absent);
+                    self.listeners.insert(service, Listener::Absent);
+                }
+                Output::Notice(Notice::PeerFound(peer)) => {
+                    self.heard.remove(&peer);
                 }
                 Output::Notice(_) | Output::Destroy(_) | Output::Share(_) => {}
                 Output::Inquire(flow) => {
@@ -250,6 +265,25 @@ impl Driver {
         assert!(self.node.peers().count() <= LIMITS.peers, "I7");
     }
 
+    /// I9: whoever repeats what was heard of a known peer moves a counter, and nothing else.
+    pub fn replay(&self) {
+        let known: Vec<NodeId> = self.node.hearing().map(|peer| peer.node).collect();
+        let heard = known.iter().flat_map(|peer| self.heard.get(peer)).flatten();
+        for frame in heard {
+            let mut node = self.node.clone();
+            node.handle_frame(self.now, frame);
+            assert_eq!(node.poll_output(), None, "{frame}");
+            let stale_frames = self.node.counters().stale_frames + 1;
+            let expected = Counters { stale_frames, ..*self.node.counters() };
+            assert_eq!(*node.counters(), expected, "{frame}");
+            assert_eq!(
+                from_outside(&node, self.now),
+                from_outside(&self.node, self.now),
+                "{frame}"
+            );
+        }
+    }
+
     fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
         if let Some((_, attempt)) = self.syns.remove(&ticket) {
             self.verdicts.push((attempt, verdict));
@@ -272,8 +306,11 @@ impl Driver {
     fn check(&self, entry: &Entry) {
         match entry {
             Entry::Claim(Contest { attempt, port, .. }) => {
-                let absent = self.listeners.get(port) == Some(&Listener::Absent);
-                assert!(!absent || self.accepted.contains(attempt), "I8: claims {port}");
+                let datagrams = self.datagrams.contains(attempt);
+                let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
+                let service = ServicePort { protocol, port: *port };
+                let absent = self.listeners.get(&service) == Some(&Listener::Absent);
+                assert!(!absent || self.accepted.contains(attempt), "I8: claims {service}");
             }
             Entry::Own(Contest { attempt, .. }) => {
                 assert!(self.answered.contains(attempt), "OWN without an answer");
@@ -284,4 +321,17 @@ impl Driver {
             | Entry::Heard { .. } => {}
         }
     }
+}
+
+/// All that a driver can ask a node, and what it would say and want next.
+fn from_outside(node: &Node, now: Instant) -> impl PartialEq + std::fmt::Debug {
+    let mut next = node.clone();
+    next.handle_timeout(now);
+    let outputs: Vec<_> = std::iter::from_fn(|| next.poll_output()).collect();
+    let frames: Vec<_> = std::iter::from_fn(|| next.poll_frame(now).cloned()).collect();
+    let hearing: Vec<_> = node.hearing().collect();
+    let roster: Vec<_> = node.roster(now).collect();
+    let peers: Vec<_> = node.peers().collect();
+    let modes = (node.by_hash(), node.causes().collect::<Vec<_>>(), node.pace());
+    (node.id(), node.load(), node.poll_timeout(), hearing, roster, peers, modes, outputs, frames)
 }

@@ -9,7 +9,7 @@
 //! follow the steps: bits 0 to 3 of their first byte say what happens ([`step`]),
 //! bit 7 says to which node.
 
-use clusterd::flow::{AttemptId, NodeId};
+use clusterd::flow::{AttemptId, NodeId, ServicePort};
 use clusterd::protocol::{Listener, Load, Mode, Pacing};
 use clusterd::wire::{self, DecodeError, Frame, MAGIC, MAJOR};
 
@@ -62,8 +62,11 @@ fn step(script: &mut Script<'_>, nodes: &mut [Driver]) -> Option<()> {
         2 => {
             let byte = script.byte()?;
             let listener = [Listener::Ready, Listener::Busy, Listener::Absent];
-            let listener = listener[usize::from(byte >> 4) % listener.len()];
-            Op::Listener { port: port(byte), listener }
+            let listener = listener[usize::from(byte >> 4 & 7) % listener.len()];
+            let port = port(byte);
+            let udp = byte >> 7 == 1;
+            let service = if udp { ServicePort::udp(port) } else { ServicePort::tcp(port) };
+            Op::Listener { service, listener }
         }
         3 => {
             let byte = script.byte()?;

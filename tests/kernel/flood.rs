@@ -18,7 +18,7 @@ fn clients_get_their_answers_during_a_flood() {
     assert!(output.status.success(), "{stderr}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("lab flood prints JSON");
     let figures = report["figures"].as_array().expect("figures");
-    assert_eq!(figures.len(), 5);
+    assert_eq!(figures.len(), 4);
     for figures in figures {
         let positive = |name: &str| figures[name].as_f64() > Some(0.0);
         for name in ["syns_sent_per_second", "syn_acks_to_spoofed_per_second", "attempts"] {
@@ -28,8 +28,5 @@ fn clients_get_their_answers_during_a_flood() {
         let by_daemon = figures["contender"].as_str().is_some_and(|name| name.contains("clusterd"));
         assert_eq!(positive("claim_frames_per_second"), by_daemon, "{report:#}");
         assert_eq!(positive("resident_mib"), by_daemon, "{report:#}");
-        if let Some(by_buckets) = figures.get("by_buckets") {
-            assert!(by_buckets["decided_per_second"].as_f64() > Some(0.0), "{report:#}");
-        }
     }
 }

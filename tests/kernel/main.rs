@@ -5,26 +5,34 @@
 //! a time (see [`rig`]), and each takes down what it raised. No test measures
 //! time: a deadline only ends the wait for something that must happen.
 
+mod answers;
 mod capture;
 mod load;
 mod rig;
+mod sender;
 mod sockets;
 #[path = "../common/tshark.rs"]
 mod tshark;
 
 mod arp;
+mod auth;
 mod buckets;
 mod coexist;
+mod datagrams;
 mod dissector;
 mod dumps;
 mod errors;
+mod fallback;
 mod faults;
 mod flood;
 mod frames;
 mod log;
+mod membership;
 mod overload;
 mod ports;
+mod programs;
 mod resets;
 mod services;
 mod survival;
 mod traffic;
+mod upgrade;

@@ -47,11 +47,16 @@ struct Pids {
 impl Lab {
     /// Raises a cluster, or prints why this machine cannot.
     pub fn up(nodes: usize, guard: &str) -> Option<Self> {
+        Self::up_with(nodes, &["--guard", guard])
+    }
+
+    /// The same with options of `lab up`.
+    pub fn up_with(nodes: usize, options: &[&str]) -> Option<Self> {
         let nodes = nodes.to_string();
         let mut lab = Self::reserve()?;
-        let output = clusterd(&[
-            "lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes, "--guard", guard,
-        ]);
+        let mut words = vec!["lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes];
+        words.extend(options);
+        let output = clusterd(&words);
         // Exit code 69 of a daemon is a missing kernel feature, by its own account.
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if stderr.contains("exit status: 69") {
@@ -169,18 +174,53 @@ impl Lab {
 
     /// Starts a daemon and waits for its ready line.
     pub fn start_daemon(&self, host: usize, vip: Ipv4Addr, options: &[&str]) -> u32 {
-        let vip = vip.to_string();
         // Where the lab's own daemons keep theirs; it goes with the lab.
         let state = format!("/run/clusterd-lab/{}", self.name);
-        let mut words = vec!["clusterd", "eth0", &vip, "--state-dir", &state];
+        let mut words = vec!["--state-dir", &state];
+        words.extend(options);
+        self.start_program("clusterd", host, vip, &words)
+    }
+
+    /// Starts the daemon of some version and waits for its ready line.
+    pub fn start_program(
+        &self,
+        program: &str,
+        host: usize,
+        vip: Ipv4Addr,
+        options: &[&str],
+    ) -> u32 {
+        let address = vip.to_string();
+        let mut words = vec![program, "eth0", &address];
         words.extend(options);
         let pid = self.start(host, &words);
         if let Some(pids) = self.hosts.borrow_mut().get_mut(host - 1)
-            && vip == VIP.to_string()
+            && vip == VIP
         {
             pids.daemon = pid;
         }
         pid
+    }
+
+    /// Ends a host's daemon with a signal and starts another with these options.
+    pub fn replace_daemon(&self, host: usize, with: libc::c_int, options: &[&str]) {
+        end(self.daemon(host), with);
+        self.start_daemon(host, VIP, options);
+    }
+
+    /// The switch loses all claim frames to hosts, or none.
+    pub fn lose_claims(&self, all: bool) {
+        let line = if all {
+            let ports: Vec<_> = (1..=self.nodes()).map(|host| format!("h{host}")).collect();
+            format!(
+                "nft -f - <<'END'\ntable netdev loss {{\nchain to_hosts {{\n\
+                 type filter hook egress devices = {{ {} }} priority 0\n\
+                 ip protocol 150 drop\n}}\n}}\nEND",
+                ports.join(", ")
+            )
+        } else {
+            "nft delete table netdev loss".to_owned()
+        };
+        self.shell("switch", &line);
     }
 
     /// Starts the lab's service and waits for its ready line.
@@ -223,6 +263,19 @@ impl Lab {
     pub fn log(&self, host: usize) -> String {
         let path = format!("/run/clusterd-lab/{}/h{host}.log", self.name);
         fs::read_to_string(path).expect("read a host's log")
+    }
+
+    /// How many members each host has kept for its next start.
+    pub fn kept_rosters(&self) -> Vec<usize> {
+        let entries = fs::read_dir(format!("/run/clusterd-lab/{}", self.name)).expect("the lab");
+        let paths = entries.flatten().map(|entry| entry.path());
+        let files = paths.filter(|path| path.extension().is_some_and(|ext| ext == "json"));
+        let members = |path: PathBuf| {
+            let text = fs::read_to_string(path).expect("read a state file");
+            let state: Value = serde_json::from_str(&text).expect("a state file is JSON");
+            state["roster"].as_array().map_or(0, Vec::len)
+        };
+        files.map(members).collect()
     }
 
     fn ip(&self, words: &[&str]) {

@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use super::rules::{Mutant, root};
 
 /// Tests that a mutant may be caught by, if not by the one that is named for it.
-const SUITES: [&str; 5] = ["cluster", "races", "properties", "vectors", "lib"];
+const SUITES: [&str; 8] =
+    ["cluster", "races", "fallback", "membership", "properties", "exchanges", "vectors", "lib"];
 /// Seconds after which a build or a test hangs.
 const PATIENCE: &str = "120";
 

@@ -138,7 +138,8 @@ fn a_connection_has_the_cookie_of_its_request() {
         assert_eq!(connection.state, 1, "established");
         assert_eq!(connection.cookie, request.cookie);
 
-        diag.begin(SOCK_DESTROY, libc::NLM_F_ACK, libc::AF_INET, client, local, request.cookie, 0);
+        let (ack, protocol) = (libc::NLM_F_ACK, libc::IPPROTO_TCP);
+        diag.begin(SOCK_DESTROY, ack, libc::AF_INET, protocol, client, local, request.cookie, 0);
         diag.request.end();
         diag.socket.request(diag.request.bytes(), diag.sequence, |_| ()).unwrap();
         let mut seen = 0;
@@ -212,5 +213,29 @@ fn cost_of_a_lookup() {
             assert_eq!(diag.listener(VIP, 9).unwrap(), None);
         }
         println!("no listener: {:?}", before.elapsed() / 50_000);
+    });
+}
+
+#[test]
+fn a_socket_for_datagrams_is_found_by_its_port() {
+    in_namespace(|| {
+        run("ip", &["addr", "add", &format!("{VIP}/32"), "dev", "lo"]);
+        let mut diag = SockDiag::open().unwrap();
+        for bound in ["0.0.0.0", &VIP.to_string(), "[::]"] {
+            let socket = std::net::UdpSocket::bind(format!("{bound}:0")).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            assert!(diag.takes_datagrams(VIP, port).unwrap(), "{bound}");
+            drop(socket);
+            assert!(!diag.takes_datagrams(VIP, port).unwrap(), "{bound}");
+        }
+        // Whoever is connected hears its peer only.
+        let client = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.connect((VIP, 9)).unwrap();
+        let port = client.local_addr().unwrap().port();
+        assert!(!diag.takes_datagrams(VIP, port).unwrap());
+        let elsewhere = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = elsewhere.local_addr().unwrap().port();
+        assert!(!diag.takes_datagrams(VIP, port).unwrap());
+        assert_eq!(diag.listener(VIP, port).unwrap(), None);
     });
 }

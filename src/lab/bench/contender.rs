@@ -33,6 +33,8 @@ pub enum Contender {
     XtCluster,
     /// The daemon.
     Clusterd(Guard),
+    /// The daemon, kept from deciding by hash.
+    ByClaims(Guard),
 }
 
 impl Contender {
@@ -53,6 +55,8 @@ impl Contender {
             Self::XtCluster => "xt_cluster",
             Self::Clusterd(Guard::Rst) => "clusterd rst",
             Self::Clusterd(Guard::Strict) => "clusterd strict",
+            Self::ByClaims(Guard::Rst) => "clusterd rst, by claims",
+            Self::ByClaims(Guard::Strict) => "clusterd strict, by claims",
         }
     }
 
@@ -66,7 +70,7 @@ impl Contender {
             ),
             // The match itself makes the frame acceptable to IP.
             Self::XtCluster => String::new(),
-            Self::Plain | Self::Clusterd(_) => TO_HOST.to_owned(),
+            Self::Plain | Self::Clusterd(_) | Self::ByClaims(_) => TO_HOST.to_owned(),
         };
         let queue = if has_queue { format!("queue num {QUEUE}") } else { String::new() };
         // A host whose turn it was not knows nothing of the connection, and would
@@ -138,12 +142,16 @@ impl Cluster {
                 command.args(["--host", &host.to_string(), "--hosts", &hosts.to_string()]);
                 Ok(command)
             })?,
-            Contender::Clusterd(guard) => {
-                let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra: Vec::new() };
+            Contender::Clusterd(guard) | Contender::ByClaims(guard) => {
+                let extra = match contender {
+                    Contender::ByClaims(_) => vec!["--mode=claim".to_owned()],
+                    _ => Vec::new(),
+                };
+                let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra };
                 cluster.start("daemon", |namespace, _| daemon_command(namespace, &args, None))?
             }
         };
-        if !matches!(contender, Contender::Clusterd(_)) {
+        if !matches!(contender, Contender::Clusterd(_) | Contender::ByClaims(_)) {
             cluster.configure(hosts)?;
         }
         for &source in &cluster.sources {

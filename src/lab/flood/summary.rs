@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ByBuckets, CLIENTS, Sample};
+use super::{CLIENTS, Sample};
 use crate::lab::latency::Latency;
 
 /// All figures of a run.
@@ -34,8 +34,9 @@ struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_mib: Option<f64>,
     tracked: u64,
+    /// SYNs that each kernel decided about by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    by_buckets: Option<ByBuckets>,
+    by_kernel_per_second: Option<f64>,
 }
 
 impl Summary {
@@ -57,7 +58,7 @@ impl Figures {
             attempts => count as f64 / attempts as f64 * 100.0,
         };
         Self {
-            contender: sample.defence.name(),
+            contender: sample.contender.name(),
             syns_sent_per_second: sample.rates.sent.round(),
             syns_arrived_per_second: sample.rates.arrived.round(),
             syn_acks_to_spoofed_per_second: sample.rates.answered.round(),
@@ -69,7 +70,7 @@ impl Figures {
             during: sample.flooded,
             resident_mib: sample.resident.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             tracked: sample.tracked,
-            by_buckets: sample.buckets,
+            by_kernel_per_second: sample.by_kernel,
         }
     }
 }
@@ -128,13 +129,9 @@ impl fmt::Display for Summary {
         }
         writeln!(f)?;
         for figures in &self.figures {
-            if let Some(ByBuckets { decided_per_second, switch_us }) = figures.by_buckets {
-                writeln!(
-                    f,
-                    "{}: each kernel decided about {decided_per_second} SYNs per second; to switch \
-                     took {switch_us:.0} us",
-                    figures.contender
-                )?;
+            if let Some(rate) = figures.by_kernel_per_second {
+                let name = figures.contender;
+                writeln!(f, "{name}: each kernel decided about {rate} SYNs per second by itself")?;
             }
         }
         writeln!(f, "repeat with: {}", self.command)
