@@ -229,7 +229,6 @@ impl Pool {
 
     fn keep(&mut self, host: Host) -> Arc<Host> {
         if self.hosts.len() >= self.clean_at {
-            #[expect(clippy::disallowed_methods, reason = "who goes does not depend on the order")]
             self.hosts.retain(|_, host| Arc::strong_count(host) > 1);
             self.clean_at = 1_000.max(self.hosts.len() * 2);
         }
