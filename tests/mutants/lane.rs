@@ -10,8 +10,10 @@ use super::rules::{Mutant, root};
 /// Tests that a mutant may be caught by, if not by the one that is named for it.
 const SUITES: [&str; 8] =
     ["cluster", "races", "fallback", "membership", "properties", "exchanges", "vectors", "lib"];
-/// Seconds after which a build or a test hangs.
+/// Seconds after which a test hangs.
 const PATIENCE: &str = "120";
+/// The first build of a lane is of all dependencies, too.
+const BUILD_PATIENCE: &str = "600";
 
 /// Where mutants are built.
 pub struct Lane {
@@ -73,9 +75,10 @@ impl Lane {
     }
 
     fn cargo(&self, suite: &str, arguments: &[&str]) -> Output {
+        let patience = if arguments == ["--no-run"] { BUILD_PATIENCE } else { PATIENCE };
         let mut cargo = Command::new("timeout");
         cargo
-            .args([PATIENCE, env!("CARGO"), "test", "--offline", "--locked"])
+            .args([patience, env!("CARGO"), "test", "--offline", "--locked"])
             .args(["--no-default-features", "--target-dir"])
             .arg(&self.target)
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
