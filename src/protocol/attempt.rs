@@ -223,6 +223,7 @@ impl Attempt {
                 E::Syn(copy),
             ) => {
                 cx.decide(copy, Verdict::Drop);
+                cx.counters.datagrams_full += u64::from(self.is_datagrams());
                 same
             }
             (S::Deferred { ticket: None, to, key, until }, E::Syn(ticket)) => {

@@ -65,4 +65,6 @@ pub struct Counters {
     pub table_full: u64,
     /// SYNs dropped at [`Limits::held`](super::Limits::held).
     pub held_full: u64,
+    /// Datagrams dropped because fifteen others of their flow were held beside the first.
+    pub datagrams_full: u64,
 }

@@ -270,14 +270,14 @@ impl Node {
     /// Says within [`REPEATED_WITHIN`] which flows of datagrams are this node's: while it and
     /// others did not hear each other, one of them may have taken them over.
     fn repeat_owned(&mut self, now: Instant) {
-        let spread = REPEATED_WITHIN.as_nanos() as u64;
+        let spread = REPEATED_WITHIN.as_micros() as u64;
         for slot in self.attempts.all_answered() {
             let attempt = self.attempts.get(slot);
             let datagrams = |flow: FlowKey| flow.protocol == Protocol::Udp;
             if attempt.flow.is_some_and(datagrams) && attempt.state.answered() {
                 let AttemptId([a, b, ..]) = self.attempts.id(slot);
                 let share = u64::from(u16::from_be_bytes([a, b]));
-                let wait = Duration::from_nanos((spread >> 16) * share);
+                let wait = Duration::from_micros((spread * share) >> 16);
                 self.deadlines.set(slot, now + wait);
             }
         }

@@ -65,7 +65,10 @@ pub fn of_node(fingerprint: Fingerprint, node: &Node, end: u64) -> Fingerprint {
             rest = &rest[word..];
         }
     }
-    fingerprint.number(node.id().0).text(&kept)
+    // Its next wake-up may be one that nothing is left to do at, which the text does not say.
+    let wakes = node.poll_timeout().0;
+    let wakes = if wakes > end { u64::MAX } else { wakes };
+    fingerprint.number(node.id().0).number(wakes).text(&kept)
 }
 
 /// Length of a field's value in `Debug` text.

@@ -129,9 +129,11 @@ fn hosts_that_cannot_serve_pass() {
 /// Races 5, 7 and 8: what one packet says is said again, so its loss makes no second answer.
 #[test]
 fn one_loss_makes_no_second_answer() {
-    for (hosts, pacing) in [(2, Pacing::Rank), (2, Pacing::Race), (3, Pacing::Rank)] {
-        let scope = named(format!("{hosts} {pacing:?} 1 loss"), hosts, pacing);
-        holds(&Scope { losses: 1, ..scope });
+    for hosts in [2, 3] {
+        for pacing in PACINGS {
+            let scope = named(format!("{hosts} {pacing:?} 1 loss"), hosts, pacing);
+            holds(&Scope { losses: 1, ..scope });
+        }
     }
 }
 
@@ -250,5 +252,22 @@ fn troubles_together_do_no_harm() {
         let scope = named(format!("2 Rank {guard:?} troubles"), 2, Pacing::Rank);
         let troubles = Scope { losses: 1, doubles: 1, crashes: 1, repeats: &[6, 25], ..scope };
         holds_but_single(&Scope { guard, ..troubles });
+    }
+}
+
+/// The same with three hosts, and with all troubles at once. On one core of a small machine,
+/// ten minutes and 3 GB; `--ignored larger` runs them.
+#[test]
+#[ignore = "takes minutes"]
+fn larger_scopes() {
+    for pacing in PACINGS {
+        let scope = |name: &str, hosts| named(format!("{hosts} {pacing:?} {name}"), hosts, pacing);
+        holds(&Scope { doubles: 1, ..scope("1 double", 3) });
+        holds_but_single(&Scope { pauses: 1, naps: &[3, 20], ..scope("1 pause", 3) });
+        holds_but_single(&Scope { evidence: &[0, 3], ..scope("late evidence", 3) });
+        let troubles = Scope { losses: 1, doubles: 1, crashes: 1, ..scope("all troubles", 2) };
+        holds_but_single(&Scope { pauses: 1, naps: &[3, 20], ..troubles });
+        let reuse = Scope { losses: 1, reuses: &[1, 6, 14], ..scope("1 loss, reuse", 2) };
+        holds_but_single(&Scope { crashes: 1, ..reuse });
     }
 }

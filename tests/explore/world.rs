@@ -1,6 +1,6 @@
 //! The state of a scope: hosts, packets on their way, a client; and what is judged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -210,14 +210,25 @@ pub struct World {
 /// Hosts that are equal are kept once.
 #[derive(Default)]
 pub struct Pool {
-    hosts: HashMap<u128, Arc<Host>>,
+    hosts: BTreeMap<u128, Arc<Host>>,
     clean_at: usize,
+    /// What has come of turns at this tick: the same host, inbox and choices make the same
+    /// host again, whose text need not be read once more.
+    turns: HashMap<u128, Arc<Host>>,
+    turns_at: u64,
 }
 
 impl Pool {
+    fn turn(&mut self, now: u64, turn: u128) -> Option<Arc<Host>> {
+        if self.turns_at != now {
+            self.turns.clear();
+            self.turns_at = now;
+        }
+        self.turns.get(&turn).cloned()
+    }
+
     fn keep(&mut self, host: Host) -> Arc<Host> {
         if self.hosts.len() >= self.clean_at {
-            #[expect(clippy::disallowed_methods, reason = "who goes does not depend on the order")]
             self.hosts.retain(|_, host| Arc::strong_count(host) > 1);
             self.clean_at = 1_000.max(self.hosts.len() * 2);
         }
@@ -236,6 +247,8 @@ pub struct Course<'a> {
     pub flow: FlowKey,
     pub choices: Choices,
     pub pool: &'a mut Pool,
+    /// The turn of a host that is on its way.
+    turn: Option<Fingerprint>,
     pub broken: Vec<(Property, String)>,
     pub seen: BTreeSet<Sometimes>,
     /// Links that carry nothing.
@@ -248,6 +261,7 @@ impl<'a> Course<'a> {
         Self {
             scope,
             pool,
+            turn: None,
             flow: scope.flow(),
             choices: Choices::default(),
             broken: Vec::new(),
@@ -314,16 +328,43 @@ impl World {
                 let packets = batch.into_iter().map(|flight| flight.packet).collect();
                 self.client_turn(packets, course);
             }
-            Actor::Host(host) => self.host_turn(host, batch, course),
+            Actor::Host(host) => {
+                course.turn = Some(self.turn_of(host, &batch));
+                self.host_turn(host, batch, course);
+            }
             Actor::Kernel(host) => self.kernel_timer(host, batch, course),
         }
     }
 
+    /// Everything that decides, with the adversary's choices, what a host is after its turn.
+    fn turn_of(&self, index: usize, inbox: &[Flight]) -> Fingerprint {
+        let before = self.hosts[index].as_ref().map_or(0, |host| host.fingerprint);
+        let running = |all: Fingerprint, host: &Option<_>| all.number(u8::from(host.is_some()));
+        let turn = self.hosts.iter().fold(Fingerprint::default().number(before), running);
+        let turn = turn.number(self.now).number(self.budget());
+        inbox.iter().fold(turn, |turn, flight| turn.number(flight.fingerprint()))
+    }
+
+    fn budget(&self) -> u32 {
+        u32::from_be_bytes([self.losses, self.doubles, self.crashes, self.pauses])
+    }
+
     /// Replaces a host after its turn.
     pub fn put(&mut self, index: usize, host: Option<Host>, course: &mut Course<'_>) {
+        let turn = course.turn.take().map(|turn| {
+            let choices = course.choices.taken().iter();
+            choices.fold(turn, |turn, &choice| turn.number(choice)).finish()
+        });
         self.hosts[index] = host.map(|mut host| {
+            if let Some(known) = turn.and_then(|turn| course.pool.turn(self.now, turn)) {
+                return known;
+            }
             host.seal(self.end);
-            course.pool.keep(host)
+            let host = course.pool.keep(host);
+            if let Some(turn) = turn {
+                course.pool.turns.insert(turn, host.clone());
+            }
+            host
         });
         if self.hosts[index].is_none() {
             let theirs = [Actor::Host(index), Actor::Kernel(index)];
@@ -363,8 +404,7 @@ impl World {
         for Facts { got, answered, accepted } in self.facts {
             all = all.number(got).number(answered).number(accepted);
         }
-        let budget = [self.losses, self.doubles, self.crashes, self.pauses];
-        all.number(u32::from_be_bytes(budget)).finish()
+        all.number(self.budget()).finish()
     }
 
     /// L1, and at the end of a run the rest.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -126,7 +127,8 @@ fn one_receiver_of_syslog_gets_all_of_a_sender() {
     let Some(lab) = Lab::up(HOSTS, "rst") else { return };
     let directory = Directory::new("syslog");
     let log = |host| directory.0.join(format!("h{host}"));
-    let receive = format!("UDP4-RECV:514,bind={VIP}");
+    // Room for all messages of a sender.
+    let receive = format!("UDP4-RECV:514,bind={VIP},rcvbuf=1000000");
     let receiver = |host| {
         let file = fs::File::create(log(host)).expect("create a file");
         Program::serve(&lab, host, 514, &["socat", "-u", &receive, "-"], file.into())
@@ -136,11 +138,21 @@ fn one_receiver_of_syslog_gets_all_of_a_sender() {
         let text = fs::read_to_string(log(host)).expect("read a file");
         text.matches(" line ").count()
     };
-    for sender in 1..=5 {
-        let send = format!("seq -f 'line %g ' {MESSAGES} | logger -d -n {VIP} -P 514 --rfc3164");
-        lab.shell("client", &send);
-        let all = || (1..=HOSTS).map(received).sum::<usize>();
-        wait_until("all messages are there", || all() >= sender * MESSAGES);
+    let all = || (1..=HOSTS).map(received).sum::<usize>();
+    for sender in 0..5 {
+        let words = ["logger", "-d", "-n", &VIP.to_string(), "-P", "514", "--rfc3164"];
+        let mut command = lab.command("client", &words);
+        let mut logger = command.stdin(Stdio::piped()).spawn().expect("start logger");
+        let mut input = logger.stdin.take().expect("a pipe");
+        // Until the first message is through, sixteen may wait: a burst could lose some.
+        writeln!(input, "line 1 ").expect("write to logger");
+        wait_until("the first message is there", || all() > sender * MESSAGES);
+        for number in 2..=MESSAGES {
+            writeln!(input, "line {number} ").expect("write to logger");
+        }
+        drop(input);
+        assert!(logger.wait().expect("wait for logger").success());
+        wait_until("all messages are there", || all() >= (sender + 1) * MESSAGES);
         for host in 1..=HOSTS {
             assert_eq!(received(host) % MESSAGES, 0, "h{host}");
         }

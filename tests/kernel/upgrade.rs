@@ -46,5 +46,4 @@ fn hosts_are_upgraded_and_downgraded_one_by_one_under_load() {
     note(&format!("{} connections, {} second SYN-ACKs", attempts.len(), seen.second_syn_acks()));
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(seen.unanswered(), 0);
-    (1..=3).for_each(|host| assert_eq!(lab.status(host)["by_hash"], false, "h{host}"));
 }

@@ -19,7 +19,7 @@ use super::super::services::Services;
 use super::super::{Config, Pacing};
 use super::*;
 use crate::flow::ClusterKey;
-use crate::wire::{Flags, Header, MAJOR};
+use crate::wire::{Flags, Header, MAJOR, MINOR, Report};
 
 const ME: NodeId = NodeId(1);
 const A: NodeId = NodeId(2);
@@ -87,6 +87,8 @@ struct World {
     mode: Mode,
     /// The peers decide by hash.
     peers_by_hash: bool,
+    /// The version of the peers.
+    peers_minor: u8,
     /// The node whose first try it is by hash.
     designated: NodeId,
 }
@@ -107,6 +109,7 @@ impl Default for World {
             protocol: Protocol::Tcp,
             mode: Mode::Claim,
             peers_by_hash: false,
+            peers_minor: MINOR,
             designated: A,
         }
     }
@@ -158,6 +161,11 @@ fn every_circumstance_has_its_rows() {
         (
             "by hash since just now, others claim",
             World { peers_by_hash: false, changed: moving, ..by_hash(ME) },
+            "SYN",
+        ),
+        (
+            "by hash, others claim and know no better",
+            World { peers_by_hash: false, peers_minor: 0, ..by_hash(ME) },
             "SYN",
         ),
         ("by hash, designated", by_hash(ME), "SYN"),
@@ -215,9 +223,10 @@ fn row(world: &World, state: &str, event: &str) -> String {
     let (mut membership, mut roster) = (Membership::default(), Roster::default());
     for &node in world.peers {
         let flags = Flags { hash: world.peers_by_hash, ..Flags::default() };
-        // Of minor version 0, so that it is believed without further ado.
-        let header = Header { minor: 0, flags, ..Header::new(node, 1, 1) };
+        let header = Header { minor: world.peers_minor, flags, ..Header::new(node, 1, 1) };
         membership.hear(changed, MAJOR, &header, 64, |_| {});
+        let me = Report { node: ME, incarnation: 1, highest: 1, missing: 0 };
+        membership.report(node, Some(&me), true, None);
         roster.heard(changed, node, 64);
         if world.lossy {
             let later = Header { sequence: 7, ..header };
