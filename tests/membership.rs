@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use clusterd::bucket::Buckets;
 use clusterd::flow::NodeId;
 use clusterd::protocol::{Cause, Limits, Mode, Notice, Pacing};
 use clusterd::wire::{self, Contest, Entry, Flags, Frame, Header, Report};
@@ -253,7 +254,8 @@ fn a_host_of_the_minor_version_before_is_ranked_with_the_others() {
     for host in 0..2 {
         assert!(lan.node(host).peers().any(|peer| peer == old.node));
         assert!(!lan.node(host).by_hash(), "its silence about whom it hears means nothing");
-        assert!(lan.node(host).roster(lan.now).any(|(node, _)| node == old.node));
+        // It is taken at its word while it is heard, and not remembered.
+        assert!(lan.node(host).roster(lan.now).all(|(node, _)| node != old.node));
     }
     let (mut foreign, mut taken) = (0, 0);
     for _ in 0..60 {
@@ -330,7 +332,8 @@ fn beside_a_host_of_another_major_version_all_decide_by_hash() {
     for host in 0..2 {
         assert!(lan.node(host).causes().eq([Cause::Version]));
         assert!(lan.node(host).peers().all(|peer| peer != stranger), "it cannot be ranked");
-        assert!(lan.node(host).roster(lan.now).any(|(node, _)| node == stranger));
+        // It counts among the members while it is heard, and is not remembered.
+        assert!(lan.node(host).roster(lan.now).all(|(node, _)| node != stranger));
     }
     let mut left = 0;
     for _ in 0..60 {
@@ -537,4 +540,38 @@ fn a_recorded_goodbye_sends_nobody_away() {
     }
     lan.run(ms(50));
     all_know_all(&lan);
+}
+
+/// Whoever invents nodes of other versions, which need not show that they hear anybody,
+/// neither gets them on the roster nor any member off it, and decides no majority.
+#[test]
+fn invented_nodes_of_other_versions_are_not_remembered() {
+    let mut lan = Cluster::new(2);
+    for host in 0..2 {
+        for number in 0..64 {
+            lan.stranger(host, 2, &Header::new(NodeId(1000 + number), 1 << 60, 1));
+        }
+    }
+    lan.run(ms(100));
+    for host in 0..2 {
+        let roster: Vec<_> = lan.node(host).roster(lan.now).map(|(node, _)| node).collect();
+        assert_eq!(roster, [NodeId(2 - host as u32)]);
+    }
+    // Once they are silent, all is as before.
+    lan.run(SECOND * 14);
+    assert!((0..2).all(|host| !lan.node(host).by_hash() && lan.node(host).peers().count() == 1));
+    let conns = load(&mut lan, SECOND);
+    lan.run(SECOND);
+    assert_eq!((duplicates(&lan, &conns), lan.owns()), (0, conns.len()));
+}
+
+/// Datagrams and pings have no second try: of two hosts by hash the one that is left serves
+/// all buckets as soon as it has not heard the other for T_dead.
+#[test]
+fn of_two_hosts_by_hash_the_survivor_takes_all_buckets() {
+    let mut lan = Cluster::pinned(2, Pacing::Rank, Mode::Hash);
+    assert!(lan.hosts[0].share.own != Buckets::FULL);
+    lan.crash(1);
+    lan.run(SECOND * 4);
+    assert_eq!(lan.hosts[0].share.own, Buckets::FULL);
 }

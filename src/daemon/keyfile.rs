@@ -6,7 +6,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Result;
@@ -24,7 +24,10 @@ const FILE_MAX: u64 = 4096;
 /// neither this user nor root, or if it does not hold one or two secrets.
 pub fn load(path: &Path) -> Result<Vec<Secret>> {
     let refuse = |why: &str| Failure::config(&format!("key file {}: {why}", path.display()));
-    let file = File::open(path).map_err(|error| refuse(&error.to_string()))?;
+    // A FIFO would keep the daemon waiting; so it is opened at once, and refused below.
+    let mut options = File::options();
+    let opened = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| refuse(&error.to_string()))?;
     // Of the open file, so that nobody can put another in its place meanwhile.
     let metadata = file.metadata().map_err(|error| refuse(&error.to_string()))?;
     check_access(&metadata).map_err(|why| refuse(&why))?;

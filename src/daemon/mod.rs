@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use clusterd::flow::{ClusterKey, Protocol};
+use clusterd::flow::{ClusterKey, NodeId, Protocol};
 use clusterd::protocol::{self, Notice};
 use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
@@ -157,6 +157,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
+            never = watch_refusals(&shared) => match never {},
             never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),
@@ -217,23 +218,47 @@ async fn keep_state(
     incarnation: u64,
 ) -> std::convert::Infallible {
     let Some(file) = file else { return std::future::pending().await };
-    let mut kept = (Vec::new(), tokio::time::Instant::now());
+    // Nothing is kept yet, not even this incarnation.
+    let mut kept: Option<(Vec<NodeId>, tokio::time::Instant)> = None;
     let mut complained = false;
     loop {
         let roster = shared.snapshot().roster;
         let members: Vec<_> = roster.iter().map(|&(node, _)| node).collect();
-        if kept.0 != members || kept.1.elapsed() >= STATE_INTERVAL {
+        let is_kept = kept
+            .as_ref()
+            .is_some_and(|(kept, at)| *kept == members && at.elapsed() < STATE_INTERVAL);
+        if !is_kept {
             let state = State::new(incarnation, &roster, SystemTime::now());
-            // It is needed at the next start only: this one goes on without.
+            // It is needed at the next start only: this one goes on without, and tries again.
             match file.save(&state) {
-                Ok(()) => complained = false,
+                Ok(()) => {
+                    kept = Some((members, tokio::time::Instant::now()));
+                    complained = false;
+                }
                 Err(error) if !complained => {
                     complained = true;
                     warn!(%error, "cannot keep the members of the cluster; see --state-dir");
                 }
                 Err(_) => {}
             }
-            kept = (members, tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Warns, once a minute at most, of frames under a key that this host does not believe.
+async fn watch_refusals(shared: &Shared) -> std::convert::Infallible {
+    let mut seen = 0;
+    loop {
+        let refused = shared.snapshot().wire.tag;
+        if refused > seen {
+            warn!(
+                frames = refused - seen,
+                "refused frames whose tag this host does not believe: another host has another key, \
+                 or none; see --key-file and --auth"
+            );
+            seen = refused;
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

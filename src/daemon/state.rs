@@ -87,7 +87,7 @@ impl State {
     /// back makes it zero: rather a member too many than one too few.
     pub fn ages(&self, now: SystemTime) -> Vec<(NodeId, Duration)> {
         let age = |member: &Member| {
-            let heard = UNIX_EPOCH + Duration::from_secs(member.heard);
+            let heard = UNIX_EPOCH.checked_add(Duration::from_secs(member.heard)).unwrap_or(now);
             (member.node, now.duration_since(heard).unwrap_or_default())
         };
         self.roster.iter().map(age).collect()
@@ -124,6 +124,8 @@ mod tests {
             [(NodeId(1), Duration::ZERO), (NodeId(2), Duration::ZERO)]
         );
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let roster = vec![Member { node: NodeId(1), heard: u64::MAX }];
+        assert_eq!(State { incarnation: 1, roster }.ages(now), [(NodeId(1), Duration::ZERO)]);
 
         fs::write(directory.join("10.0.0.2-00000007.json"), "{").unwrap();
         let error = format!("{:#}", file.load().unwrap_err());

@@ -647,11 +647,15 @@ impl Attempt {
     }
 
     fn exclude(&mut self, node: NodeId) {
-        if !self.excluded.contains(&node) {
+        // More nodes than there can be peers are made up.
+        if self.excluded.len() < EXCLUDED_MAX && !self.excluded.contains(&node) {
             self.excluded.push(node);
         }
     }
 }
+
+/// Nodes that a contest goes on without, at most.
+pub(super) const EXCLUDED_MAX: usize = 64;
 
 /// Datagrams of one flow held beside the first.
 pub(super) const DATAGRAMS_MAX: usize = 15;

@@ -26,6 +26,8 @@ pub(super) struct Peer {
     /// It has shown that it hears what this node says now, so its frames are of
     /// now and not a recording.
     verified: bool,
+    /// It has shown that itself; peers of some versions cannot, and are taken at their word.
+    proven: bool,
     /// Ports it cannot serve, as it said last.
     unavailable: [Vec<u16>; 2],
     loss: Loss,
@@ -51,6 +53,7 @@ impl Peer {
             suspect: false,
             flags: header.flags,
             verified: mute_version,
+            proven: false,
             unavailable: [Vec::new(), Vec::new()],
             loss: Loss { received: 1, lost: 0 },
             told: Instant::default(),
@@ -72,6 +75,11 @@ impl Peer {
     /// A member heard lately, in whatever version.
     pub fn heard(&self) -> bool {
         self.member() && !self.suspect
+    }
+
+    /// It has shown that it belongs to the cluster, for good.
+    pub fn proven(&self) -> bool {
+        self.proven
     }
 
     /// What it says may be believed.
@@ -266,7 +274,7 @@ impl Membership {
 
     /// Anybody can make up nodes, but none of them can keep a real one out.
     fn forget_unverified(&mut self) {
-        let unverified = self.peers.iter().filter(|(_, peer)| !peer.verified);
+        let unverified = self.peers.iter().filter(|(_, peer)| !peer.proven);
         if let Some((&stalest, _)) = unverified.min_by_key(|(_, peer)| peer.heard) {
             self.peers.remove(&stalest);
         }
@@ -303,6 +311,7 @@ impl Membership {
                 let fresh = peer.hears_me != Some(false);
                 let newly = fresh && !peer.verified;
                 peer.verified |= fresh;
+                peer.proven |= fresh;
                 newly
             }
             // It has room to mention everybody it hears.

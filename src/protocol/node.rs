@@ -68,7 +68,7 @@ impl Node {
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
             membership: Membership::default(),
-            roster: Roster::restore(now, &config.roster, config.limits.peers),
+            roster: Roster::restore(now, &config),
             services: Services::default(),
             fallback: Fallback::new(config.mode),
             pace: Pace::new(&config.timers),
@@ -130,7 +130,6 @@ impl Node {
     /// authentic, and its header is the same in all versions.
     pub fn handle_stranger(&mut self, now: Instant, major: u8, header: &Header) {
         if self.hear(now, major, header).is_some() && !header.flags.leaving {
-            self.roster.heard(now, header.node, self.config.limits.peers);
             self.weigh(now);
         }
     }
@@ -243,7 +242,8 @@ impl Node {
         if changed && peer.is_some_and(Peer::live) {
             self.changed = now;
         }
-        if peer.is_some_and(Peer::heard) {
+        // Who is only taken at its word counts while it is heard.
+        if peer.is_some_and(|peer| peer.heard() && peer.proven()) {
             self.roster.heard(now, from, self.config.limits.peers);
         }
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Instant;
+use super::{Config, Instant};
 use crate::flow::NodeId;
 
 /// How long a node stays on the roster unheard.
@@ -23,9 +23,10 @@ pub(super) struct Roster {
 
 impl Roster {
     /// The roster of an earlier life: nodes and how long they had not been heard.
-    pub fn restore(now: Instant, kept: &[(NodeId, Duration)], members_max: usize) -> Self {
+    pub fn restore(now: Instant, config: &Config) -> Self {
         let mut roster = Self::default();
-        for &(node, age) in kept.iter().take(members_max) {
+        let others = config.roster.iter().filter(|&&(node, _)| node != config.node);
+        for &(node, age) in others.take(config.limits.peers) {
             roster.expiry.insert(node, now + MEMORY.saturating_sub(age));
         }
         roster
@@ -52,6 +53,10 @@ impl Roster {
         self.expiry.retain(|_, &mut expiry| expiry > now);
     }
 
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.expiry.contains_key(&node)
+    }
+
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.expiry.keys().copied()
     }
@@ -65,6 +70,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::ClusterKey;
 
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
@@ -84,7 +90,9 @@ mod tests {
         let kept: Vec<_> = roster.ages(start + HOUR).collect();
         assert_eq!(kept, [(A, HOUR), (B, Duration::ZERO)]);
 
-        let mut roster = Roster::restore(start, &kept, 64);
+        let config = Config::new(C, 1, ClusterKey::public([10, 0, 0, 2].into()));
+        let kept = kept.into_iter().chain([(C, HOUR)]).collect();
+        let mut roster = Roster::restore(start, &Config { roster: kept, ..config });
         roster.expire(start + 22 * HOUR);
         assert_eq!(nodes(&roster), [A, B]);
         roster.expire(start + 23 * HOUR);

@@ -1,7 +1,7 @@
 //! Whose turn it is: this node's view of members, services and ranks (spec 5.1, 5.6).
 
 use super::fallback::{Cause, Fallback};
-use super::membership::Membership;
+use super::membership::{Membership, Peer};
 use super::pace::Pace;
 use super::roster::Roster;
 use super::services::Services;
@@ -70,7 +70,7 @@ impl View<'_> {
                 return self.turn_by_hash(flow, tries);
             }
             // Whoever may be there serves this, heard or not; nobody counts on a listener.
-            if self.members().next().is_some() {
+            if self.members(true).next().is_some() {
                 return Turn::Bystander;
             }
         }
@@ -185,8 +185,9 @@ impl View<'_> {
         let bucket = self.config.key.bucket(flow);
         let weight = |node| (self.config.key.bucket_weight(bucket, node), node);
         // If nobody serves it, somebody must refuse.
-        let served = self.members().any(|node| serves(&node));
-        let order = || self.members().filter(|node| !served || serves(node)).map(weight);
+        let tried_again = flow.protocol == Protocol::Tcp;
+        let served = self.members(tried_again).any(|node| serves(&node));
+        let order = || self.members(tried_again).filter(|node| !served || serves(node)).map(weight);
         let position = match flow.protocol {
             Protocol::Tcp => usize::from(tries) % order().count().max(1),
             Protocol::Udp => 0,
@@ -200,22 +201,33 @@ impl View<'_> {
     /// The nodes among which the hash distributes, this one included once it takes part.
     ///
     /// While hosts hear each other these are the live ones. In the fallback it is the
-    /// roster, heard or not, less those that are passed over.
-    fn members(&self) -> impl Iterator<Item = NodeId> {
+    /// roster, heard or not, less those that are passed over, and who is heard without
+    /// being on it, because in its version it cannot show that it belongs there.
+    ///
+    /// Only clients that retransmit give another member its turn; where they do not
+    /// (`tried_again`), who is silent is passed over at once.
+    fn members(&self, tried_again: bool) -> impl Iterator<Item = NodeId> {
         let by_hash = self.fallback.by_hash() || self.membership.live().any(|(_, p)| p.by_hash());
-        let heard = self.membership.all().filter(|(_, peer)| peer.heard()).count() + 1;
+        let proven = |peer: &Peer| peer.heard() && peer.proven();
+        let heard = self.membership.all().filter(|(_, peer)| proven(peer)).count() + 1;
         let majority = heard * 2 > self.roster.nodes().count() + 1;
         // Overload says nothing about the network: who is silent then is gone. But when
         // clients choose hosts that are not heard, somebody silent answers.
         let only_overload = self.fallback.causes().eq([Cause::Overload]);
-        let pass_over_silent = majority && !self.fallback.has(Cause::Deaf) || only_overload;
+        let gone = majority || only_overload || !tried_again;
+        let pass_over_silent = gone && !self.fallback.has(Cause::Deaf);
+        let takes_part = move |peer: &Peer| by_hash && peer.member() || peer.live();
         // Who has not shown that it hears this node may be a recording, or not hear it.
         let verified = |node| self.membership.get(node).filter(|peer| peer.trusted());
         let of_roster = self.roster.nodes().filter(move |&node| match verified(node) {
-            Some(peer) => by_hash && peer.member() || peer.live(),
+            Some(peer) => takes_part(peer),
             None => by_hash && !pass_over_silent,
         });
-        of_roster.chain(self.joined.then(|| self.me()))
+        let at_their_word = self.membership.all().filter(|(_, peer)| !peer.proven());
+        let at_their_word = at_their_word.filter(move |(_, peer)| takes_part(peer));
+        let not_listed = |node: &NodeId| !self.roster.contains(*node);
+        let at_their_word = at_their_word.map(|(node, _)| node).filter(not_listed);
+        of_roster.chain(at_their_word).chain(self.joined.then(|| self.me()))
     }
 
     /// The buckets that are this node's on the first try.
@@ -223,7 +235,7 @@ impl View<'_> {
         if !self.joined {
             return Buckets::EMPTY;
         }
-        let members: Vec<NodeId> = self.members().collect();
+        let members: Vec<NodeId> = self.members(false).collect();
         let weight = |bucket, node| (self.config.key.bucket_weight(bucket, node), node);
         let first = |bucket: &Bucket| {
             members.iter().max_by_key(|&&node| weight(*bucket, node)) == Some(&self.me())

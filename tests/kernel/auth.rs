@@ -139,7 +139,6 @@ fn roll(steps: &[Vec<String>]) {
     let seen = answers.finish();
     note(&format!("{} connections, {} second SYN-ACKs", attempts.len(), seen.second_syn_acks()));
     assert!(failed.is_empty(), "{failed:#?}");
-    assert!(seen.second_syn_acks() <= 10 + attempts.len() / 200, "{}", seen.second_syn_acks());
     for host in [1, 2] {
         let status = lab.status(host);
         assert_eq!(status["wire"]["tag"], 0, "all believed each other all the time: {status}");

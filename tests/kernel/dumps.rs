@@ -10,7 +10,7 @@ impl Lab {
     /// Everything about a host's network that a daemon could change.
     pub fn dump(&self, role: &str) -> String {
         let mut lines = vec![
-            "nft list ruleset",
+            "nft --stateless --terse list ruleset",
             "ip -d -o link",
             "ip -o addr",
             "ip maddr",
