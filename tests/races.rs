@@ -6,7 +6,7 @@
 
 mod common;
 
-use clusterd::flow::{AttemptId, NodeId};
+use clusterd::flow::{AttemptId, NodeId, ServicePort};
 use clusterd::protocol::{Instant, Listener, Mode, Pacing, Verdict};
 use clusterd::wire::{Contest, Entry, Flags, Header};
 use common::cluster::{Cluster, key, ms, us};
@@ -15,6 +15,8 @@ use common::driver::{Driver, Op, datagrams, flow};
 const ME: NodeId = NodeId(0);
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
+/// Somebody who has not shown that it hears anybody.
+const STRANGER: NodeId = NodeId(3);
 /// The client's sequence number.
 const ISN: u32 = 0;
 
@@ -428,6 +430,21 @@ fn what_may_be_a_recording_makes_a_node_wait_and_no_more() {
     story.pass(19);
     assert_eq!(story.verdicts(), []);
     story.pass(2);
+    assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+#[test]
+fn a_strangers_release_makes_nobody_wait_longer() {
+    let mut story = Story::new(Pacing::Rank);
+    let service = ServicePort::tcp(story.port);
+    story.driver.apply(Op::Listener { service, listener: Listener::Absent });
+    story.pass(100);
+    // Others could serve it, but nobody does.
+    story.syn();
+    story.pass(30);
+    let release = Entry::Release(story.contest(0, 255));
+    story.driver.apply(Op::Frame { header: Header::new(STRANGER, 1, 1), entries: vec![release] });
+    story.pass(20);
     assert_eq!(story.verdicts(), [Verdict::Accept]);
 }
 

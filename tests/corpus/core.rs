@@ -98,6 +98,7 @@ fn step(script: &mut Script<'_>, nodes: &mut [Driver]) -> Option<()> {
             let busy = u16::from(busy) * 4;
             Op::Load(Load { window: ms(200), busy, overflowed: overflowed.into(), syns })
         }
+        14 => Op::Replay,
         _ => return Some(()),
     };
     nodes[this].apply(op);

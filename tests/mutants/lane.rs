@@ -7,11 +7,11 @@ use std::process::{Command, Output};
 
 use super::rules::{Mutant, root};
 
-/// Tests that a mutant may be caught by, if not by the one that is named for it.
+/// Tests that a mutant may be caught by, if not by the one that is named for it; quick ones first.
 const SUITES: [&str; 8] =
-    ["cluster", "races", "fallback", "membership", "properties", "exchanges", "vectors", "lib"];
-/// Seconds after which a test hangs.
-const PATIENCE: &str = "120";
+    ["cluster", "races", "fallback", "membership", "exchanges", "vectors", "lib", "properties"];
+/// Seconds after which a build or a test hangs.
+const PATIENCE: &str = "60";
 /// The first build of a lane is of all dependencies, too.
 const BUILD_PATIENCE: &str = "600";
 
@@ -25,7 +25,7 @@ pub struct Lane {
 pub enum Fate {
     /// The test named for it failed.
     Caught(String),
-    /// That test passed; these failed.
+    /// That test passed; these failed, the first that were found.
     CaughtByOthers(Vec<String>),
     DoesNotApply(usize),
     DoesNotCompile(String),
@@ -67,11 +67,12 @@ impl Lane {
         if !named.status.success() {
             return Fate::Caught(format!("{} {}", mutant.suite, mutant.test));
         }
-        let others = SUITES.iter().flat_map(|suite| {
+        let others = SUITES.iter().map(|suite| {
             let output = self.cargo(suite, &["--no-fail-fast"]);
             failures(&String::from_utf8_lossy(&output.stdout), suite)
         });
-        Fate::CaughtByOthers(others.collect())
+        let first = others.into_iter().find(|failed| !failed.is_empty());
+        Fate::CaughtByOthers(first.unwrap_or_default())
     }
 
     fn cargo(&self, suite: &str, arguments: &[&str]) -> Output {
