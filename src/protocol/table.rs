@@ -98,9 +98,14 @@ impl Attempts {
         self.secret.hash_one([ip(client.ip()), ip(service.ip()), ports])
     }
 
-    /// The attempts that [`Attempts::answered`] finds, in no order. Walks the whole table.
+    /// The attempts that [`Attempts::answered`] finds. Walks the whole table, and not
+    /// its chains, whose order is another in each process.
     pub fn all_answered(&self) -> impl Iterator<Item = Slot> {
-        self.by_flow.all()
+        (0..self.slots.len()).map(Slot::nth).filter(|&slot| {
+            let Attempt { flow, state, .. } = self.get(slot);
+            // A slot that is free still shows its last attempt.
+            state.answered() && flow.is_some_and(|flow| self.answered(&flow) == Some(slot))
+        })
     }
 
     pub fn id(&self, slot: Slot) -> AttemptId {
@@ -190,12 +195,6 @@ impl Chains {
     fn list(&self, hash: u64) -> impl Iterator<Item = Slot> {
         let first = self.first[self.chain(hash)].map(Slot);
         std::iter::successors(first, |slot| self.links[slot.index()].after)
-    }
-
-    fn all(&self) -> impl Iterator<Item = Slot> {
-        let after = |&slot: &Slot| self.links[slot.index()].after;
-        let firsts = self.first.iter().flatten().map(|&first| Slot(first));
-        firsts.flat_map(move |first| std::iter::successors(Some(first), after))
     }
 
     fn insert(&mut self, hash: u64, slot: Slot) {
