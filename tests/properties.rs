@@ -106,12 +106,12 @@ proptest! {
 fn full_tables_drop_and_count() {
     let mut driver = Driver::new(ME, Pacing::Rank, Mode::Auto);
     driver.run(ms(1_001));
-    let frame = |node, sequence, entries| {
-        let header = Header { minor: 0, ..Header::new(node, 1, sequence) };
-        Op::Frame { header, entries }
-    };
+    let frame =
+        |node, sequence, entries| Op::Frame { header: Header::new(node, 1, sequence), entries };
+    // Peers that have shown that they hear this node: nobody else takes their places.
+    let report = Report { node: ME, incarnation: 1, highest: 100, missing: 0 };
     for node in 1..=10 {
-        driver.apply(frame(NodeId(node), 1, vec![]));
+        driver.apply(frame(NodeId(node), 1, vec![Entry::Heard { reports: vec![report] }]));
     }
     assert_eq!(driver.node.counters().too_many_peers, 7);
     for isn in 0..10 {
