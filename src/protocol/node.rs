@@ -287,7 +287,6 @@ impl Node {
     pub fn handle_syn(&mut self, now: Instant, syn: Syn) {
         let Syn { ticket, flow, isn, incumbent } = syn;
         self.counters.syns += 1;
-        let incumbent = incumbent || self.attempts.answered(&flow).is_some();
         self.open(now, ticket, flow, isn, incumbent);
     }
 
@@ -310,7 +309,9 @@ impl Node {
             return;
         }
         let id = self.config.key.attempt(&flow, isn);
-        self.step(now, id, Event::Syn(ticket), Some((flow, incumbent)));
+        let (known, answered) = self.attempts.find_both(id, &flow);
+        let incumbent = incumbent || answered.is_some() && flow.protocol == Protocol::Tcp;
+        self.step_known(now, id, known, Event::Syn(ticket), Some((flow, incumbent)));
     }
 
     /// The answer to [`Output::Inquire`]: the kernel does not track the flow any more.
@@ -633,7 +634,18 @@ impl Node {
 
     /// Takes an attempt through an event, if it is known or worth remembering.
     fn step(&mut self, now: Instant, id: AttemptId, event: Event, syn: Option<(FlowKey, bool)>) {
-        let known = self.attempts.find(id);
+        self.step_known(now, id, self.attempts.find(id), event, syn);
+    }
+
+    /// [`Node::step`] with the attempt looked up already.
+    fn step_known(
+        &mut self,
+        now: Instant,
+        id: AttemptId,
+        known: Option<Slot>,
+        event: Event,
+        syn: Option<(FlowKey, bool)>,
+    ) {
         let full = self.attempts.len() >= self.config.limits.attempts;
         let slot = match known {
             Some(slot) => slot,

@@ -73,16 +73,28 @@ impl Attempts {
 
     pub fn find(&self, id: AttemptId) -> Option<Slot> {
         let hash = self.secret.hash_one(id);
-        self.by_id.find(hash, |slot| self.slots[slot.index()].id == id)
+        self.find_in(self.by_id.list(hash), id)
+    }
+
+    fn find_in(&self, list: List<'_>, id: AttemptId) -> Option<Slot> {
+        list.find(|slot| self.slots[slot.index()].id == id)
+    }
+
+    /// [`Attempts::find`] and [`Attempts::answered`], which for a new SYN both look into
+    /// memory not used for long: here the processor fetches both at once.
+    pub fn find_both(&self, id: AttemptId, flow: &FlowKey) -> (Option<Slot>, Option<Slot>) {
+        let hashes = (self.secret.hash_one(id), self.flow_hash(flow));
+        let lists = (self.by_id.list(hashes.0), self.by_flow.list(hashes.1));
+        (self.find_in(lists.0, id), self.answered_in(lists.1, flow))
     }
 
     /// The attempt that this node answered last of those of a flow.
     pub fn answered(&self, flow: &FlowKey) -> Option<Slot> {
-        self.answered_under(self.flow_hash(flow), flow)
+        self.answered_in(self.by_flow.list(self.flow_hash(flow)), flow)
     }
 
-    fn answered_under(&self, hash: u64, flow: &FlowKey) -> Option<Slot> {
-        self.by_flow.find(hash, |slot| self.get(slot).flow.as_ref() == Some(flow))
+    fn answered_in(&self, list: List<'_>, flow: &FlowKey) -> Option<Slot> {
+        list.find(|slot| self.get(slot).flow.as_ref() == Some(flow))
     }
 
     /// The secret hash of a flow, of few words: what is derived for its types hashes
@@ -147,7 +159,7 @@ impl Attempts {
     /// Makes [`Attempts::answered`] find this attempt, and no other of its flow.
     pub fn set_answered(&mut self, slot: Slot, flow: &FlowKey) {
         let hash = self.flow_hash(flow);
-        if let Some(earlier) = self.answered_under(hash, flow) {
+        if let Some(earlier) = self.answered_in(self.by_flow.list(hash), flow) {
             self.by_flow.remove(hash, earlier);
         }
         self.by_flow.insert(hash, slot);
@@ -188,13 +200,9 @@ impl Chains {
         Self { first, links: Vec::with_capacity(slots) }
     }
 
-    fn find(&self, hash: u64, is: impl Fn(Slot) -> bool) -> Option<Slot> {
-        self.list(hash).find(|&slot| self.links[slot.index()].tag == Link::tag(hash) && is(slot))
-    }
-
-    fn list(&self, hash: u64) -> impl Iterator<Item = Slot> {
+    fn list(&self, hash: u64) -> List<'_> {
         let first = self.first[self.chain(hash)].map(Slot);
-        std::iter::successors(first, |slot| self.links[slot.index()].after)
+        List { first, tag: Link::tag(hash), links: &self.links }
     }
 
     fn insert(&mut self, hash: u64, slot: Slot) {
@@ -214,7 +222,8 @@ impl Chains {
             self.first[chain] = after.map(|after| after.0);
             return;
         }
-        let before = self.list(hash).find(|it| self.links[it.index()].after == Some(slot));
+        let comes_before = |it: &Slot| self.links[it.index()].after == Some(slot);
+        let before = self.list(hash).members().find(comes_before);
         if let Some(before) = before {
             self.links[before.index()].after = after;
         }
@@ -222,6 +231,24 @@ impl Chains {
 
     fn chain(&self, hash: u64) -> usize {
         hash as usize & (self.first.len() - 1)
+    }
+}
+
+/// The list for one hash.
+struct List<'a> {
+    first: Option<Slot>,
+    tag: u32,
+    links: &'a [Link],
+}
+
+impl<'a> List<'a> {
+    fn members(self) -> impl Iterator<Item = Slot> + 'a {
+        std::iter::successors(self.first, move |slot| self.links[slot.index()].after)
+    }
+
+    fn find(self, is: impl Fn(Slot) -> bool) -> Option<Slot> {
+        let (tag, links) = (self.tag, self.links);
+        self.members().find(|&slot| links[slot.index()].tag == tag && is(slot))
     }
 }
 
