@@ -82,3 +82,20 @@ fn after_a_partition_one_of_two_owners_goes_on() {
         }
     }
 }
+
+#[test]
+fn a_late_answer_does_not_open_the_flow_that_another_one_has() {
+    let mut pair = Pair::new();
+    let flow = FlowKey::udp((Ipv4Addr::new(10, 0, 0, 200), 1000), (VIP, 53));
+    let owner = pair.datagram(0, flow);
+    let leaves = |pair: &mut Pair, ticket: u64, flow: FlowKey| {
+        pair.nodes.iter_mut().for_each(|node| node.handle_unasked(flow, Ticket(ticket)));
+        pair.run(STEP);
+        let accepted = Output::Decide(Ticket(ticket), Verdict::Accept);
+        [0, 1].map(|me| pair.outputs[me].contains(&accepted))
+    };
+    assert_eq!(leaves(&mut pair, 1, flow), owner);
+    // What no client has asked for is a question of this host, or another port of a service.
+    let question = FlowKey::udp((Ipv4Addr::new(10, 0, 0, 200), 53), (VIP, 40_000));
+    assert_eq!(leaves(&mut pair, 2, question), [true; 2]);
+}

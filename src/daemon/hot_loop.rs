@@ -330,7 +330,12 @@ impl HotLoop {
                 tracing::debug!(%flow, "answered");
             }
             Some(Segment::Ack { flow, number }) => node.handle_ack(now, flow, number, None),
-            Some(Segment::Syn { .. } | Segment::Refusal { .. } | Segment::Datagram { .. })
+            Some(
+                Segment::Syn { .. }
+                | Segment::Refusal { .. }
+                | Segment::Datagram { .. }
+                | Segment::Unasked { .. },
+            )
             | None => *unexpected += 1,
         })?;
         Ok(())
@@ -387,6 +392,7 @@ impl HotLoop {
                     datagrams.hold(ticket, flow);
                     node.handle_datagram(now, ticket, flow);
                 }
+                Some(Segment::Unasked { flow }) => node.handle_unasked(flow, ticket),
                 Some(Segment::Ack { flow, number }) => {
                     node.handle_ack(now, flow, number, Some(ticket));
                 }

@@ -50,6 +50,11 @@ pub enum Segment {
         /// The flow.
         flow: FlowKey,
     },
+    /// This host says something to a client in a flow that is not tracked.
+    Unasked {
+        /// The flow.
+        flow: FlowKey,
+    },
 }
 
 /// Reads an IPv4 packet that the rules have queued or logged at a netfilter
@@ -66,11 +71,19 @@ pub fn parse(bytes: &[u8], hook: u8) -> Option<Segment> {
     let payload = bytes.get(header_len..)?;
     match ip.get_next_level_protocol() {
         IpNextHeaderProtocols::Tcp => segment(&ip, &TcpPacket::new(payload)?, hook),
-        IpNextHeaderProtocols::Udp if i32::from(hook) == libc::NF_INET_PRE_ROUTING => {
+        IpNextHeaderProtocols::Udp => {
             let udp = UdpPacket::new(payload)?;
             let source = SocketAddr::new(ip.get_source().into(), udp.get_source());
             let destination = SocketAddr::new(ip.get_destination().into(), udp.get_destination());
-            Some(Segment::Datagram { flow: FlowKey::udp(source, destination) })
+            match i32::from(hook) {
+                libc::NF_INET_PRE_ROUTING => {
+                    Some(Segment::Datagram { flow: FlowKey::udp(source, destination) })
+                }
+                libc::NF_INET_LOCAL_OUT => {
+                    Some(Segment::Unasked { flow: FlowKey::udp(destination, source) })
+                }
+                _ => None,
+            }
         }
         _ => None,
     }

@@ -240,6 +240,12 @@ impl Ruleset {
         writeln!(text, "    icmp type destination-unreachable icmp code port-unreachable drop")?;
         writeln!(text, "    {ICMP_ERROR} ct state related accept")?;
         writeln!(text, "    {ICMP_ERROR} drop")?;
+        // What a client says in a flow that this host has opened comes in unasked. A late answer
+        // in a flow that was given up must not open one.
+        writeln!(
+            text,
+            "    meta l4proto udp meta l4proto != @{BY_BUCKET} ct state new goto contest"
+        )?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
         // services of the others, so it stays here; the client asks again.

@@ -45,6 +45,8 @@ pub struct Counters {
     pub unheard: u64,
     /// Other nodes' OWNs for attempts that this node had accepted.
     pub conflicts: u64,
+    /// Datagrams of this host in flows that another node answers, or may come to, dropped.
+    pub late_answers: u64,
     /// Packets of unconfirmed flows that this node knows nothing about, dropped.
     pub unknown_acks: u64,
     /// Frames heard and used.

@@ -302,6 +302,20 @@ impl Node {
         self.open(now, ticket, flow, 0, false);
     }
 
+    /// A datagram of this host to a client is held whose flow the kernel does not know: a service
+    /// asks something, or its answer comes after the flow was given up. Then the kernel
+    /// must not track the flow as one that this host has opened.
+    pub fn handle_unasked(&mut self, flow: FlowKey, ticket: Ticket) {
+        let attempt = self.attempts.find(self.config.key.attempt(&flow, 0));
+        let state = attempt.map(|slot| self.attempts.get(slot).state);
+        let verdict = match state {
+            None | Some(State::Owned { .. }) => Verdict::Accept,
+            Some(_) => Verdict::Drop,
+        };
+        self.counters.late_answers += u64::from(verdict == Verdict::Drop);
+        self.decide(ticket, verdict);
+    }
+
     fn open(&mut self, now: Instant, ticket: Ticket, flow: FlowKey, isn: u32, incumbent: bool) {
         if self.held >= self.config.limits.held {
             self.counters.held_full += 1;
