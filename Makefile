@@ -59,7 +59,8 @@ corpus: packages toolchain
 		$(CARGO) fuzz cmin --sanitizer none $$name -- -use_counters=0 -set_cover_merge=1 || exit 1; \
 	done
 
-# Each rule of the race catalogue, switched off, makes a test fail.
+# Each rule of the race catalogue, switched off, makes a test fail. With MUTANTS_SHARD=k/n only
+# every nth of the edits, from the kth on.
 mutants: packages toolchain
 	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
 

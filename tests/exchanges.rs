@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use clusterd::bucket::Buckets;
 use clusterd::flow::{AttemptId, ClusterKey, FlowKey, Protocol, ServicePort};
 use clusterd::protocol::{
     Config, Instant, KernelShare, Listener, Mode, Node, Output, Syn, Ticket, Timers, Verdict,
@@ -79,6 +80,8 @@ struct Exchange<'a> {
     node: Node,
     attempts: &'a Attempts,
     peers: Vec<Header>,
+    /// The buckets of which the kernel was told last.
+    buckets: Option<Buckets>,
     turns: Vec<Turn>,
 }
 
@@ -110,6 +113,7 @@ impl<'a> Exchange<'a> {
             node: Node::new(config, Instant::default()),
             attempts,
             peers: peers.collect(),
+            buckets: None,
             turns: Vec::new(),
         };
         exchange.turns = exchange.parse_turns(&script);
@@ -176,8 +180,10 @@ impl<'a> Exchange<'a> {
                 Output::Destroy(flow) => Some(Action::Destroy(flow)),
                 Output::Block(flow) => Some(Action::Block(flow)),
                 Output::Inquire(flow) => Some(Action::Inquire(flow)),
-                Output::Share(KernelShare { own, decide_syns: false }) => {
-                    Some(Action::Buckets(own.len()))
+                // With the same buckets it is about the ports that are not divided by them.
+                Output::Share(KernelShare { own, decide_syns: false, .. }) => {
+                    let changed = self.buckets.replace(own) != Some(own);
+                    changed.then(|| Action::Buckets(own.len()))
                 }
                 Output::Share(share) => panic!("{}: no load was said: {share:?}", self.name),
                 Output::Notice(_) => None,

@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clusterd::flow::NodeId;
-use clusterd::protocol::{Cause, Load, Mode, Notice, Pacing};
+use clusterd::protocol::{Cause, Listener, Load, Mode, Notice, Pacing};
 use common::cluster::{Cluster, Conn, Outcome, ms, us};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -265,6 +266,33 @@ fn overload() -> Load {
 
 fn calm() -> Load {
     Load { window: ms(100), busy: 10, overflowed: 0, syns: 10 }
+}
+
+/// The kernel knows buckets and no listeners, so where these differ it is not asked.
+#[test]
+fn the_kernel_divides_no_port_that_only_some_hosts_serve() {
+    let mut lan = Cluster::new(3);
+    let undivided = |lan: &Cluster| {
+        lan.hosts.iter().map(|host| host.share.undivided.clone()).collect::<Vec<_>>()
+    };
+    let (none, this) = (BTreeSet::new(), BTreeSet::from([80]));
+    lan.listen(1, 80, Listener::Absent);
+    lan.look(1, 80);
+    lan.run(ms(100));
+    assert_eq!(undivided(&lan), [&this; 3].map(Clone::clone));
+    for host in [0, 2] {
+        lan.listen(host, 80, Listener::Absent);
+        lan.look(host, 80);
+    }
+    lan.run(ms(100));
+    assert_eq!(undivided(&lan), [&none; 3].map(Clone::clone), "nobody serves it");
+    lan.listen(1, 80, Listener::Ready);
+    lan.look(1, 80);
+    lan.run(ms(100));
+    assert_eq!(undivided(&lan), [&this; 3].map(Clone::clone));
+    lan.crash(1);
+    lan.run(SECOND * 4);
+    assert_eq!(undivided(&lan)[0], none);
 }
 
 /// Modes may be mixed: an overloaded host serves by hash, the others claim the rest.

@@ -322,17 +322,25 @@ impl HotLoop {
     /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core.
     fn read_log(&mut self) -> Result<()> {
         let now = self.now();
-        let Self { kernel, node, directory, shared, unexpected, .. } = self;
-        kernel.log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
+        let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
+        let Kernel { log, sockets, .. } = kernel;
+        log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
             Some(Segment::SynAck { flow, client_isn, isn }) => {
                 node.handle_syn_ack(now, flow, client_isn, isn);
                 directory.answered(shared, now, flow);
                 tracing::debug!(%flow, "answered");
             }
             Some(Segment::Ack { flow, number }) => node.handle_ack(now, flow, number, None),
+            // The kernel has decided by bucket and cannot serve the port: it need not be said
+            // again what the sockets say.
+            Some(Segment::Refusal { flow, .. }) => {
+                let service = flow.service_port();
+                if let Some(listener) = look_at(sockets, *vip, service) {
+                    node.handle_listener(now, service, listener);
+                }
+            }
             Some(
                 Segment::Syn { .. }
-                | Segment::Refusal { .. }
                 | Segment::Datagram { .. }
                 | Segment::Unasked { .. },
             )
@@ -487,9 +495,9 @@ impl HotLoop {
         if rules == 0 {
             return Ok(());
         }
-        let KernelShare { own, decide_syns } = &self.share;
+        let KernelShare { own, decide_syns, undivided } = &self.share;
         let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
-        match self.kernel.buckets.set(own, protocols) {
+        match self.kernel.buckets.set(own, protocols, undivided) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}

@@ -11,6 +11,7 @@
 //! again, because another program removed them, empties the sets again; so
 //! after that, [`KernelBuckets::set`] must be called again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use clusterd::bucket::{Bucket, Buckets};
 use clusterd::flow::Protocol;
 
 use super::nft_sets::Sets;
-use super::rules::{BY_BUCKET, DIVIDED, LEASED, OWN_BUCKETS, table_name};
+use super::rules::{BY_BUCKET, DIVIDED, LEASED, OWN_BUCKETS, UNDIVIDED, table_name};
 
 /// The sets and the counter in the rules of one virtual IP.
 #[derive(Debug)]
@@ -33,14 +34,15 @@ impl KernelBuckets {
         Ok(Self { sets: Sets::open(table_name(vip))? })
     }
 
-    /// Sets this host's own buckets, and the protocols whose new flows the kernel
-    /// divides by them, in one step and whatever was set before.
+    /// Sets this host's own buckets, the protocols whose new flows the kernel divides by them,
+    /// and the TCP ports that it does not, in one step and whatever was set before.
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
     pub fn set(
         &mut self,
         own: &Buckets,
         protocols: impl IntoIterator<Item = Protocol>,
+        undivided: &BTreeSet<u16>,
     ) -> io::Result<()> {
         // A number without a byte order of its own is in the host's.
         let own = own.iter().map(|Bucket(number)| u32::from(number).to_ne_bytes());
@@ -51,6 +53,8 @@ impl KernelBuckets {
             .add(OWN_BUCKETS, own, None)
             .flush(BY_BUCKET)
             .add(BY_BUCKET, protocols, None)
+            .flush(UNDIVIDED)
+            .add(UNDIVIDED, undivided.iter().map(|port| port.to_be_bytes()), None)
             .commit()
     }
 

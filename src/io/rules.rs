@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
-use clusterd::wire::IP_PROTOCOL;
+use clusterd::wire::{IP_PROTOCOL, PORTS_MAX};
 use pnet::util::MacAddr;
 
 /// Connection tracking label of flows whose client has chosen this host.
@@ -29,6 +29,14 @@ pub const OWN_BUCKETS: &str = "own_buckets";
 /// The set of the IP protocols whose new flows the kernel divides by bucket,
 /// without the daemon (overload form, spec 9); empty until the daemon fills it.
 pub const BY_BUCKET: &str = "by_bucket";
+
+/// The set of TCP ports that are not divided, because not every host serves them.
+pub const UNDIVIDED: &str = "undivided";
+
+/// Room in [`UNDIVIDED`]: as many as this host and 64 peers ([`Limits::peers`]) can announce.
+///
+/// [`Limits::peers`]: clusterd::protocol::Limits::peers
+const UNDIVIDED_MAX: usize = (1 + 64) * PORTS_MAX;
 
 /// The set of IP protocols that the kernel may let through to this host by
 /// itself: UDP and ICMP while the daemon lives, which says so again and again.
@@ -148,6 +156,7 @@ impl Ruleset {
         // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
+        writeln!(text, "  set {UNDIVIDED} {{ type inet_service; size {UNDIVIDED_MAX}; }}")?;
         writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
         writeln!(
             text,
@@ -191,7 +200,10 @@ impl Ruleset {
             Guard::Strict => format!("ct label set {BUCKET_LABEL} accept"),
         };
         // Those of foreign buckets are gone already.
-        writeln!(text, "    {SYN} meta l4proto @{BY_BUCKET} {plain} {accept}")?;
+        writeln!(
+            text,
+            "    {SYN} meta l4proto @{BY_BUCKET} tcp dport != @{UNDIVIDED} {plain} {accept}"
+        )?;
         writeln!(text, "    {SYN} ct state new {plain} goto contest")?;
         writeln!(text, "    {SYN} goto incumbent")?;
         if *guard == Guard::Strict {
@@ -248,17 +260,17 @@ impl Ruleset {
         )?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
-        // services of the others, so it stays here; the client asks again.
-        writeln!(
-            text,
-            "    tcp flags & (fin|syn|rst|ack) == (syn|ack) meta l4proto != @{BY_BUCKET} {log}"
-        )?;
-        writeln!(
-            text,
-            "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 meta l4proto @{BY_BUCKET} drop"
-        )?;
+        // services of the others, so it stays here, and the daemon looks whether there is
+        // a service; the client asks again.
+        let syn_ack = "tcp flags & (fin|syn|rst|ack) == (syn|ack)";
+        let refusal = "tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0";
+        let divided = format!("meta l4proto @{BY_BUCKET} tcp sport != @{UNDIVIDED}");
+        writeln!(text, "    {syn_ack} {divided} accept")?;
+        writeln!(text, "    {syn_ack} {log}")?;
+        writeln!(text, "    {refusal} {divided} limit rate 10/second {log}")?;
+        writeln!(text, "    {refusal} {divided} drop")?;
         // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
-        writeln!(text, "    tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0 goto contest")?;
+        writeln!(text, "    {refusal} goto contest")?;
         // A packet without a tracking entry matches no `ct` condition at all, so
         // it is the chosen flows that are named here and the rest is dropped.
         let chosen = match guard {
@@ -281,7 +293,7 @@ impl Ruleset {
         writeln!(
             text,
             "    iifname \"{interface}\" ip daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
-             counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
+             tcp dport != @{UNDIVIDED} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
             self.bucket("tcp sport")
         )?;
         writeln!(

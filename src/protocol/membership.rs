@@ -98,7 +98,12 @@ impl Peer {
     }
 
     pub fn serves(&self, service: ServicePort) -> bool {
-        !self.unavailable[list(service.protocol)].contains(&service.port)
+        !self.unavailable(service.protocol).contains(&service.port)
+    }
+
+    /// Ports that it cannot serve.
+    pub fn unavailable(&self, protocol: Protocol) -> &[u16] {
+        &self.unavailable[list(protocol)]
     }
 
     /// Frames of it that were not heard, of how many.

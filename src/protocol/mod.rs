@@ -33,6 +33,7 @@ mod time;
 mod view;
 mod window;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -79,12 +80,14 @@ pub enum Output {
 }
 
 /// What the kernel decides by itself (spec 5.6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelShare {
     /// The buckets whose clients this host serves.
     pub own: Buckets,
     /// SYNs are accepted or dropped by their buckets too, without being held.
     pub decide_syns: bool,
+    /// TCP ports whose SYNs are held nevertheless: not every host serves them.
+    pub undivided: BTreeSet<u16>,
 }
 
 /// How well a peer and this node hear each other.

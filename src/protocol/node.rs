@@ -467,9 +467,13 @@ impl Node {
         }
         self.shared = Some(now);
         let view = self.view(now);
-        let share = KernelShare { own: view.own_buckets(), decide_syns: self.fallback.by_kernel() };
+        let share = KernelShare {
+            own: view.own_buckets(),
+            decide_syns: self.fallback.by_kernel(),
+            undivided: view.partly_served(),
+        };
         if share != self.share {
-            self.share = share;
+            self.share = share.clone();
             self.outbox.outputs.push_back(Output::Share(share));
         }
     }

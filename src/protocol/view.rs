@@ -1,5 +1,7 @@
 //! Whose turn it is: this node's view of members, services and ranks (spec 5.1, 5.6).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::fallback::{Cause, Fallback};
 use super::membership::{Membership, Peer};
 use super::pace::Pace;
@@ -228,6 +230,18 @@ impl View<'_> {
         let not_listed = |node: &NodeId| !self.roster.contains(*node);
         let at_their_word = at_their_word.map(|(node, _)| node).filter(not_listed);
         of_roster.chain(at_their_word).chain(self.joined.then(|| self.me()))
+    }
+
+    /// TCP ports that some hosts serve and others do not, as far as they have said: there the
+    /// kernel, which knows only buckets, would leave a share to who does not serve it.
+    pub fn partly_served(&self) -> BTreeSet<u16> {
+        let mut lacking = BTreeMap::<u16, usize>::new();
+        let own = self.services.unavailable(Protocol::Tcp);
+        let peers = self.membership.live();
+        let theirs = peers.flat_map(|(_, peer)| peer.unavailable(Protocol::Tcp).iter().copied());
+        own.chain(theirs).for_each(|port| *lacking.entry(port).or_default() += 1);
+        let hosts = self.membership.live().count() + 1;
+        lacking.into_iter().filter(|&(_, lacking)| lacking < hosts).map(|(port, _)| port).collect()
     }
 
     /// The buckets that are this node's on the first try.

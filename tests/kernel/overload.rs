@@ -9,7 +9,7 @@ use clusterd::bucket::{Bucket, bucket};
 use clusterd::flow::ClusterKey;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::rig::{Lab, PATIENCE, PORT, VIP, wait_until};
+use crate::rig::{Lab, PATIENCE, PORT, VIP, end, wait_until};
 use crate::sockets::{connect_from, hello};
 
 const HOSTS: usize = 3;
@@ -137,4 +137,33 @@ fn syns_are_divided_without_the_daemon(guard: &str) {
     let wanted = u64::from(CONNECTIONS);
     wait_until("the daemons decide again", || more().all(|more| more >= wanted));
     assert!(more().all(|more| more < 2 * wanted), "only the second half: {:?}", syns_seen());
+}
+
+/// Divided by buckets alone, a third of the clients would find nobody.
+#[test]
+fn a_port_that_a_host_does_not_serve_is_not_divided() {
+    const CONNECTIONS: u16 = 60;
+    let Some(lab) = Lab::up(HOSTS, "rst") else { return };
+    divide(&lab, true);
+    end(lab.service(2), libc::SIGTERM);
+    let connect = |port: u16| {
+        let answer = lab.within("client", || hello(&mut connect_from(port, PORT)?));
+        answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"))
+    };
+    // The kernel there refuses this one, unheard, and so the daemon learns of it. The client's
+    // next SYN is answered by another host.
+    let its = (20_000..).find(|&port| host_for(port) == 2).expect("a third of all");
+    assert_ne!(connect(its), "h2");
+    for host in 1..=HOSTS {
+        wait_until("the kernel knows", || {
+            let list = format!("nft list set inet clusterd_{VIP} undivided");
+            lab.shell(&format!("h{host}"), &list).contains(&format!("elements = {{ {PORT} }}"))
+        });
+    }
+    divide(&lab, true);
+    for port in 30_000..30_000 + CONNECTIONS {
+        assert_ne!(connect(port), "h2");
+    }
+    lab.start_service(2);
+    wait_until("it is divided again", || connect(0) == "h2");
 }
