@@ -339,11 +339,7 @@ impl HotLoop {
                     node.handle_listener(now, service, listener);
                 }
             }
-            Some(
-                Segment::Syn { .. }
-                | Segment::Datagram { .. }
-                | Segment::Unasked { .. },
-            )
+            Some(Segment::Syn { .. } | Segment::Datagram { .. } | Segment::Unasked { .. })
             | None => *unexpected += 1,
         })?;
         Ok(())
@@ -510,7 +506,7 @@ impl HotLoop {
     fn lease(&mut self) -> Result<()> {
         let now = self.now();
         let due = self.leased.is_none_or(|leased| now.since(leased) >= LEASE_INTERVAL);
-        if !due || !self.node.joined() {
+        if !due || !self.node.joined() || self.shared.rules() == 0 {
             return Ok(());
         }
         match self.kernel.buckets.lease(LEASE) {

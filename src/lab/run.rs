@@ -19,8 +19,9 @@ use super::process::{self, Process, Sign};
 use super::report::{FaultOutcome, Outcome, Report};
 use super::topology::{self, Topology, VIP, host_name};
 
-/// How long a service or daemon may take to say that it is ready.
-pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a service or daemon may take to say that it is ready: on an emulated kernel that loads
+/// a module for each kind of rule, one after the other.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the progress line is refreshed.
 const PROGRESS: Duration = Duration::from_millis(200);
 /// Exit code of a run ended by a signal, as shells have it for Ctrl-C.
