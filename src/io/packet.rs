@@ -197,8 +197,13 @@ mod tests {
         bytes.truncate(28);
         let flow = FlowKey::udp((CLIENT, 4000), (VIP, 80));
         assert_eq!(parse(&bytes, PRE_ROUTING), Some(Segment::Datagram { flow }));
-        assert_eq!(parse(&bytes, LOCAL_OUT), None);
         assert_eq!(parse(&bytes[..27], PRE_ROUTING), None);
+
+        // A flow is named as the client would name it.
+        let mut bytes = segment(false, 0);
+        bytes[9] = 17;
+        assert_eq!(parse(&bytes, LOCAL_OUT), Some(Segment::Unasked { flow }));
+        assert_eq!(parse(&bytes, libc::NF_INET_FORWARD as u8), None);
     }
 
     proptest! {
