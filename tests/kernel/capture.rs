@@ -20,10 +20,11 @@ const CONVERSATION: u32 = 5;
 /// The resets in a capture file that broke, or could have broken, a connection.
 ///
 /// Harmless is one with which a host answers for its *own* connection after the
-/// end of it: the sequence number is that after its own SYN, answer and FIN.
+/// end of it: the sequence number is one between those after its own SYN and after its FIN.
 /// It comes about when a second SYN-ACK arrives late, and the client repeats
-/// its last acknowledgment to a host that is through with it. A reset by a host
-/// that was not chosen would continue the sequence numbers of another.
+/// its last acknowledgment to a host that is through with it, or when a busy kernel overtakes the
+/// client's first one. A reset by a host that was not chosen would continue the sequence
+/// numbers of another; and one that broke its connection shows at the client.
 pub fn harmful_resets(capture: &[u8]) -> Vec<String> {
     // By client port, then by host. The lab's first connection, made before the
     // capture began, may still have frames under way; without its SYN it is not here.
@@ -45,7 +46,8 @@ pub fn harmful_resets(capture: &[u8]) -> Vec<String> {
             isns.insert(segment.source, segment.sequence);
         } else if flags & RST != 0 && segment.from_vip {
             let own = isns.get(&segment.source);
-            if own.map(|isn| isn.wrapping_add(CONVERSATION)) != Some(segment.sequence) {
+            let said = own.map(|isn| segment.sequence.wrapping_sub(*isn));
+            if !said.is_some_and(|said| (1..=CONVERSATION).contains(&said)) {
                 resets.push(format!("{segment:?}, SYN-ACKs {isns:?}"));
             }
         }
