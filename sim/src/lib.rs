@@ -1,0 +1,26 @@
+//! A discrete-event simulator of claim races.
+//!
+//! It drives the production core and wire code of clusterd through modelled media, hosts,
+//! kernels and clients, many thousand connections a second. A run depends on nothing but its
+//! scenario and its seed.
+//!
+//! [`world::World`] puts everything together; each other module is one model or one use of it.
+
+pub mod chance;
+pub mod client;
+pub mod delay;
+pub mod engine;
+pub mod fault;
+pub mod file;
+pub mod host;
+pub mod kernel;
+pub mod measured;
+pub mod network;
+pub mod packet;
+pub mod record;
+pub mod rule;
+pub mod scenario;
+pub mod service;
+pub mod setting;
+pub mod summary;
+pub mod world;
