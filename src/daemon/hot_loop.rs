@@ -13,6 +13,7 @@
 //! 6. one frame with everything the turn has to say.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
@@ -40,7 +41,7 @@ use crate::io::nfqueue::{self, Queue};
 use crate::io::packet::{self, Segment};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
-use crate::io::sock_diag::{Destroyed, SockDiag};
+use crate::io::sock_diag::{Connection, Destroyed, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
@@ -169,6 +170,7 @@ pub struct HotLoop {
     wire: WireCounters,
     unexpected: u64,
     slept: u64,
+    leftovers: u64,
     undestroyed: u64,
     unlogged: u64,
     directory: Directory,
@@ -219,6 +221,7 @@ impl HotLoop {
             wire: WireCounters::default(),
             unexpected: 0,
             slept: 0,
+            leftovers: 0,
             undestroyed: 0,
             unlogged: 0,
             directory: Directory::default(),
@@ -364,10 +367,12 @@ impl HotLoop {
     /// Hands held packets to the core, of a backlog all but SYNs. Returns how many there were.
     fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
-        let Self { kernel, node, listeners, unexpected, slept, vip, .. } = self;
-        let Kernel { queue, sockets, datagrams, number, .. } = kernel;
+        let Self {
+            kernel, node, listeners, unexpected, slept, leftovers, undestroyed, vip, ..
+        } = self;
+        let Kernel { queue, sockets, conntrack, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
-        let mut look = |node: &mut Node, service: ServicePort| {
+        let mut look = |sockets: &mut SockDiag, node: &mut Node, service: ServicePort| {
             let age = listeners.get(&service).map(|&looked| now.since(looked));
             if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
                 if listeners.len() >= LISTENERS_MAX {
@@ -387,12 +392,24 @@ impl HotLoop {
                     none_of_ours.push(packet.ticket);
                 }
                 Some(Segment::Syn { flow, isn }) => {
-                    look(node, flow.service_port());
                     let incumbent = packet.ticket.queue != *number;
+                    if incumbent && !node.has_accepted(&flow, isn) {
+                        match remove_leftover(sockets, conntrack, &flow) {
+                            Ok(false) => {}
+                            // The client says it again, or another host has nothing in the way.
+                            removed => {
+                                *leftovers += 1;
+                                *undestroyed += u64::from(removed.is_err());
+                                none_of_ours.push(packet.ticket);
+                                return;
+                            }
+                        }
+                    }
+                    look(sockets, node, flow.service_port());
                     node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
                 }
                 Some(Segment::Datagram { flow }) => {
-                    look(node, flow.service_port());
+                    look(sockets, node, flow.service_port());
                     datagrams.hold(ticket, flow);
                     node.handle_datagram(now, ticket, flow);
                 }
@@ -647,6 +664,7 @@ impl HotLoop {
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
             queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected, self.slept),
             log_overruns: self.kernel.log.enobufs,
+            leftovers: self.leftovers,
             undestroyed: self.undestroyed,
             datagrams: self.kernel.datagrams.counters,
             unlogged: self.unlogged,
@@ -687,6 +705,28 @@ fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, service: ServicePort) -> Optio
         }
         Err(_) => None,
     }
+}
+
+/// Removes what an earlier attempt over the same ports has left half open, which this host did not
+/// get to remove when the client chose another one. False if a connection stands: that
+/// the kernel must deal with (RFC 5961 4.2).
+///
+/// Its SYN must not get to the kernel: that would answer for the earlier attempt, and the RST by
+/// which the client refuses this fits what connection tracking remembers of it *on every host*, so
+/// that whoever has accepted the new attempt would drop all that follows.
+fn remove_leftover(
+    sockets: &mut SockDiag,
+    conntrack: &mut Conntrack,
+    flow: &FlowKey,
+) -> io::Result<bool> {
+    let Some((client, service)) = v4(flow) else { return Ok(false) };
+    match sockets.connection(client, service)? {
+        Connection::Open => return Ok(false),
+        Connection::HalfOpen => drop(sockets.destroy_request(client, service)?),
+        Connection::None => {}
+    }
+    conntrack.delete(flow)?;
+    Ok(true)
 }
 
 fn pack(ticket: nfqueue::Ticket) -> Ticket {

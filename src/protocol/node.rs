@@ -290,6 +290,19 @@ impl Node {
         self.open(now, ticket, flow, isn, incumbent);
     }
 
+    /// This node has let a SYN of this attempt through. Then what its kernel has half open
+    /// for these ports is of this attempt, and else it is left from an earlier one.
+    pub fn has_accepted(&self, flow: &FlowKey, isn: u32) -> bool {
+        let slot = self.attempts.find(self.config.key.attempt(flow, isn));
+        slot.is_some_and(|slot| match self.attempts.get(slot).state {
+            State::Accepted { .. } | State::Half { .. } | State::Owned { .. } => true,
+            State::Held { .. }
+            | State::Claimed { .. }
+            | State::Deferred { .. }
+            | State::Foreign { .. } => false,
+        })
+    }
+
     /// A datagram to the virtual IP is held whose flow the kernel does not know.
     pub fn handle_datagram(&mut self, now: Instant, ticket: Ticket, flow: FlowKey) {
         self.counters.datagrams += 1;
