@@ -254,6 +254,7 @@ impl HotLoop {
                 return Ok(());
             }
             if self.now().since(due) >= SLEPT {
+                self.hear()?;
                 self.drop_backlog()?;
             }
             if ready.contains(CLAIMS) {
@@ -348,8 +349,8 @@ impl HotLoop {
         Ok(())
     }
 
-    /// Drops the SYNs that have waited while this process did not run. Their age is not
-    /// known: the other hosts have answered them, or their clients do not wait any more.
+    /// Drops the SYNs and datagrams that have waited while this process did not run. Their age is
+    /// not known: the other hosts have answered them, or their clients do not wait any more.
     fn drop_backlog(&mut self) -> Result<()> {
         if self.node.peers().next().is_none() {
             return Ok(());
@@ -364,7 +365,7 @@ impl HotLoop {
         Ok(())
     }
 
-    /// Hands held packets to the core, of a backlog all but SYNs. Returns how many there were.
+    /// Hands held packets to the core, of a backlog only ACKs and RSTs. Returns how many there were.
     fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
         let Self {
@@ -387,7 +388,7 @@ impl HotLoop {
         let got = queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
             match packet::parse(packet.payload, packet.hook) {
-                Some(Segment::Syn { .. }) if backlog => {
+                Some(Segment::Syn { .. } | Segment::Datagram { .. }) if backlog => {
                     *slept += 1;
                     none_of_ours.push(packet.ticket);
                 }
@@ -493,6 +494,9 @@ impl HotLoop {
         }
         self.kernel.queue.flush()?;
         self.kernel.datagrams.settle(&mut self.kernel.conntrack);
+        if self.kernel.datagrams.answers_on_more() {
+            self.apply_share()?;
+        }
         while let Some(frame) = self.node.poll_frame(self.now()) {
             tracing::trace!(%frame, "sent");
             wire::encode_into(frame, &self.ring, &mut self.bytes);
@@ -510,7 +514,8 @@ impl HotLoop {
         }
         let KernelShare { own, decide_syns, undivided } = &self.share;
         let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
-        match self.kernel.buckets.set(own, protocols, undivided) {
+        let answering = self.kernel.datagrams.answering();
+        match self.kernel.buckets.set(own, protocols, undivided, answering) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}
@@ -557,7 +562,9 @@ impl HotLoop {
             }
             // Ports on which nobody listens are asked for all the time, and the kernel's
             // table is long.
-            Notice::ServiceDown(service) if service.protocol == Protocol::Udp => {
+            Notice::ServiceDown(service) | Notice::NotServed(service)
+                if service.protocol == Protocol::Udp =>
+            {
                 if self.kernel.datagrams.has_served(service.port) {
                     self.forget_datagrams(|flow| flow.service_port() == service);
                 }
@@ -570,7 +577,8 @@ impl HotLoop {
             | Notice::DuplicateNodeId { .. }
             | Notice::Fallback { .. }
             | Notice::ServiceUp(_)
-            | Notice::ServiceDown(_) => {}
+            | Notice::ServiceDown(_)
+            | Notice::NotServed(_) => {}
         }
     }
 
