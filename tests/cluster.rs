@@ -274,6 +274,7 @@ fn a_port_that_nobody_serves_is_refused_once() {
 #[test]
 fn a_listener_that_vanishes_refuses_nobody() {
     let mut lan = Cluster::new(3);
+    lan.look(0, 80);
     lan.hosts[0].blind = true;
     lan.listen(0, 80, Listener::Absent);
     let port = lan.port_for(0, 80);

@@ -295,6 +295,24 @@ fn the_kernel_divides_no_port_that_only_some_hosts_serve() {
     assert_eq!(undivided(&lan)[0], none);
 }
 
+/// Somebody who tries all ports does not make a host forget the one that others serve.
+#[test]
+fn closed_ports_do_not_displace_one_that_only_some_hosts_serve() {
+    let mut lan = Cluster::new(3);
+    lan.listen(1, 80, Listener::Absent);
+    lan.look(1, 80);
+    let conns = connect(&mut lan, 5);
+    assert_eq!(duplicates(&lan, &conns), 0);
+    for port in 1_000..1_300 {
+        lan.listen(1, port, Listener::Absent);
+        lan.look(1, port);
+        lan.run(us(100));
+    }
+    lan.run(ms(100));
+    let undivided = &lan.hosts[0].share.undivided;
+    assert!(undivided.contains(&80) && undivided.len() == 64, "{undivided:?}");
+}
+
 /// Modes may be mixed: an overloaded host serves by hash, the others claim the rest.
 #[test]
 fn one_host_by_hash_and_two_by_claims_answer_each_syn_once() {

@@ -46,8 +46,12 @@ pub struct Datagrams {
     destroy: Vec<FlowKey>,
     /// The set has entries that are not to be waited for.
     unblock: bool,
-    /// Ports on which this host has served anybody.
+    /// Ports on which this host has served anybody since it was asked last.
     ports: BTreeSet<u16>,
+    /// Ports on which it ever has: what leaves from these is an answer.
+    answering: BTreeSet<u16>,
+    /// There are more of them than the kernel was told.
+    answers_on_more: bool,
     pub counters: DatagramCounters,
 }
 
@@ -61,6 +65,8 @@ impl Datagrams {
             destroy: Vec::new(),
             unblock: false,
             ports: BTreeSet::new(),
+            answering: BTreeSet::new(),
+            answers_on_more: false,
             counters: DatagramCounters::default(),
         })
     }
@@ -78,6 +84,17 @@ impl Datagrams {
     /// This host serves a flow to that port.
     pub fn serve(&mut self, port: u16) {
         self.ports.insert(port);
+        self.answers_on_more |= self.answering.insert(port);
+    }
+
+    /// The ports from which what leaves is an answer.
+    pub fn answering(&self) -> &BTreeSet<u16> {
+        &self.answering
+    }
+
+    /// Must the kernel be told of more of them?
+    pub fn answers_on_more(&mut self) -> bool {
+        std::mem::take(&mut self.answers_on_more)
     }
 
     /// Has this host served anybody on that port since it was asked last?
@@ -121,6 +138,10 @@ impl Datagrams {
             self.counters.untracked += 1;
             return Vec::new();
         };
+        // Also of those that an earlier daemon has served.
+        for flow in &flows {
+            self.answers_on_more |= self.answering.insert(flow.service.port());
+        }
         flows.retain(which);
         for flow in &flows {
             self.counters.untracked += u64::from(conntrack.delete(flow).is_err());

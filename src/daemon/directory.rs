@@ -56,6 +56,9 @@ pub struct Snapshot {
     /// Times that the kernel reported a full log socket: SYN-ACKs went unseen,
     /// and show as attempts that stayed mute.
     pub log_overruns: u64,
+    /// SYNs that were dropped, and with them what an earlier attempt over the same ports had left
+    /// half open here.
+    pub leftovers: u64,
     /// Half-open sockets and tracking entries that the kernel did not remove;
     /// the guard keeps them silent, and they end by themselves.
     pub undestroyed: u64,

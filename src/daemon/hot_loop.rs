@@ -13,6 +13,7 @@
 //! 6. one frame with everything the turn has to say.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
@@ -40,7 +41,7 @@ use crate::io::nfqueue::{self, Queue};
 use crate::io::packet::{self, Segment};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
-use crate::io::sock_diag::{Destroyed, SockDiag};
+use crate::io::sock_diag::{Connection, Destroyed, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
@@ -169,6 +170,7 @@ pub struct HotLoop {
     wire: WireCounters,
     unexpected: u64,
     slept: u64,
+    leftovers: u64,
     undestroyed: u64,
     unlogged: u64,
     directory: Directory,
@@ -219,6 +221,7 @@ impl HotLoop {
             wire: WireCounters::default(),
             unexpected: 0,
             slept: 0,
+            leftovers: 0,
             undestroyed: 0,
             unlogged: 0,
             directory: Directory::default(),
@@ -251,6 +254,7 @@ impl HotLoop {
                 return Ok(());
             }
             if self.now().since(due) >= SLEPT {
+                self.hear()?;
                 self.drop_backlog()?;
             }
             if ready.contains(CLAIMS) {
@@ -345,8 +349,8 @@ impl HotLoop {
         Ok(())
     }
 
-    /// Drops the SYNs that have waited while this process did not run. Their age is not
-    /// known: the other hosts have answered them, or their clients do not wait any more.
+    /// Drops the SYNs and datagrams that have waited while this process did not run. Their age is
+    /// not known: the other hosts have answered them, or their clients do not wait any more.
     fn drop_backlog(&mut self) -> Result<()> {
         if self.node.peers().next().is_none() {
             return Ok(());
@@ -361,13 +365,15 @@ impl HotLoop {
         Ok(())
     }
 
-    /// Hands held packets to the core, of a backlog all but SYNs. Returns how many there were.
+    /// Hands held packets to the core, of a backlog only ACKs and RSTs. Returns how many there were.
     fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
-        let Self { kernel, node, listeners, unexpected, slept, vip, .. } = self;
-        let Kernel { queue, sockets, datagrams, number, .. } = kernel;
+        let Self {
+            kernel, node, listeners, unexpected, slept, leftovers, undestroyed, vip, ..
+        } = self;
+        let Kernel { queue, sockets, conntrack, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
-        let mut look = |node: &mut Node, service: ServicePort| {
+        let mut look = |sockets: &mut SockDiag, node: &mut Node, service: ServicePort| {
             let age = listeners.get(&service).map(|&looked| now.since(looked));
             if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
                 if listeners.len() >= LISTENERS_MAX {
@@ -382,17 +388,29 @@ impl HotLoop {
         let got = queue.recv(BUDGET, |packet| {
             let ticket = pack(packet.ticket);
             match packet::parse(packet.payload, packet.hook) {
-                Some(Segment::Syn { .. }) if backlog => {
+                Some(Segment::Syn { .. } | Segment::Datagram { .. }) if backlog => {
                     *slept += 1;
                     none_of_ours.push(packet.ticket);
                 }
                 Some(Segment::Syn { flow, isn }) => {
-                    look(node, flow.service_port());
                     let incumbent = packet.ticket.queue != *number;
+                    if incumbent && !node.has_accepted(&flow, isn) {
+                        match remove_leftover(sockets, conntrack, &flow) {
+                            Ok(false) => {}
+                            // The client says it again, or another host has nothing in the way.
+                            removed => {
+                                *leftovers += 1;
+                                *undestroyed += u64::from(removed.is_err());
+                                none_of_ours.push(packet.ticket);
+                                return;
+                            }
+                        }
+                    }
+                    look(sockets, node, flow.service_port());
                     node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
                 }
                 Some(Segment::Datagram { flow }) => {
-                    look(node, flow.service_port());
+                    look(sockets, node, flow.service_port());
                     datagrams.hold(ticket, flow);
                     node.handle_datagram(now, ticket, flow);
                 }
@@ -476,6 +494,9 @@ impl HotLoop {
         }
         self.kernel.queue.flush()?;
         self.kernel.datagrams.settle(&mut self.kernel.conntrack);
+        if self.kernel.datagrams.answers_on_more() {
+            self.apply_share()?;
+        }
         while let Some(frame) = self.node.poll_frame(self.now()) {
             tracing::trace!(%frame, "sent");
             wire::encode_into(frame, &self.ring, &mut self.bytes);
@@ -493,7 +514,8 @@ impl HotLoop {
         }
         let KernelShare { own, decide_syns, undivided } = &self.share;
         let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
-        match self.kernel.buckets.set(own, protocols, undivided) {
+        let answering = self.kernel.datagrams.answering();
+        match self.kernel.buckets.set(own, protocols, undivided, answering) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}
@@ -540,7 +562,9 @@ impl HotLoop {
             }
             // Ports on which nobody listens are asked for all the time, and the kernel's
             // table is long.
-            Notice::ServiceDown(service) if service.protocol == Protocol::Udp => {
+            Notice::ServiceDown(service) | Notice::NotServed(service)
+                if service.protocol == Protocol::Udp =>
+            {
                 if self.kernel.datagrams.has_served(service.port) {
                     self.forget_datagrams(|flow| flow.service_port() == service);
                 }
@@ -553,7 +577,8 @@ impl HotLoop {
             | Notice::DuplicateNodeId { .. }
             | Notice::Fallback { .. }
             | Notice::ServiceUp(_)
-            | Notice::ServiceDown(_) => {}
+            | Notice::ServiceDown(_)
+            | Notice::NotServed(_) => {}
         }
     }
 
@@ -647,6 +672,7 @@ impl HotLoop {
             wire: WireCounters { unsent: self.kernel.claims.unsent, ..self.wire },
             queue: QueueCounters::new(self.kernel.queue.counters, self.unexpected, self.slept),
             log_overruns: self.kernel.log.enobufs,
+            leftovers: self.leftovers,
             undestroyed: self.undestroyed,
             datagrams: self.kernel.datagrams.counters,
             unlogged: self.unlogged,
@@ -687,6 +713,28 @@ fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, service: ServicePort) -> Optio
         }
         Err(_) => None,
     }
+}
+
+/// Removes what an earlier attempt over the same ports has left half open, which this host did not
+/// get to remove when the client chose another one. False if a connection stands: that
+/// the kernel must deal with (RFC 5961 4.2).
+///
+/// Its SYN must not get to the kernel: that would answer for the earlier attempt, and the RST by
+/// which the client refuses this fits what connection tracking remembers of it *on every host*, so
+/// that whoever has accepted the new attempt would drop all that follows.
+fn remove_leftover(
+    sockets: &mut SockDiag,
+    conntrack: &mut Conntrack,
+    flow: &FlowKey,
+) -> io::Result<bool> {
+    let Some((client, service)) = v4(flow) else { return Ok(false) };
+    match sockets.connection(client, service)? {
+        Connection::Open => return Ok(false),
+        Connection::HalfOpen => drop(sockets.destroy_request(client, service)?),
+        Connection::None => {}
+    }
+    conntrack.delete(flow)?;
+    Ok(true)
 }
 
 fn pack(ticket: nfqueue::Ticket) -> Ticket {

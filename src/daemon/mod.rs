@@ -293,8 +293,10 @@ async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: Ipv4Addr) {
             }
             Notice::ServiceUp(service) => info!(%service, "serving"),
             Notice::ServiceDown(service) => {
-                info!(%service, "no listener, leaving it to the others");
+                info!(%service, "no listener any more, leaving it to the others");
             }
+            // Whoever tries all ports must not fill the log.
+            Notice::NotServed(service) => debug!(%service, "no listener, leaving it to the others"),
         }
     }
 }

@@ -20,7 +20,9 @@ use clusterd::bucket::{Bucket, Buckets};
 use clusterd::flow::Protocol;
 
 use super::nft_sets::Sets;
-use super::rules::{BY_BUCKET, DIVIDED, LEASED, OWN_BUCKETS, UNDIVIDED, table_name};
+use super::rules::{
+    ANSWERING, ANSWERING_MAX, BY_BUCKET, DIVIDED, LEASED, OWN_BUCKETS, UNDIVIDED, table_name,
+};
 
 /// The sets and the counter in the rules of one virtual IP.
 #[derive(Debug)]
@@ -34,8 +36,9 @@ impl KernelBuckets {
         Ok(Self { sets: Sets::open(table_name(vip))? })
     }
 
-    /// Sets this host's own buckets, the protocols whose new flows the kernel divides by them,
-    /// and the TCP ports that it does not, in one step and whatever was set before.
+    /// Sets this host's own buckets, the protocols whose new flows the kernel divides by them, the
+    /// TCP ports that it does not, and the UDP ports on which this host answers, in one step
+    /// and whatever was set before.
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
     pub fn set(
@@ -43,6 +46,7 @@ impl KernelBuckets {
         own: &Buckets,
         protocols: impl IntoIterator<Item = Protocol>,
         undivided: &BTreeSet<u16>,
+        answering: &BTreeSet<u16>,
     ) -> io::Result<()> {
         // A number without a byte order of its own is in the host's.
         let own = own.iter().map(|Bucket(number)| u32::from(number).to_ne_bytes());
@@ -55,6 +59,12 @@ impl KernelBuckets {
             .add(BY_BUCKET, protocols, None)
             .flush(UNDIVIDED)
             .add(UNDIVIDED, undivided.iter().map(|port| port.to_be_bytes()), None)
+            .flush(ANSWERING)
+            .add(
+                ANSWERING,
+                answering.iter().take(ANSWERING_MAX).map(|port| port.to_be_bytes()),
+                None,
+            )
             .commit()
     }
 

@@ -38,6 +38,13 @@ pub const UNDIVIDED: &str = "undivided";
 /// [`Limits::peers`]: clusterd::protocol::Limits::peers
 const UNDIVIDED_MAX: usize = (1 + 64) * PORTS_MAX;
 
+/// The set of UDP ports on which this host has answered clients: what leaves from these in a flow
+/// that is not tracked is a late answer, and goes to the daemon.
+pub const ANSWERING: &str = "answering";
+
+/// Room in [`ANSWERING`]; late answers from further ports are not noticed.
+pub const ANSWERING_MAX: usize = 1_024;
+
 /// The set of IP protocols that the kernel may let through to this host by
 /// itself: UDP and ICMP while the daemon lives, which says so again and again.
 pub const LEASED: &str = "leased";
@@ -157,6 +164,7 @@ impl Ruleset {
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
         writeln!(text, "  set {UNDIVIDED} {{ type inet_service; size {UNDIVIDED_MAX}; }}")?;
+        writeln!(text, "  set {ANSWERING} {{ type inet_service; size {ANSWERING_MAX}; }}")?;
         writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
         writeln!(
             text,
@@ -256,7 +264,8 @@ impl Ruleset {
         // in a flow that was given up must not open one.
         writeln!(
             text,
-            "    meta l4proto udp meta l4proto != @{BY_BUCKET} ct state new goto contest"
+            "    udp sport @{ANSWERING} meta l4proto != @{BY_BUCKET} ct state new \
+             ct status ! confirmed goto contest"
         )?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
@@ -328,7 +337,8 @@ impl Ruleset {
         writeln!(text, "    type filter hook output priority raw; policy accept;")?;
         writeln!(
             text,
-            "    ip saddr {vip} ip daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
+            "    ip saddr {vip} udp sport @{ANSWERING} \
+             ip daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
         )
     }
 

@@ -28,6 +28,17 @@ pub struct Listener {
     pub backlog: u32,
 }
 
+/// What TCP has for a pair of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Nothing.
+    None,
+    /// A request whose handshake is not complete.
+    HalfOpen,
+    /// A connection in any later state, `TIME_WAIT` among them.
+    Open,
+}
+
 /// What [`SockDiag::destroy_request`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destroyed {
@@ -135,6 +146,25 @@ impl SockDiag {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What TCP has for the ports of `client` and `local`.
+    pub fn connection(
+        &mut self,
+        client: SocketAddrV4,
+        local: SocketAddrV4,
+    ) -> io::Result<Connection> {
+        let found = self.find(client, local).map_err(|error| {
+            attempt(format!("look for a connection {client} -> {local}"), error)
+        })?;
+        Ok(match found {
+            Some(socket) if socket.client == Some(client) => match socket.state {
+                TCP_LISTEN => Connection::None,
+                TCP_SYN_RECV => Connection::HalfOpen,
+                _ => Connection::Open,
+            },
+            _ => Connection::None,
+        })
     }
 
     /// All TCP connections of the local address `vip` past the handshake, as

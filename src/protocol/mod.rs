@@ -153,8 +153,10 @@ pub enum Notice {
     },
     /// This node can serve a port again.
     ServiceUp(ServicePort),
-    /// This node has no listener on a port and leaves it to the others.
+    /// This node has no listener on a port any more and leaves it to the others.
     ServiceDown(ServicePort),
+    /// Somebody has asked for a port on which this node has no listener.
+    NotServed(ServicePort),
 }
 
 /// Can this host serve a new connection to a port?

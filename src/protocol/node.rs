@@ -25,6 +25,9 @@ const HELLOS_MAX: usize = 32;
 /// A node that has just taken another id does not take yet another one.
 const ID_KEPT: Duration = Duration::from_secs(1);
 
+/// HELLOs about services are this far apart at least.
+const SERVICES_SPACING: Duration = Duration::from_millis(5);
+
 /// How long it takes to say again which flows of datagrams are this node's.
 const REPEATED_WITHIN: Duration = Duration::from_millis(500);
 
@@ -219,6 +222,7 @@ impl Node {
     }
 
     fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
+        self.services.served_elsewhere(contest.port);
         self.sample(now, contest);
         self.step(now, contest.attempt, Event::Own(from), None);
     }
@@ -239,7 +243,7 @@ impl Node {
     fn handle_hello(&mut self, now: Instant, from: NodeId, protocol: Protocol, ports: &[u16]) {
         let changed = self.membership.set_unavailable(from, protocol, ports);
         let peer = self.membership.get(from);
-        if changed && peer.is_some_and(Peer::live) {
+        if changed && protocol == Protocol::Tcp && peer.is_some_and(Peer::live) {
             self.changed = now;
         }
         // Who is only taken at its word counts while it is heard.
@@ -290,6 +294,19 @@ impl Node {
         self.open(now, ticket, flow, isn, incumbent);
     }
 
+    /// This node has let a SYN of this attempt through. Then what its kernel has half open
+    /// for these ports is of this attempt, and else it is left from an earlier one.
+    pub fn has_accepted(&self, flow: &FlowKey, isn: u32) -> bool {
+        let slot = self.attempts.find(self.config.key.attempt(flow, isn));
+        slot.is_some_and(|slot| match self.attempts.get(slot).state {
+            State::Accepted { .. } | State::Half { .. } | State::Owned { .. } => true,
+            State::Held { .. }
+            | State::Claimed { .. }
+            | State::Deferred { .. }
+            | State::Foreign { .. } => false,
+        })
+    }
+
     /// A datagram to the virtual IP is held whose flow the kernel does not know.
     pub fn handle_datagram(&mut self, now: Instant, ticket: Ticket, flow: FlowKey) {
         self.counters.datagrams += 1;
@@ -302,15 +319,16 @@ impl Node {
         self.open(now, ticket, flow, 0, false);
     }
 
-    /// A datagram of this host to a client is held whose flow the kernel does not know: a service
-    /// asks something, or its answer comes after the flow was given up. Then the kernel
-    /// must not track the flow as one that this host has opened.
+    /// A datagram to a client from a port on which this host has served is held, whose flow the
+    /// kernel does not know: as a rule an answer that comes after the flow was given up, or from
+    /// an earlier life of the daemon. It must not open the flow from this side, or two hosts
+    /// answer it for good.
     pub fn handle_unasked(&mut self, flow: FlowKey, ticket: Ticket) {
         let attempt = self.attempts.find(self.config.key.attempt(&flow, 0));
         let state = attempt.map(|slot| self.attempts.get(slot).state);
         let verdict = match state {
-            None | Some(State::Owned { .. }) => Verdict::Accept,
-            Some(_) => Verdict::Drop,
+            Some(State::Owned { .. }) => Verdict::Accept,
+            Some(_) | None => Verdict::Drop,
         };
         self.counters.late_answers += u64::from(verdict == Verdict::Drop);
         self.decide(ticket, verdict);
@@ -347,12 +365,21 @@ impl Node {
     /// The state of a port's listener, to be said before a SYN or datagram to that port
     /// and whenever the driver looks.
     pub fn handle_listener(&mut self, now: Instant, service: ServicePort, listener: Listener) {
+        let known = self.services.knows(service);
         if self.services.set(now, service, listener) {
             let notice = match listener {
-                Listener::Absent => Notice::ServiceDown(service),
+                Listener::Absent if known => Notice::ServiceDown(service),
+                Listener::Absent => Notice::NotServed(service),
                 Listener::Ready | Listener::Busy => Notice::ServiceUp(service),
             };
-            self.change(now, notice);
+            // Who is eager is so for TCP only, and only the TCP ports are divided.
+            if service.protocol == Protocol::Tcp {
+                self.changed = now;
+            }
+            // Anybody can ask for ports that nobody serves: not each is worth a frame.
+            let last = self.hellos.back().map(|&(sent, _)| sent + SERVICES_SPACING);
+            self.hello_at = self.hello_at.min(last.map_or(now, |earliest| earliest.max(now)));
+            self.notice(notice);
         }
     }
 

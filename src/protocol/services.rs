@@ -11,6 +11,8 @@ use crate::wire::PORTS_MAX;
 struct Service {
     listener: Listener,
     changed: Instant,
+    /// Another node has answered on this port.
+    served_elsewhere: bool,
 }
 
 /// Services by port; at most [`PORTS_MAX`] of each protocol, as many as can be announced.
@@ -32,8 +34,24 @@ impl Services {
         }
         let announced = (before == Listener::Absent) != (listener == Listener::Absent);
         let changed = if announced { now } else { Instant::default() };
-        self.ports.insert(service, Service { listener, changed });
+        let served_elsewhere = self.ports.get(&service).is_some_and(|it| it.served_elsewhere);
+        self.ports.insert(service, Service { listener, changed, served_elsewhere });
         announced
+    }
+
+    /// The state of this port has been told before.
+    pub fn knows(&self, service: ServicePort) -> bool {
+        self.ports.contains_key(&service)
+    }
+
+    /// Another node has answered on this port: that this one cannot must not be forgotten for
+    /// all the ports that nobody serves, which anybody can ask for.
+    pub fn served_elsewhere(&mut self, port: u16) {
+        for service in [ServicePort::tcp(port), ServicePort::udp(port)] {
+            if let Some(service) = self.ports.get_mut(&service) {
+                service.served_elsewhere = true;
+            }
+        }
     }
 
     /// A port never asked about is taken for served; the driver asks before it says a SYN.
@@ -58,10 +76,13 @@ impl Services {
         self.ports.iter().filter(move |(service, _)| service.protocol == protocol)
     }
 
-    /// Makes room: a port that is served needs no entry, of the others the
-    /// one longest unchanged goes.
+    /// Makes room: a port that is served needs no entry, of the others one that nobody else
+    /// serves either, the longest unchanged.
     fn forget_one(&mut self, protocol: Protocol) {
-        let key = |service: &Service| (service.listener == Listener::Absent, service.changed);
+        let key = |service: &Service| {
+            let absent = service.listener == Listener::Absent;
+            (absent, service.served_elsewhere, service.changed)
+        };
         let oldest = self.of(protocol).min_by_key(|(_, service)| key(service));
         if let Some((&port, _)) = oldest {
             self.ports.remove(&port);

@@ -233,7 +233,7 @@ impl Driver {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Decide(ticket, verdict) => self.decide(ticket, verdict),
-                Output::Notice(Notice::ServiceDown(service)) => {
+                Output::Notice(Notice::ServiceDown(service) | Notice::NotServed(service)) => {
                     self.listeners.insert(service, Listener::Absent);
                 }
                 Output::Notice(Notice::PeerFound(peer)) => {

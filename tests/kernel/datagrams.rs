@@ -295,6 +295,63 @@ fn a_host_that_was_paused_leaves_its_flows_to_who_took_them() {
     settle(&tap, &sockets, |_| true);
 }
 
+/// A service may take its time, and its daemon be another one by then.
+#[test]
+fn a_late_answer_does_not_bring_a_flow_back() {
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    let services: Vec<_> = (1..=2)
+        .map(|host| {
+            let socket = lab.within(&format!("h{host}"), || UdpSocket::bind((VIP, ECHO_PORT)));
+            let socket = socket.expect("bind to the virtual IP");
+            socket.set_nonblocking(true).expect("a socket that does not wait");
+            socket
+        })
+        .collect();
+    let mut buffer = [0; 16];
+    let mut asked = |host: usize| services[host - 1].recv_from(&mut buffer).ok();
+    let client = client(&lab);
+    client.send(b"slow").expect("send");
+    let mut owner = None;
+    wait_until("one service is asked", || {
+        owner = (1..=2).find_map(|host| asked(host).map(|(_, from)| (host, from)));
+        owner.is_some()
+    });
+    let (owner, from) = owner.expect("just found");
+    let other = 3 - owner;
+    end(lab.daemon(owner), libc::SIGKILL);
+    wait_until("the other host goes on", || {
+        client.send(b"again").expect("send");
+        asked(other).is_some()
+    });
+    lab.start_daemon(owner, VIP, &[]);
+    lab.settle();
+    // Its kernel has gone on for a moment.
+    while asked(owner).or(asked(other)).is_some() {}
+    // The kernel says nothing of it to the service, or that it may not.
+    drop(services[owner - 1].send_to(b"late", from));
+    wait_until("the answer is held back", || {
+        lab.status(owner)["protocol"]["late_answers"].as_u64() >= Some(1)
+    });
+    for _ in 0..20 {
+        client.send(b"on").expect("send");
+        wait_until("one service is asked", || asked(other).is_some());
+    }
+    assert_eq!(asked(owner), None);
+    // What a host asks by itself from another port needs no daemon and finds its answer.
+    let question = lab.within(&format!("h{owner}"), || UdpSocket::bind((VIP, 0))).expect("bind");
+    let upstream = lab.within("client", || UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    upstream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+    question.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+    end(lab.daemon(owner), libc::SIGKILL);
+    let port = upstream.local_addr().expect("bound").port();
+    for _ in 0..5 {
+        question.send_to(b"?", (crate::sender::CLIENT, port)).expect("send");
+        let (_, asker) = upstream.recv_from(&mut [0; 4]).expect("asked");
+        upstream.send_to(b"!", asker).expect("send");
+        question.recv(&mut [0; 4]).expect("answered");
+    }
+}
+
 #[test]
 fn another_host_goes_on_when_the_service_ends() {
     let Some(lab) = Lab::up(HOSTS, "rst") else { return };

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::time::Duration;
 
-use crate::rig::{Lab, PORT};
+use crate::rig::{Lab, PORT, wait_until};
+use crate::sender::Sender;
 use crate::sockets::{OTHER_PORT, accept, connect_from, hello};
 
 const SOURCE_PORT: u16 = 40_000;
@@ -36,4 +37,39 @@ fn a_port_is_used_again_after_an_abort_by_the_client() {
         });
         answer.unwrap_or_else(|error| panic!("connection {time}: {error}"));
     }
+}
+
+/// A host that has not learnt that the client is gone holds its half of a connection for a
+/// minute. It must not answer for that when the port is used again.
+#[test]
+fn a_port_is_used_again_while_an_earlier_attempt_is_half_open() {
+    const PORTS: u16 = 50;
+    let Some(lab) = Lab::up(3, "rst") else { return };
+    // The client's kernel knows nothing of these, and would say so.
+    lab.shell(
+        "client",
+        "nft 'add table inet t; add chain inet t c { type filter hook output priority 0; }; \
+         add rule inet t c tcp flags & rst == rst counter drop'",
+    );
+    let sender = Sender::open(&lab);
+    (0..PORTS).for_each(|number| sender.send_syn(SOURCE_PORT + number, 1_000_000_000));
+    let half_open = || -> usize {
+        let list = "ss -Htn state syn-recv '( sport = :80 )' | wc -l";
+        (1..=3).map(|host| lab.shell(&format!("h{host}"), list)).map(|text| count(&text)).sum()
+    };
+    wait_until("each has been answered", || half_open() >= usize::from(PORTS));
+    for number in 0..PORTS {
+        let port = SOURCE_PORT + number;
+        let answer = lab.within("client", || hello(&mut connect_from(port, PORT)?));
+        answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"));
+    }
+    let leftovers = || -> u64 {
+        (1..=3).map(|host| lab.status(host)["leftovers"].as_u64().expect("a counter")).sum()
+    };
+    wait_until("each was found", || leftovers() >= u64::from(PORTS));
+    assert_eq!(half_open(), 0);
+}
+
+fn count(text: &str) -> usize {
+    text.trim().parse().unwrap_or_else(|error| panic!("`{text}`: {error}"))
 }
