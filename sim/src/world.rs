@@ -298,8 +298,7 @@ impl<'a, R: Record> World<'a, R> {
 
     /// Runs until this time.
     pub fn run_until(&mut self, end: Instant) {
-        while self.events.next_time().is_some_and(|next| next <= end) {
-            let Some((at, event)) = self.events.pop() else { break };
+        while let Some((at, event)) = self.events.pop_until(end) {
             self.now = at;
             self.happened += 1;
             self.happen(event);
