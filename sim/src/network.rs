@@ -62,6 +62,19 @@ pub struct NetworkCounters {
     pub given_up: u64,
 }
 
+impl NetworkCounters {
+    /// What has come since `earlier`.
+    pub fn minus(&self, earlier: &Self) -> Self {
+        Self {
+            frames: self.frames - earlier.frames,
+            lost: self.lost - earlier.lost,
+            overflowed: self.overflowed - earlier.overflowed,
+            collisions: self.collisions - earlier.collisions,
+            given_up: self.given_up - earlier.given_up,
+        }
+    }
+}
+
 /// The network of a run.
 pub struct Network {
     medium: Wires,

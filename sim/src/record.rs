@@ -14,6 +14,8 @@ use crate::packet::{FlowId, Segment};
 pub enum Happening<'a> {
     /// A client sends its SYN for the `number`th time.
     Syn { connection: u32, number: u32 },
+    /// A segment of a client comes to the segment of the hosts.
+    FromClients { segment: &'a Segment },
     /// A segment of a client has got to the kernel of a host.
     Arrived { host: u16, segment: &'a Segment },
     /// A claim frame has got to the socket of a host.
@@ -36,6 +38,25 @@ pub enum Happening<'a> {
     Fault(&'a Fault),
 }
 
+impl Happening<'_> {
+    /// Whether the clock stands at the time of its note. What is sent is noted ahead of it.
+    pub fn is_now(&self) -> bool {
+        match self {
+            Happening::Said { .. } | Happening::Claimed { .. } => false,
+            Happening::Syn { .. }
+            | Happening::FromClients { .. }
+            | Happening::Arrived { .. }
+            | Happening::Heard { .. }
+            | Happening::Decided { .. }
+            | Happening::Connected { .. }
+            | Happening::Accepted { .. }
+            | Happening::Ended { .. }
+            | Happening::Notice { .. }
+            | Happening::Fault(_) => true,
+        }
+    }
+}
+
 /// Takes notes.
 pub trait Record {
     /// Something happens at this time. What is sent is noted when it is given to the interface.
@@ -48,4 +69,21 @@ pub struct Nothing;
 
 impl Record for Nothing {
     fn note(&mut self, _at: Instant, _happening: Happening<'_>) {}
+}
+
+/// Takes notes if there is something to write into.
+impl<R: Record> Record for Option<R> {
+    fn note(&mut self, at: Instant, happening: Happening<'_>) {
+        if let Some(record) = self {
+            record.note(at, happening);
+        }
+    }
+}
+
+/// Takes notes twice.
+impl<A: Record, B: Record> Record for (A, B) {
+    fn note(&mut self, at: Instant, happening: Happening<'_>) {
+        self.0.note(at, happening);
+        self.1.note(at, happening);
+    }
 }

@@ -10,7 +10,7 @@ use crate::client::{Client, Outcome};
 use crate::engine::EventQueue;
 use crate::fault::FaultKind;
 use crate::host::{Deed, Host};
-use crate::network::{Network, NetworkEvent, Outlet, Station};
+use crate::network::{Network, NetworkCounters, NetworkEvent, Outlet, Station};
 use crate::packet::{Flag, FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
 use crate::scenario::{Arrivals, Rule, Scenario};
@@ -89,6 +89,17 @@ impl Connection {
     pub fn owner(&self) -> Option<usize> {
         (self.accepted != 0).then(|| self.accepted.trailing_zeros() as usize)
     }
+
+    /// From the first SYN to the first SYN-ACK, in nanoseconds.
+    pub fn connect_time(&self) -> Option<u64> {
+        self.client.connected.map(|at| at.since(self.client.started).as_nanos() as u64)
+    }
+
+    /// From the first SYN to the end of the answer, in nanoseconds.
+    pub fn response_time(&self) -> Option<u64> {
+        let ended = self.client.ended.filter(|_| self.client.outcome == Outcome::Served);
+        ended.map(|at| at.since(self.client.started).as_nanos() as u64)
+    }
 }
 
 /// A place for a host, running or not.
@@ -104,7 +115,7 @@ struct Slot {
 /// What hosts have said and done, over all their lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// CLAIM, OWN, RELEASE entries.
+    /// CLAIM entries.
     pub claims: u64,
     /// OWN entries.
     pub owns: u64,
@@ -149,6 +160,32 @@ impl Counts {
     }
 }
 
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            claims: sum.claims + one.claims,
+            owns: sum.owns + one.owns,
+            releases: sum.releases + one.releases,
+            syns: sum.syns + one.syns,
+            accepted: sum.accepted + one.accepted,
+            eager: sum.eager + one.eager,
+            takeovers: sum.takeovers + one.takeovers,
+            overflowed: sum.overflowed + one.overflowed,
+        })
+    }
+}
+
+/// What a run has counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counted {
+    /// By each host.
+    pub hosts: Vec<Counts>,
+    /// Claim frames, and their bytes on the wire. HELLOs are among them.
+    pub claim_frames: (u64, u64),
+    /// By the network.
+    pub network: NetworkCounters,
+}
+
 /// A run.
 pub struct World<'a, R> {
     scenario: &'a Scenario,
@@ -170,8 +207,8 @@ pub struct World<'a, R> {
     flooded: u32,
     /// Claim frames, and their bytes on the wire.
     pub claim_frames: (u64, u64),
-    /// What was counted at the end of the warm-up.
-    warmed_up: Option<(Counts, (u64, u64))>,
+    /// What was counted until the end of the warm-up.
+    warm_up: Counted,
     /// What is written down.
     pub record: R,
 }
@@ -209,7 +246,7 @@ impl<'a, R: Record> World<'a, R> {
             happened: 0,
             flooded: 0,
             claim_frames: (0, 0),
-            warmed_up: None,
+            warm_up: Counted { hosts: vec![Counts::default(); scenario.hosts], ..Counted::default() },
             record,
         };
         for index in 0..scenario.hosts {
@@ -248,18 +285,47 @@ impl<'a, R: Record> World<'a, R> {
         self.connections.iter().filter(move |connection| connection.client.started >= begin)
     }
 
-    /// What was counted since the end of the warm-up: by the hosts, and claim frames with their
-    /// bytes on the wire. HELLOs are among the frames.
-    pub fn measured_counts(&self) -> (Counts, (u64, u64)) {
-        let (counts, (frames, bytes)) = self.warmed_up.unwrap_or_default();
-        (self.counts().minus(&counts), (self.claim_frames.0 - frames, self.claim_frames.1 - bytes))
+    /// What was counted since the end of the warm-up.
+    pub fn measured_counts(&self) -> Counted {
+        let Counted { hosts, claim_frames: (frames, bytes), network } = self.counted();
+        let before = &self.warm_up;
+        Counted {
+            hosts: hosts.iter().zip(&before.hosts).map(|(now, then)| now.minus(then)).collect(),
+            claim_frames: (frames - before.claim_frames.0, bytes - before.claim_frames.1),
+            network: network.minus(&before.network),
+        }
+    }
+
+    fn counted(&self) -> Counted {
+        Counted {
+            hosts: self.slots.iter().map(Slot::counts).collect(),
+            claim_frames: self.claim_frames,
+            network: self.network.counters,
+        }
     }
 
     /// Runs to the end of the load, and then until what it has left is over.
     pub fn run(&mut self) {
-        self.run_until(Instant::default() + self.scenario.warm_up);
-        self.warmed_up = Some((self.counts(), self.claim_frames));
-        self.run_until(self.load_ends() + COOL_DOWN);
+        self.run_in_steps(Duration::from_nanos(u64::MAX), |_| ());
+    }
+
+    /// Like [`World::run`], and calls `sample` at every multiple of `step` and at the end.
+    pub fn run_in_steps(&mut self, step: Duration, mut sample: impl FnMut(&Self)) {
+        let warm = Instant::default() + self.scenario.warm_up;
+        let end = self.load_ends() + COOL_DOWN;
+        let mut sampled = Instant::default();
+        let mut warmed_up = false;
+        while sampled < end {
+            let next = end.min(Instant(sampled.0.saturating_add(step.as_nanos() as u64)));
+            if !warmed_up && warm <= next {
+                self.run_until(warm);
+                self.warm_up = self.counted();
+                warmed_up = true;
+            }
+            self.run_until(next);
+            sampled = next;
+            sample(self);
+        }
     }
 
     /// Runs until this time.
@@ -290,20 +356,7 @@ impl<'a, R: Record> World<'a, R> {
 
     /// What all hosts have counted.
     pub fn counts(&self) -> Counts {
-        let mut sum = Counts::default();
-        for slot in &self.slots {
-            let Counts { claims, owns, releases, syns, accepted, eager, takeovers, overflowed } =
-                slot.counts();
-            sum.claims += claims;
-            sum.owns += owns;
-            sum.releases += releases;
-            sum.syns += syns;
-            sum.accepted += accepted;
-            sum.eager += eager;
-            sum.takeovers += takeovers;
-            sum.overflowed += overflowed;
-        }
-        sum
+        self.slots.iter().map(Slot::counts).sum()
     }
 
     fn happen(&mut self, event: Event) {
@@ -319,6 +372,7 @@ impl<'a, R: Record> World<'a, R> {
             Event::Interrupt(station, life, packet) => self.interrupt(station, life, packet),
             Event::ToClient(segment) => self.to_client(segment),
             Event::FromClients(segment) => {
+                self.record.note(now, Happening::FromClients { segment: &segment });
                 let clients = self.network.clients();
                 self.network.send(now, clients, Packet::Tcp(segment), &mut Wires(&mut self.events));
             }
