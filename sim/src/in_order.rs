@@ -62,9 +62,14 @@ mod tests {
     #[test]
     fn notes_ahead_of_the_clock_wait_for_it() {
         let mut file = InOrder::new(Vec::new(), b"head ");
-        for (at, is_now, note) in
-            [(1, true, "a"), (7, false, "f"), (4, false, "c"), (3, true, "b"), (4, true, "d"), (5, true, "e")]
-        {
+        for (at, is_now, note) in [
+            (1, true, "a"),
+            (7, false, "f"),
+            (4, false, "c"),
+            (3, true, "b"),
+            (4, true, "d"),
+            (5, true, "e"),
+        ] {
             file.put(Instant(at), is_now, note.into());
         }
         assert_eq!(file.file, b"head abcde");

@@ -12,6 +12,12 @@ use clap::Parser;
 enum Cli {
     /// Simulates a scenario
     Run(command::run::RunArgs),
+    /// Simulates all combinations of some values of some parameters
+    Sweep(command::sweep::SweepArgs),
+    /// Joins what the shards of a sweep have written
+    Merge(command::merge::MergeArgs),
+    /// Lists all parameters: kind, range, default, meaning
+    Parameters(command::parameters::ParametersArgs),
 }
 
 /// The exit code for a scenario or options that cannot be used (`EX_CONFIG` of sysexits.h).
@@ -20,6 +26,9 @@ const CONFIG: u8 = 78;
 fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Run(args) => command::run::execute(&args),
+        Cli::Sweep(args) => command::sweep::execute(&args),
+        Cli::Merge(args) => command::merge::execute(&args),
+        Cli::Parameters(args) => command::parameters::execute(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("clusterd-sim: {error:#}");

@@ -181,6 +181,8 @@ pub struct Parameter {
     pub show: fn(&Scenario) -> String,
     /// Its value in that unit, if it is a number.
     pub number: fn(&Scenario) -> Option<f64>,
+    /// Reads its value in that unit, if it is a number; the range is another matter.
+    pub read_number: fn(&str) -> Result<Option<f64>, String>,
     /// Writes this number as its value, if it can be one; the range is another matter.
     pub show_number: fn(f64) -> Option<String>,
     /// Reads and checks its value. The error does not name the key.
@@ -204,6 +206,7 @@ macro_rules! parameters {
                 unit: <$type as Setting>::UNIT,
                 show: |scenario| scenario.$field.show(),
                 number: |scenario| scenario.$field.number(),
+                read_number: |text| <$type>::read(text).map(|value| value.number()),
                 show_number: |number| <$type>::of_number(number).map(|value| value.show()),
                 set: |scenario, text| {
                     let value = <$type>::read(text)?;

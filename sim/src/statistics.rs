@@ -57,7 +57,12 @@ mod tests {
         for (values, t) in [
             (vec![-1.0 / sqrt, 1.0 / sqrt], 12.706_205),
             (vec![-1.0, 0.0, 1.0], 4.302_653),
-            ((0..10).map(|i| if i % 2 == 0 { 0.9_f64.sqrt() } else { -0.9_f64.sqrt() }).collect(), 2.262_157),
+            (
+                (0..10)
+                    .map(|i| if i % 2 == 0 { 0.9_f64.sqrt() } else { -0.9_f64.sqrt() })
+                    .collect(),
+                2.262_157,
+            ),
         ] {
             let n = values.len() as f64;
             let estimate = Estimate::of(&values).unwrap();

@@ -246,7 +246,10 @@ impl<'a, R: Record> World<'a, R> {
             happened: 0,
             flooded: 0,
             claim_frames: (0, 0),
-            warm_up: Counted { hosts: vec![Counts::default(); scenario.hosts], ..Counted::default() },
+            warm_up: Counted {
+                hosts: vec![Counts::default(); scenario.hosts],
+                ..Counted::default()
+            },
             record,
         };
         for index in 0..scenario.hosts {
