@@ -8,6 +8,13 @@ use serde::Serialize;
 
 use super::say;
 
+/// What is no parameter, as it has no single value.
+const FAULTS: &str = "\
+faults = []
+    what goes wrong when; in files only, before the first table
+    a list of \"2s kill h1\", \"5s start h1\", \"2s stop h1 500ms\", \"2s mute h1\", \"2s deaf h1\",
+    \"2s part h1 h2\", \"2s shut h1\", \"4s serve h1\", \"9s heal\"";
+
 /// Options of `parameters`.
 #[derive(Debug, clap::Args)]
 pub struct ParametersArgs {
@@ -19,6 +26,8 @@ pub struct ParametersArgs {
 #[derive(Serialize)]
 struct ParameterView {
     key: &'static str,
+    /// Of a sweep's table.
+    column: String,
     kind: &'static str,
     range: String,
     default: String,
@@ -30,6 +39,7 @@ pub fn execute(args: &ParametersArgs) -> Result<ExitCode> {
     let defaults = Scenario::default();
     let view = |parameter: &clusterd_sim::scenario::Parameter| ParameterView {
         key: parameter.key,
+        column: parameter.column(),
         kind: parameter.kind,
         range: (parameter.range)(),
         default: (parameter.show)(&defaults),
@@ -42,9 +52,10 @@ pub fn execute(args: &ParametersArgs) -> Result<ExitCode> {
         say(text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for ParameterView { key, kind, range, default, meaning } in parameters {
+    for ParameterView { key, kind, range, default, meaning, column: _ } in parameters {
         let range = if range.is_empty() { range } else { format!(", {range}") };
         say(format_args!("{key} = {default}\n    {meaning}\n    {kind}{range}"))?;
     }
+    say(FAULTS)?;
     Ok(ExitCode::SUCCESS)
 }

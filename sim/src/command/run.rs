@@ -58,38 +58,39 @@ pub fn execute(args: &RunArgs) -> Result<ExitCode> {
         variants.push(variant);
     }
     if !args.json {
-        say(args.command_line().with_path("--out", args.out.as_deref()))?;
+        say(args.command_line())?;
     }
     let mut directory =
         args.out.as_deref().map(|path| Directory::create(path, &scenario)).transpose()?;
     let replications = simulate(args, &variants, &seeds, directory.as_mut())?;
-    // Where it is written to has no influence on what is written.
-    let report = Report::new(args.command_line().to_string(), &replications);
     if let Some(directory) = directory {
-        directory.finish(&report)?;
+        // Where it is written to has no influence on what is written.
+        directory.finish(&Report::new(args.figures().to_string(), &replications))?;
     }
     match args.json {
-        true => say(report.to_json()?)?,
+        true => say(Report::new(args.command_line().to_string(), &replications).to_json()?)?,
         false => say(tables(&replications))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl RunArgs {
-    /// What gives the same again; the number of threads has no part in it.
-    fn command_line(&self) -> CommandLine {
-        let mut line = CommandLine::new("run")
+    /// What gives the same figures again; the number of threads has no part in them.
+    fn figures(&self) -> CommandLine {
+        let line = CommandLine::new("run")
             .scenario(&self.scenario)
             .option("--seed", self.seed)
             .option("--runs", self.runs);
-        for settings in &self.compare {
-            line = line.option("--compare", settings);
-        }
-        for (flag, given) in [("--trace", self.trace), ("--pcap", self.pcap), ("--json", self.json)]
-        {
-            line = line.flag(flag, given);
-        }
-        line
+        self.compare.iter().fold(line, |line, settings| line.option("--compare", settings))
+    }
+
+    /// What prints and writes the same again.
+    fn command_line(&self) -> CommandLine {
+        self.figures()
+            .with_path("--out", self.out.as_deref())
+            .flag("--trace", self.trace)
+            .flag("--pcap", self.pcap)
+            .flag("--json", self.json)
     }
 }
 
