@@ -64,10 +64,11 @@ fn a_capture_tells_of_the_connections_of_the_table() {
     run(&at, &["run", "small.toml", "--seed", "4", "--out", "out", "--pcap"]);
     let capture = at.join("out/capture-4.pcap");
     let mut reader = csv::Reader::from_path(at.join("out/connections.csv")).unwrap();
+    let columns = reader.headers().unwrap().clone();
     let rows: Vec<csv::StringRecord> = reader.records().map(|record| record.unwrap()).collect();
-    let column = |name: &str| reader.headers().unwrap().iter().position(|it| it == name).unwrap();
+    let column = |name: &str| columns.iter().position(|it| it == name).unwrap();
     let number = |row: &csv::StringRecord, name: &str| row[column(name)].parse::<u64>().unwrap();
-    let first = number(&rows[0], "started_us") as f64 / 1e6;
+    let first = rows[0][column("started_us")].parse::<f64>().unwrap() / 1e6;
     let since = format!("frame.time_relative >= {first}");
     let syns: u64 = rows.iter().map(|row| number(row, "syns")).sum();
     let answers: u64 = rows.iter().map(|row| number(row, "answered_by")).sum();

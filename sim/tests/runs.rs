@@ -5,6 +5,8 @@ mod common;
 use std::fs;
 use std::process::Command;
 
+use clusterd_sim::result::{ConnectionRow, HostRow, IntervalRow, Row};
+use clusterd_sim::summary::FIGURES;
 use common::{directory, fail, files, run};
 use serde_json::Value;
 
@@ -188,5 +190,16 @@ fn parameters_are_those_of_a_resolved_scenario() {
         let (_, name) = key.split_once('.').unwrap();
         assert!(resolved.contains(&format!("\n{name} = ")), "{key}");
         assert!(parameter["meaning"].as_str().is_some_and(|meaning| !meaning.is_empty()));
+    }
+}
+
+#[test]
+fn the_readme_describes_every_column() {
+    let readme = include_str!("../README.md");
+    let figures = FIGURES.iter().map(|figure| figure.name);
+    let columns =
+        [ConnectionRow::COLUMNS, HostRow::COLUMNS, IntervalRow::COLUMNS].into_iter().flatten();
+    for column in figures.chain(columns.copied()) {
+        assert!(readme.contains(&format!("`{column}`")), "{column}");
     }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::{directory, fail, files, run};
 
@@ -156,4 +157,43 @@ fn what_is_wrong_is_named_before_anything_is_written() {
         assert!(found.starts_with(&format!("clusterd-sim: {error}")), "{more:?}: {found}");
     }
     assert!(!at.join("out").exists());
+}
+
+/// The value after an option in a text.
+fn after<'a>(text: &'a str, option: &str) -> &'a str {
+    let rest = text.split_once(option).unwrap_or_else(|| panic!("{option} is not there")).1;
+    rest.split_whitespace().next().unwrap()
+}
+
+#[test]
+fn job_files_start_every_shard_once() {
+    let slurm = include_str!("../jobs/slurm.sh");
+    let shards = after(slurm, "\nSHARDS=");
+    let last = shards.parse::<usize>().unwrap() - 1;
+    assert_eq!(after(slurm, "\n#SBATCH --array="), format!("0-{last}"));
+    let kubernetes = include_str!("../jobs/kubernetes.yaml");
+    let shards = after(kubernetes, "\n  completions: ");
+    assert_eq!(after(kubernetes, "--shard "), format!("\"$JOB_COMPLETION_INDEX/{shards}\""));
+
+    // What Slurm's task 3 starts, up to the end of its sweep.
+    let at = directory("slurm");
+    fs::rename(at.join("small.toml"), at.join("base.toml")).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_clusterd-sim"));
+    let path =
+        std::env::join_paths([program.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")]);
+    let short = slurm.replace("2..16*2", "2..4*2").replace("--runs 20", "--runs 1");
+    let output = Command::new("bash")
+        .current_dir(&at)
+        .env("PATH", path.unwrap())
+        .env("SLURM_ARRAY_TASK_ID", "3")
+        .args(["-c", &short])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains("--seed 1 --runs 1 --shard 3/16 --out points\n10 points"),
+        "{printed}"
+    );
+    assert!(at.join("points/point-000003.csv").exists());
 }

@@ -173,7 +173,7 @@ mod tests {
             ("cluster.hosts", "wanted KEY=VALUES"),
             ("cluster.host=1,2", "did you mean `cluster.hosts`?"),
             ("cluster.hosts=1,99", "cluster.hosts: 99 is not between 1 and 64"),
-            ("cluster.hosts=60..70:5", "70 is not between 1 and 64"),
+            ("cluster.hosts=60..70:5", "65 is not between 1 and 64"),
             ("cluster.hosts=2,02", "2 is there twice"),
             ("cluster.hosts=2..8", "wanted FROM..TO:STEP or FROM..TO*FACTOR"),
             ("cluster.hosts=8..2:1", "ends before it begins"),

@@ -40,7 +40,7 @@ pub fn run(directory: &Path, words: &[&str]) -> String {
 }
 
 /// Runs it in vain; its error.
-#[allow(dead_code, reason = "not every test crate does")]
+#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn fail(directory: &Path, words: &[&str]) -> String {
     let output = start(directory, words);
     assert_eq!(output.status.code(), Some(78), "{words:?}");
@@ -48,7 +48,8 @@ pub fn fail(directory: &Path, words: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// All files below a directory, by name.
+/// All files in a directory, by name.
+#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
