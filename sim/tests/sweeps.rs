@@ -173,7 +173,10 @@ fn job_files_start_every_shard_once() {
     assert_eq!(after(slurm, "\n#SBATCH --array="), format!("0-{last}"));
     let kubernetes = include_str!("../jobs/kubernetes.yaml");
     let shards = after(kubernetes, "\n  completions: ");
-    assert_eq!(after(kubernetes, "--shard "), format!("\"$JOB_COMPLETION_INDEX/{shards}\""));
+    assert_eq!(
+        after(kubernetes, "\n              --shard "),
+        format!("\"$JOB_COMPLETION_INDEX/{shards}\"")
+    );
 
     // What Slurm's task 3 starts, up to the end of its sweep.
     let at = directory("slurm");
