@@ -28,8 +28,10 @@ pub enum Entity {
     Balancer,
     /// What a swarm draws its scenarios from.
     Swarm,
-    /// Interrupts and pauses of a host.
+    /// The interface of a host.
     Interrupts(u16),
+    /// What keeps a host's daemon from running.
+    Pauses(u16),
     /// A rule that draws, as random back-off does.
     Rule(u16),
 }
@@ -48,6 +50,7 @@ impl Entity {
             Entity::Interrupts(index) => (8, index),
             Entity::Rule(index) => (9, index),
             Entity::Balancer => (10, 0),
+            Entity::Pauses(index) => (11, index),
         };
         kind << 16 | u64::from(index)
     }

@@ -43,8 +43,8 @@ pub enum NetworkEvent {
 pub trait Outlet {
     /// Something that the network has to do later.
     fn later(&mut self, at: Instant, event: NetworkEvent);
-    /// A whole frame arrives at a station.
-    fn deliver(&mut self, at: Instant, to: Station, packet: Packet);
+    /// A whole frame arrives at a station. Frames in order overtake none of each other any more.
+    fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool);
 }
 
 /// What the network has counted.
@@ -221,9 +221,9 @@ impl Receiver {
         };
         let at = crate::chance::after(at, late);
         if chance.happens(self.duplication) {
-            outlet.deliver(at, to, packet.clone());
+            outlet.deliver(at, to, packet.clone(), late == 0);
         }
-        outlet.deliver(at, to, packet.clone());
+        outlet.deliver(at, to, packet.clone(), late == 0);
         0
     }
 }

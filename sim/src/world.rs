@@ -7,6 +7,7 @@ use clusterd::protocol::{Counters, Instant, Verdict};
 
 use crate::chance::{Chance, Entity, after};
 use crate::client::{Client, Outcome};
+use crate::delay::Delay;
 use crate::engine::EventQueue;
 use crate::fault::FaultKind;
 use crate::host::{Deed, Host};
@@ -32,10 +33,8 @@ enum Event {
     Flood,
     Client(u32, ClientTimer),
     Network(NetworkEvent),
-    /// A whole frame is at a station.
-    Deliver(Station, Packet),
     /// A frame has got through a host's interface.
-    Interrupt(Station, u32, Packet),
+    Arrives(Station, Packet),
     /// A segment is at the client.
     ToClient(Segment),
     /// A client's segment is at the segment of the hosts.
@@ -199,8 +198,8 @@ pub struct World<'a, R> {
     /// The latest connection of each flow.
     by_flow: Vec<u32>,
     load: Chance,
-    access: Chance,
-    interrupts: Vec<Chance>,
+    ends: Ends,
+    pauses: Vec<Chance>,
     balancer: Chance,
     deeds: Vec<Deed>,
     happened: u64,
@@ -213,16 +212,44 @@ pub struct World<'a, R> {
     pub record: R,
 }
 
+/// The ends of the cables: what a frame goes through behind them.
+struct Ends {
+    interrupt: Delay,
+    access: Delay,
+    /// Draws for each host, and when the last frame has got through its interface: that is a
+    /// queue.
+    hosts: Vec<(Chance, Instant)>,
+    clients: Chance,
+}
+
 /// Puts what the network does into the queue of events.
-struct Wires<'a>(&'a mut EventQueue<Event>);
+struct Wires<'a> {
+    events: &'a mut EventQueue<Event>,
+    ends: &'a mut Ends,
+}
 
 impl Outlet for Wires<'_> {
     fn later(&mut self, at: Instant, event: NetworkEvent) {
-        self.0.schedule(at, Event::Network(event));
+        self.events.schedule(at, Event::Network(event));
     }
 
-    fn deliver(&mut self, at: Instant, to: Station, packet: Packet) {
-        self.0.schedule(at, Event::Deliver(to, packet));
+    fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool) {
+        let Ends { interrupt, access, hosts, clients } = &mut *self.ends;
+        match (hosts.get_mut(usize::from(to.0)), packet) {
+            (Some((chance, last)), packet) => {
+                let mut at = after(at, interrupt.draw(chance));
+                if in_order {
+                    at = at.max(*last);
+                    *last = at;
+                }
+                self.events.schedule(at, Event::Arrives(to, packet));
+            }
+            (None, Packet::Tcp(segment)) => {
+                self.events.schedule(after(at, access.draw(clients)), Event::ToClient(segment));
+            }
+            // Clients take no notice of claims.
+            (None, Packet::Claim(_)) => {}
+        }
     }
 }
 
@@ -239,8 +266,13 @@ impl<'a, R: Record> World<'a, R> {
             connections: Vec::new(),
             by_flow: Vec::new(),
             load: Chance::new(seed, Entity::Load),
-            access: Chance::new(seed, Entity::Access),
-            interrupts: Vec::new(),
+            ends: Ends {
+                interrupt: scenario.interrupt.clone(),
+                access: scenario.access.clone(),
+                hosts: Vec::new(),
+                clients: Chance::new(seed, Entity::Access),
+            },
+            pauses: Vec::new(),
             balancer: Chance::new(seed, Entity::Balancer),
             deeds: Vec::new(),
             happened: 0,
@@ -259,7 +291,9 @@ impl<'a, R: Record> World<'a, R> {
                 life: 0,
                 counted: Counts::default(),
             });
-            world.interrupts.push(Chance::new(seed, Entity::Interrupts(index as u16)));
+            let interrupts = Chance::new(seed, Entity::Interrupts(index as u16));
+            world.ends.hosts.push((interrupts, Instant::default()));
+            world.pauses.push(Chance::new(seed, Entity::Pauses(index as u16)));
             world.start(index);
             if scenario.pauses_per_second > 0.0 {
                 world.schedule_pause(index);
@@ -369,18 +403,20 @@ impl<'a, R: Record> World<'a, R> {
             Event::Flood => self.flood(),
             Event::Client(connection, timer) => self.client_timer(connection, timer),
             Event::Network(event) => {
-                self.network.handle(now, event, &mut Wires(&mut self.events));
+                let Self { network, events, ends, .. } = self;
+                network.handle(now, event, &mut Wires { events, ends });
             }
-            Event::Deliver(to, packet) => self.deliver(to, packet),
-            Event::Interrupt(station, life, packet) => self.interrupt(station, life, packet),
+            Event::Arrives(station, packet) => self.receive(station, packet),
             Event::ToClient(segment) => self.to_client(segment),
             Event::FromClients(segment) => {
                 self.record.note(now, Happening::FromClients { segment: &segment });
-                let clients = self.network.clients();
-                self.network.send(now, clients, Packet::Tcp(segment), &mut Wires(&mut self.events));
+                let Self { network, events, ends, .. } = self;
+                let clients = network.clients();
+                network.send(now, clients, Packet::Tcp(segment), &mut Wires { events, ends });
             }
             Event::Leaves(from, packet) => {
-                self.network.send(now, from, packet, &mut Wires(&mut self.events));
+                let Self { network, events, ends, .. } = self;
+                network.send(now, from, packet, &mut Wires { events, ends });
             }
             Event::Step { host, life, epoch } => {
                 self.with_host(host, life, |host, scenario, deeds| {
@@ -394,8 +430,7 @@ impl<'a, R: Record> World<'a, R> {
             }
             Event::Served { host, life, epoch } => self.served(host, life, epoch),
             Event::Pause(host) => {
-                let chance = &mut self.interrupts[usize::from(host)];
-                let pause = self.scenario.pause.draw(chance);
+                let pause = self.scenario.pause.draw(&mut self.pauses[usize::from(host)]);
                 if let Some(host) = &mut self.slots[usize::from(host)].host {
                     host.pause(after(now, pause));
                 }
@@ -508,7 +543,7 @@ impl<'a, R: Record> World<'a, R> {
     }
 
     fn from_client(&mut self, segment: Segment) {
-        let delay = self.scenario.access.draw(&mut self.access);
+        let delay = self.ends.access.draw(&mut self.ends.clients);
         self.events.schedule(after(self.now, delay), Event::FromClients(segment));
     }
 
@@ -568,7 +603,7 @@ impl<'a, R: Record> World<'a, R> {
 
     fn schedule_pause(&mut self, host: usize) {
         let mean = 1e9 / self.scenario.pauses_per_second;
-        let gap = -(1.0 - self.interrupts[host].unit()).ln() * mean;
+        let gap = -(1.0 - self.pauses[host].unit()).ln() * mean;
         self.events.schedule(after(self.now, gap as u64), Event::Pause(host as u16));
     }
 
@@ -605,22 +640,10 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
-    /// A whole frame is at a station.
-    fn deliver(&mut self, to: Station, packet: Packet) {
-        if to == self.network.clients() {
-            if let Packet::Tcp(segment) = packet {
-                let delay = self.scenario.access.draw(&mut self.access);
-                self.events.schedule(after(self.now, delay), Event::ToClient(segment));
-            }
-            return;
-        }
-        let delay = self.scenario.interrupt.draw(&mut self.interrupts[usize::from(to.0)]);
-        let life = self.slots[usize::from(to.0)].life;
-        self.events.schedule(after(self.now, delay), Event::Interrupt(to, life, packet));
-    }
-
-    fn interrupt(&mut self, station: Station, life: u32, packet: Packet) {
+    /// A frame has got through a host's interface.
+    fn receive(&mut self, station: Station, packet: Packet) {
         let now = self.now;
+        let life = self.slots[usize::from(station.0)].life;
         match packet {
             Packet::Claim(bytes) => {
                 self.record.note(now, Happening::Heard { host: station.0, bytes: &bytes });
