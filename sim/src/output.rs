@@ -21,6 +21,8 @@ use crate::trace::Trace;
 /// The first columns of every table: to which run a row belongs.
 const RUN_COLUMNS: [&str; 3] = ["variant", "run", "seed"];
 
+const SUMMARY: &str = "summary.json";
+
 /// The directory of a `run`.
 pub struct Directory {
     path: PathBuf,
@@ -35,6 +37,11 @@ impl Directory {
     pub fn create(path: &Path, scenario: &Scenario) -> Result<Self> {
         fs::create_dir_all(path)
             .with_context(|| format!("make the directory {}", path.display()))?;
+        // It comes last: where it is, the rest is complete.
+        let summary = path.join(SUMMARY);
+        if summary.exists() {
+            fs::remove_file(&summary).with_context(|| format!("remove {}", summary.display()))?;
+        }
         let resolved = path.join("scenario.toml");
         fs::write(&resolved, file::write(scenario))
             .with_context(|| format!("write {}", resolved.display()))?;
@@ -68,7 +75,7 @@ impl Directory {
         for table in [self.runs, self.connections, self.hosts, self.intervals] {
             table.finish()?;
         }
-        let path = self.path.join("summary.json");
+        let path = self.path.join(SUMMARY);
         let text = report.to_json()? + "\n";
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }

@@ -171,8 +171,10 @@ impl Setting for Rate {
     }
 
     fn show(&self) -> String {
+        // Only a unit in which it is read again to the last bit.
+        let fits = |unit: f64| self.0 >= unit && self.0 / unit * unit == self.0;
         let (suffix, unit) =
-            RATE_UNITS.iter().find(|(_, unit)| self.0 >= *unit).unwrap_or(&RATE_UNITS[3]);
+            RATE_UNITS.iter().find(|(_, unit)| fits(*unit)).unwrap_or(&RATE_UNITS[3]);
         format!("{}{suffix}", self.0 / unit)
     }
 

@@ -90,5 +90,4 @@ fn a_capture_tells_of_the_connections_of_the_table() {
     assert_eq!(distinct("tcp.flags.syn == 1 && tcp.flags.ack == 1"), answers);
     let served = rows.iter().filter(|row| &row[column("outcome")] == "served").count() as u64;
     assert_eq!(distinct("tcp.flags.fin == 1"), served);
-    assert!(served < rows.len() as u64, "the killed host had a connection");
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -82,18 +82,23 @@ impl Store {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        replace(&self.path.join(name), |file| file.write_all(bytes))
+        replace(&self.path.join(name), |file| Ok(file.write_all(bytes)?))
     }
 }
 
 /// Writes a file under another name and gives it its own once all is on disk.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let at = || format!("write {}", path.display());
     let mut name = path.file_name().map(ToOwned::to_owned).with_context(at)?;
     name.push(format!(".{}.part", process::id()));
     let part = path.with_file_name(name);
     let mut file = File::create(&part).with_context(at)?;
-    write(&mut file).and_then(|()| file.sync_all()).with_context(at)?;
+    let written = write(&mut file).and_then(|()| Ok(file.sync_all()?));
+    if let Err(error) = written {
+        // The error is why; that the rest cannot be removed either would hide it.
+        drop(fs::remove_file(&part));
+        return Err(error.context(at()));
+    }
     fs::rename(&part, path).with_context(at)
 }
 
@@ -167,26 +172,31 @@ pub fn merge(directories: &[PathBuf], out: &Path) -> Result<usize> {
         sweep.points(),
         some_of(&missing)
     );
-    let mut tables = Vec::new();
-    for path in points.values() {
-        tables.push(read_point(path, sweep.runs, tables.first().map(|(head, _)| head))?);
-    }
     replace(out, |file| {
-        let mut file = std::io::BufWriter::new(file);
-        for (number, (head, rows)) in tables.iter().enumerate() {
-            if number == 0 {
+        let mut file = BufWriter::new(file);
+        let mut columns = None;
+        for path in points.values() {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            let (head, rows) = split_point(path, &text, sweep.runs, columns.as_deref())?;
+            if columns.is_none() {
                 file.write_all(head.as_bytes())?;
+                columns = Some(head.to_owned());
             }
             file.write_all(rows.as_bytes())?;
         }
-        file.flush()
+        Ok(file.flush()?)
     })?;
     Ok(points.len())
 }
 
 /// The line of columns and the rows of a point.
-fn read_point(path: &Path, runs: u32, columns: Option<&String>) -> Result<(String, String)> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+fn split_point<'a>(
+    path: &Path,
+    text: &'a str,
+    runs: u32,
+    columns: Option<&str>,
+) -> Result<(&'a str, &'a str)> {
     let (head, rows) = text.split_at(text.find('\n').map_or(text.len(), |end| end + 1));
     ensure!(
         columns.is_none_or(|columns| columns == head),
@@ -199,7 +209,7 @@ fn read_point(path: &Path, runs: u32, columns: Option<&String>) -> Result<(Strin
         path.display(),
         rows.lines().count()
     );
-    Ok((head.to_owned(), rows.to_owned()))
+    Ok((head, rows))
 }
 
 fn some_of(names: &[String]) -> String {
