@@ -7,6 +7,7 @@
 //! [`world::World`] puts everything together; each other module is one model or one use of it.
 
 pub mod chance;
+pub mod checker;
 pub mod client;
 pub mod delay;
 pub mod engine;
