@@ -1,12 +1,17 @@
 //! Each subcommand: its options and what it does.
 
+pub mod explain;
 pub mod run;
+pub mod swarm;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use clusterd_sim::file;
 use clusterd_sim::scenario::Scenario;
+
+/// The exit code when an invariant is violated.
+pub const VIOLATED: u8 = 1;
 
 /// What all subcommands about one scenario take.
 #[derive(Clone, Debug, clap::Args)]

@@ -163,8 +163,7 @@ impl Attempts {
     }
 
     /// A SYN that a host held has got its verdict. Returns the attempt as it was before.
-    pub fn decided(&mut self, host: u16, syn: &Segment, accept: bool) -> Option<(AttemptId, Local)> {
-        let id = cluster_key().attempt(&syn.flow.key(), syn.sequence);
+    pub fn decided(&mut self, host: u16, syn: &Segment, accept: bool) -> Option<Local> {
         let local = self.attempts.get_mut(&(syn.flow, syn.sequence))?.at.get_mut(&host)?;
         let before = local.clone();
         local.accepted |= accept;
@@ -172,7 +171,7 @@ impl Attempts {
         if accept || local.copies == 0 {
             (local.held_since, local.copies) = (None, 0);
         }
-        Some((id, before))
+        Some(before)
     }
 
     /// An application has an attempt. Returns which host's has it already.

@@ -10,7 +10,7 @@ use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
 use super::attempts::{ClaimKey, Word};
 use super::{Checker, Invariant, host_of};
 use crate::host::{Host, cluster_key, node_id};
-use crate::packet::Segment;
+use crate::packet::{FlowId, Segment};
 
 /// So long after the last SYN of an attempt, or answer to it, there is still something to say.
 const QUIET: Duration = Duration::from_secs(2);
@@ -151,7 +151,7 @@ impl Checker {
     }
 
     /// How many of the hosts that run outweigh this one for a flow.
-    fn position(&self, host: u16, flow: crate::packet::FlowId) -> u32 {
+    fn position(&self, host: u16, flow: FlowId) -> u32 {
         let flow = cluster_key().flow(&flow.key());
         let weight = |node| (cluster_key().weight(flow, node), node);
         let own = weight(node_id(usize::from(host)));
@@ -189,7 +189,7 @@ impl Checker {
     pub(super) fn decided(&mut self, at: Instant, host: u16, syn: &Segment, accept: bool) {
         let about = (syn.flow, syn.sequence);
         let incumbent = self.attempts.has_answered(host, syn.flow);
-        let Some((id, local)) = self.attempts.decided(host, syn, accept) else { return };
+        let Some(local) = self.attempts.decided(host, syn, accept) else { return };
         let Some(since) = local.held_since else { return };
         let fresh = at.since(since) < Timers::default().stale;
         if !accept || local.accepted || !fresh || !self.promises.claims || !self.drains {
@@ -225,19 +225,20 @@ impl Checker {
             self.blame(at, Invariant::I11, Some(host), Some(about), what);
             return;
         }
-        self.in_turn(at, host, about, at.since(since), incumbent || released || !words.is_empty());
-        let _ = id;
+        if !incumbent && words.is_empty() {
+            self.in_turn(at, host, about, since);
+        }
     }
 
-    /// I11: a host accepts after it has held a SYN for so long.
-    fn in_turn(&mut self, at: Instant, host: u16, about: (crate::packet::FlowId, u32), held: Duration, called: bool) {
-        let Some(snapshot) = self.hosts.snapshot(host) else { return };
-        let paced = self.hosts.paced_by_rank() && self.hosts.settled(at);
-        if called || !paced || snapshot.by_hash {
+    /// I11: a host accepts a SYN that it has held since then, and nobody has called it.
+    fn in_turn(&mut self, at: Instant, host: u16, about: (FlowId, u32), since: Instant) {
+        let Some(slot) = self.hosts.slot(host, since) else { return };
+        if !self.hosts.paced_by_rank() || !self.hosts.settled(at) {
             return;
         }
+        let held = at.since(since);
         let position = self.position(host, about.0);
-        let turn = snapshot.slot * position;
+        let turn = slot * position;
         if held < turn {
             let what = format!(
                 "it accepts after {held:?}; it ranks {} of {}, so its turn is after {turn:?}",

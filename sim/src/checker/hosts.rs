@@ -46,6 +46,8 @@ pub(super) struct Known {
     /// It can serve and has not been kept from it since.
     able_since: Option<Instant>,
     paused_until: Instant,
+    /// It has had its S since then.
+    slot_since: Instant,
     /// Its core knew of a listener with room at some time since its last frame left.
     pub ready: bool,
     /// It knows of one now.
@@ -101,6 +103,12 @@ impl Hosts {
     pub fn running(&self) -> impl Iterator<Item = NodeId> {
         let running = self.known.iter().enumerate().filter(|(_, known)| known.now.is_some());
         running.map(|(host, _)| node_id(host))
+    }
+
+    /// S of a host, if it has had that since then.
+    pub fn slot(&self, host: u16, since: Instant) -> Option<Duration> {
+        let known = self.known.get(usize::from(host)).filter(|known| known.slot_since < since)?;
+        known.now.map(|snapshot| snapshot.slot)
     }
 
     pub fn paced_by_rank(&self) -> bool {
@@ -183,6 +191,9 @@ impl Hosts {
         let refused = before.is_some_and(|before| before.refused != snapshot.refused);
         let able = snapshot.joined && snapshot.serves && at >= known.paused_until && !refused;
         known.able_since = if able { known.able_since.or(Some(at)) } else { None };
+        if before.is_none_or(|before| before.slot != snapshot.slot) {
+            known.slot_since = at;
+        }
         if snapshot.by_hash {
             self.hash_seen = Some(at);
         }
