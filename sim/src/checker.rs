@@ -7,8 +7,8 @@
 //! |---|---|
 //! | I1 | an attempt is handed to an application once, by one host. Only if the scenario has a guard |
 //! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard; with guard `rst` not if the two sequence numbers lie within 66 001 of each other |
-//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not while a host decides by hash: then it is the client's retransmission that leads to one |
-//! | I4 | a half-open connection is removed only after a client's segment that names another number has come |
+//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), and not while a host decides by hash: then it is the client's retransmission that leads to one |
+//! | I4 | a half-open connection is removed only if a segment of the client has come that names another number |
 //! | I5 | a verdict is about a packet that is held; none is held for longer than T_stale once the core was told, as soon as the daemon runs |
 //! | I6 | two hosts' claims of one attempt are never equal in order |
 //! | I7 | attempts, held packets, peers, queue, inbox and frames stay within their bounds |
@@ -244,7 +244,9 @@ impl Record for Checker {
             Happening::Arrived { host, segment } => self.arrived(at, host, segment),
             Happening::Heard { host, bytes } if self.promises.claims => self.heard(at, host, bytes),
             Happening::Claimed { host, bytes } if self.promises.claims => self.claimed(at, host, bytes),
-            Happening::Decided { host, syn, accept } => self.decided(at, host, syn, accept),
+            Happening::Decided { host, syn, accept, told } => {
+                self.decided(at, host, syn, accept.then_some(told).flatten());
+            }
             Happening::Unheld { host, ticket } => {
                 let what = format!("a verdict for ticket {}, which is not held (any more)", ticket.0);
                 self.blame(at, Invariant::I5, Some(host), None, what);

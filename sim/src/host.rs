@@ -100,8 +100,8 @@ pub enum Deed {
     Accepted(FlowId, u32),
     /// Its application has something to do for a connection.
     Work(FlowId),
-    /// A held SYN got this verdict.
-    Decided(Segment, Verdict),
+    /// A held SYN, of which the core was told then, got this verdict.
+    Decided(Segment, Verdict, Option<Instant>),
     /// Its core gave a verdict for a packet that is not held, or not any more.
     Unheld(Ticket),
     /// Its daemon has removed a half-open connection with this number of its kernel.
@@ -523,7 +523,7 @@ impl Host {
         };
         match (held.packet, verdict) {
             (HeldPacket::Syn(segment), verdict) => {
-                deeds.push(Deed::Decided(segment, verdict));
+                deeds.push(Deed::Decided(segment, verdict, held.told));
                 if verdict == Verdict::Accept {
                     self.open(at, segment, true, deeds);
                 }

@@ -21,6 +21,8 @@ use crate::service::Service;
 const REPEAT_REQUEST: Duration = Duration::from_secs(1);
 /// How long a run goes on after the last connection: most of them end in that time.
 const COOL_DOWN: Duration = Duration::from_secs(5);
+/// A client that finds so many ports in use takes one nevertheless.
+const FLOWS_TRIED: usize = 64;
 /// Flows of the flood lie beyond those of the clients.
 const FLOOD: u32 = 0x4000_0000;
 
@@ -435,7 +437,7 @@ impl<'a, R: Record> World<'a, R> {
 
     fn connect(&mut self) {
         let number = self.connections.len();
-        let flow = FlowId((number % self.scenario.ports) as u32);
+        let flow = self.free_flow(number);
         let isn = self.load.number();
         let client = Client::new(flow, isn, self.now, self.scenario.first_word);
         let work = self.scenario.service.draw(&mut self.load);
@@ -448,6 +450,18 @@ impl<'a, R: Record> World<'a, R> {
         self.client_timer(number as u32, ClientTimer::Syn);
         let patience = after(self.now, self.scenario.patience.as_nanos() as u64);
         self.events.schedule(patience, Event::Client(number as u32, ClientTimer::GiveUp));
+    }
+
+    /// The next address and port of which no connection is open; if there is none soon, the
+    /// client must have started anew.
+    fn free_flow(&self, number: usize) -> FlowId {
+        let ports = self.scenario.ports;
+        let free = |flow: &usize| match self.by_flow.get(*flow) {
+            Some(&latest) => self.connections[latest as usize].client.outcome != Outcome::Open,
+            None => true,
+        };
+        let next = (0..ports.min(FLOWS_TRIED)).map(|further| (number + further) % ports);
+        FlowId({ next }.find(free).unwrap_or(number % ports) as u32)
     }
 
     /// What an omniscient balancer would do, if there is one.
@@ -702,9 +716,9 @@ impl<'a, R: Record> World<'a, R> {
                 service.add(now, flow, work);
                 self.predict(host, life);
             }
-            Deed::Decided(syn, verdict) => {
+            Deed::Decided(syn, verdict, told) => {
                 let accept = verdict == Verdict::Accept;
-                self.record.note(now, Happening::Decided { host, syn: &syn, accept });
+                self.record.note(now, Happening::Decided { host, syn: &syn, accept, told });
             }
             Deed::Unheld(ticket) => self.record.note(now, Happening::Unheld { host, ticket }),
             Deed::Destroyed(flow, isn) => {

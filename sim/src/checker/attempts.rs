@@ -34,10 +34,6 @@ pub(super) enum Word {
 /// An attempt on one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Local {
-    /// When the SYN that it holds came.
-    pub held_since: Option<Instant>,
-    /// Copies of the SYN that wait.
-    pub copies: u32,
     /// What it has heard from peers that it trusts, and when.
     pub heard: Vec<(Instant, Word)>,
     /// Its own claim of the latest contest, and when that left first.
@@ -67,8 +63,6 @@ pub(super) struct Attempt {
 struct Half {
     client_isn: u32,
     isn: u32,
-    /// A client's segment has named another number.
-    denied: bool,
 }
 
 /// All attempts of a run.
@@ -77,6 +71,8 @@ pub(super) struct Attempts {
     by_id: BTreeMap<AttemptId, (FlowId, u32)>,
     attempts: BTreeMap<(FlowId, u32), Attempt>,
     halves: BTreeMap<(u16, FlowId), Half>,
+    /// What clients have acknowledged, as far as a host has seen it.
+    named: BTreeMap<(u16, FlowId), BTreeSet<u32>>,
     /// RSTs that hosts have sent, by flow.
     resets: BTreeMap<FlowId, Vec<(u16, u32)>>,
 }
@@ -107,27 +103,20 @@ impl Attempts {
         });
         attempt.active = at;
         let first = !attempt.at.contains_key(&host);
-        let local = attempt.at.entry(host).or_default();
-        local.held_since.get_or_insert(at);
-        local.copies += 1;
+        attempt.at.entry(host).or_default();
         first
     }
 
     /// A client's segment that acknowledges something has come to a host.
     pub fn acknowledged(&mut self, host: u16, segment: &Segment) {
-        if let Some(half) = self.halves.get_mut(&(host, segment.flow)) {
-            half.denied |= segment.acknowledgement != half.isn.wrapping_add(1);
-        }
+        let named = self.named.entry((host, segment.flow)).or_default();
+        named.insert(segment.acknowledgement);
     }
 
     /// A host answers a SYN. True if it has not done so before.
     pub fn answers(&mut self, at: Instant, host: u16, syn_ack: &Segment) -> bool {
         let (client_isn, isn) = (syn_ack.acknowledgement.wrapping_sub(1), syn_ack.sequence);
-        let half = Half { client_isn, isn, denied: false };
-        let known = self.halves.get(&(host, syn_ack.flow)).is_some_and(|half| half.isn == isn);
-        if !known {
-            self.halves.insert((host, syn_ack.flow), half);
-        }
+        self.halves.insert((host, syn_ack.flow), Half { client_isn, isn });
         let attempt = self.attempts.entry((syn_ack.flow, client_isn)).or_default();
         attempt.active = attempt.active.max(at);
         attempt.at.entry(host).or_default().accepted = true;
@@ -162,15 +151,11 @@ impl Attempts {
         answers.iter().find(|answer| answer.1 == number).map(|answer| answer.0)
     }
 
-    /// A SYN that a host held has got its verdict. Returns the attempt as it was before.
-    pub fn decided(&mut self, host: u16, syn: &Segment, accept: bool) -> Option<Local> {
+    /// A host has accepted a SYN that it held. Returns the attempt there as it was before.
+    pub fn accepts(&mut self, host: u16, syn: &Segment) -> Option<Local> {
         let local = self.attempts.get_mut(&(syn.flow, syn.sequence))?.at.get_mut(&host)?;
         let before = local.clone();
-        local.accepted |= accept;
-        local.copies = local.copies.saturating_sub(1);
-        if accept || local.copies == 0 {
-            (local.held_since, local.copies) = (None, 0);
-        }
+        local.accepted = true;
         Some(before)
     }
 
@@ -182,13 +167,16 @@ impl Attempts {
 
     /// The attempt of an answer that is removed although no client has named another one.
     pub fn destroyed_without_reason(&self, host: u16, flow: FlowId, isn: u32) -> Option<(FlowId, u32)> {
-        let half = self.halves.get(&(host, flow)).filter(|half| half.isn == isn && !half.denied)?;
-        Some((flow, half.client_isn))
+        let half = self.halves.get(&(host, flow)).filter(|half| half.isn == isn)?;
+        let mut named = self.named.get(&(host, flow)).into_iter().flatten();
+        let another = named.any(|&number| number != isn.wrapping_add(1));
+        (!another).then_some((flow, half.client_isn))
     }
 
     /// A host has lost power, and all it knew.
     pub fn killed(&mut self, host: u16) {
         self.halves.retain(|&(of, _), _| of != host);
+        self.named.retain(|&(of, _), _| of != host);
         for attempt in self.attempts.values_mut() {
             attempt.at.remove(&host);
         }

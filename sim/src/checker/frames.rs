@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clusterd::protocol::{Instant, Node, Timers};
+use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
 
 use super::attempts::{ClaimKey, Word};
@@ -185,17 +185,17 @@ impl Checker {
         }
     }
 
-    /// I11: a held SYN has got its verdict.
-    pub(super) fn decided(&mut self, at: Instant, host: u16, syn: &Segment, accept: bool) {
+    /// I11: a held SYN has got its verdict. It was accepted, and the core was told of it then, or
+    /// it was not.
+    pub(super) fn decided(&mut self, at: Instant, host: u16, syn: &Segment, accepted: Option<Instant>) {
+        let Some(since) = accepted else { return };
         let about = (syn.flow, syn.sequence);
         let incumbent = self.attempts.has_answered(host, syn.flow);
-        let Some(local) = self.attempts.decided(host, syn, accept) else { return };
-        let Some(since) = local.held_since else { return };
-        let fresh = at.since(since) < Timers::default().stale;
-        if !accept || local.accepted || !fresh || !self.promises.claims || !self.drains {
+        let Some(local) = self.attempts.accepts(host, syn) else { return };
+        if local.accepted || !self.promises.claims || !self.drains {
             return;
         }
-        let words: Vec<_> = local.heard.iter().filter(|(heard, _)| *heard >= since).copied().collect();
+        let words: Vec<_> = local.heard.iter().filter(|(heard, _)| *heard > since).copied().collect();
         let trusted = |node| self.hosts.ranks(host, node);
         for &(heard, word) in &words {
             if let Word::Own(owner) = word

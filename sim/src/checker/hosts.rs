@@ -254,7 +254,8 @@ impl Checker {
     /// I3: a SYN has come to a host. If that can serve it, somebody will answer.
     pub(super) fn expect_answer(&mut self, at: Instant, host: u16, syn: &Segment) {
         let Some(snapshot) = self.hosts.snapshot(host) else { return };
-        if !self.hosts.able(host, at) || !self.hosts.without_hash(at) {
+        let older = self.attempts.has_answered(host, syn.flow);
+        if older || !self.hosts.able(host, at) || !self.hosts.without_hash(at) {
             return;
         }
         let hosts = self.hosts.known.len() as u32;

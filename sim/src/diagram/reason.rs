@@ -353,7 +353,7 @@ impl Record for Story<'_> {
                 }
                 let what = match number {
                     1 => "SYN leaves".to_owned(),
-                    _ => format!("SYN leaves again, for the {number}th time"),
+                    _ => format!("SYN {number} leaves: nobody has answered"),
                 };
                 self.line(at, None, Mark::Sends, what, Some(Message::Tcp(*segment)));
             }
@@ -378,7 +378,7 @@ impl Record for Story<'_> {
             Happening::Said { host, segment } if self.about(segment.flow) => {
                 self.said(at, host, segment);
             }
-            Happening::Decided { host, syn, accept } if self.about(syn.flow) && syn.sequence == self.isn => {
+            Happening::Decided { host, syn, accept, .. } if self.about(syn.flow) && syn.sequence == self.isn => {
                 self.decided(at, host, accept);
             }
             Happening::Accepted { host, flow, isn } if self.about(flow) && isn == self.isn => {
