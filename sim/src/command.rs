@@ -1,8 +1,10 @@
 //! Each subcommand: its options and what it does.
 
+pub mod explain;
 pub mod merge;
 pub mod parameters;
 pub mod run;
+pub mod swarm;
 pub mod sweep;
 
 use std::fmt::{self, Display};
@@ -13,6 +15,9 @@ use anyhow::{Context, Result, anyhow};
 use clusterd_sim::file;
 use clusterd_sim::scenario::Scenario;
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// The exit code when an invariant is violated.
+pub const VIOLATED: u8 = 1;
 
 /// What all subcommands about one scenario take.
 #[derive(Clone, Debug, clap::Args)]

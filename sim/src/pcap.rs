@@ -62,14 +62,20 @@ impl<W: Write> Record for Capture<W> {
             Happening::Said { host, segment } => from_host(host, segment),
             Happening::Claimed { host, bytes } => claim(host, bytes),
             Happening::Syn { .. }
+            | Happening::Replied { .. }
+            | Happening::Received { .. }
             | Happening::Arrived { .. }
             | Happening::Heard { .. }
             | Happening::Decided { .. }
+            | Happening::Unheld { .. }
+            | Happening::Destroyed { .. }
             | Happening::Connected { .. }
             | Happening::Accepted { .. }
             | Happening::Ended { .. }
             | Happening::Notice { .. }
-            | Happening::Fault(_) => return,
+            | Happening::Fault(_)
+            | Happening::Started { .. }
+            | Happening::Paused { .. } => return,
         };
         let mut record = Vec::with_capacity(16 + frame.len());
         record.extend(((at.0 / 1_000_000_000) as u32).to_le_bytes());

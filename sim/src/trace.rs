@@ -31,7 +31,15 @@ impl<W: Write> Trace<W> {
 
     fn view(&self, happening: Happening<'_>) -> View {
         match happening {
-            Happening::Syn { connection, number } => View::Syn { connection, number },
+            Happening::Syn { connection, number, segment } => {
+                View::Syn { connection, number, segment: segment.into() }
+            }
+            Happening::Replied { connection, segment } => {
+                View::Replied { connection, segment: segment.into() }
+            }
+            Happening::Received { connection, segment } => {
+                View::Received { connection, segment: segment.into() }
+            }
             Happening::FromClients { segment } => View::FromClients { segment: segment.into() },
             Happening::Arrived { host, segment } => {
                 View::Arrived { host: name(host), segment: segment.into() }
@@ -39,8 +47,14 @@ impl<W: Write> Trace<W> {
             Happening::Heard { host, bytes } => {
                 View::Heard { host: name(host), frame: self.frame(bytes) }
             }
-            Happening::Decided { host, flow, accept } => {
-                View::Decided { host: name(host), flow: show(flow), accept }
+            Happening::Decided { host, syn, accept, told: _ } => {
+                View::Decided { host: name(host), flow: show(syn.flow), accept }
+            }
+            Happening::Unheld { host, ticket } => {
+                View::Unheld { host: name(host), ticket: ticket.0 }
+            }
+            Happening::Destroyed { host, flow, isn: _ } => {
+                View::Destroyed { host: name(host), flow: show(flow) }
             }
             Happening::Said { host, segment } => {
                 View::Said { host: name(host), segment: segment.into() }
@@ -49,7 +63,7 @@ impl<W: Write> Trace<W> {
                 View::Claimed { host: name(host), frame: self.frame(bytes) }
             }
             Happening::Connected { connection } => View::Connected { connection },
-            Happening::Accepted { host, flow } => {
+            Happening::Accepted { host, flow, isn: _ } => {
                 View::Accepted { host: name(host), flow: show(flow) }
             }
             Happening::Ended { connection, outcome } => {
@@ -59,6 +73,10 @@ impl<W: Write> Trace<W> {
                 View::Notice { host: name(host), notice: format!("{notice:?}") }
             }
             Happening::Fault(fault) => View::Fault { fault: fault.to_string() },
+            Happening::Started { host } => View::Started { host: name(host) },
+            Happening::Paused { host, until } => {
+                View::Paused { host: name(host), until_us: microseconds(until.0) }
+            }
         }
     }
 
@@ -94,6 +112,18 @@ enum View {
     Syn {
         connection: u32,
         number: u32,
+        #[serde(flatten)]
+        segment: SegmentView,
+    },
+    Replied {
+        connection: u32,
+        #[serde(flatten)]
+        segment: SegmentView,
+    },
+    Received {
+        connection: u32,
+        #[serde(flatten)]
+        segment: SegmentView,
     },
     FromClients {
         #[serde(flatten)]
@@ -113,6 +143,14 @@ enum View {
         host: String,
         flow: String,
         accept: bool,
+    },
+    Unheld {
+        host: String,
+        ticket: u64,
+    },
+    Destroyed {
+        host: String,
+        flow: String,
     },
     Said {
         host: String,
@@ -141,6 +179,13 @@ enum View {
     },
     Fault {
         fault: String,
+    },
+    Started {
+        host: String,
+    },
+    Paused {
+        host: String,
+        until_us: f64,
     },
 }
 

@@ -21,14 +21,18 @@ use crate::service::Service;
 const REPEAT_REQUEST: Duration = Duration::from_secs(1);
 /// How long a run goes on after the last connection: most of them end in that time.
 const COOL_DOWN: Duration = Duration::from_secs(5);
+/// A client that finds so many ports in use takes one nevertheless.
+const FLOWS_TRIED: usize = 64;
 /// Flows of the flood lie beyond those of the clients.
 const FLOOD: u32 = 0x4000_0000;
 
 /// What happens.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A client opens a connection.
+    /// Clients open connections, and go on with that.
     Arrival,
+    /// A client opens a connection.
+    Connection,
     /// A spoofed SYN.
     Flood,
     Client(u32, ClientTimer),
@@ -204,6 +208,8 @@ pub struct World<'a, R> {
     deeds: Vec<Deed>,
     happened: u64,
     flooded: u32,
+    /// Nothing pauses daemons any more.
+    calm: bool,
     /// Claim frames, and their bytes on the wire.
     pub claim_frames: (u64, u64),
     /// What was counted until the end of the warm-up.
@@ -277,6 +283,7 @@ impl<'a, R: Record> World<'a, R> {
             deeds: Vec::new(),
             happened: 0,
             flooded: 0,
+            calm: false,
             claim_frames: (0, 0),
             warm_up: Counted {
                 hosts: vec![Counts::default(); scenario.hosts],
@@ -376,6 +383,16 @@ impl<'a, R: Record> World<'a, R> {
         self.now = end;
     }
 
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// A client opens one more connection then.
+    pub fn connect_at(&mut self, at: Instant) {
+        self.events.schedule(at, Event::Connection);
+    }
+
     /// Events so far.
     pub fn happened(&self) -> u64 {
         self.happened
@@ -391,6 +408,11 @@ impl<'a, R: Record> World<'a, R> {
         self.slots.iter().filter_map(|slot| slot.host.as_ref())
     }
 
+    /// The host with this number, if it runs.
+    pub fn host_mut(&mut self, index: usize) -> Option<&mut Host> {
+        self.slots.get_mut(index)?.host.as_mut()
+    }
+
     /// What all hosts have counted.
     pub fn counts(&self) -> Counts {
         self.slots.iter().map(Slot::counts).sum()
@@ -400,6 +422,7 @@ impl<'a, R: Record> World<'a, R> {
         let now = self.now;
         match event {
             Event::Arrival => self.arrive(),
+            Event::Connection => self.connect(),
             Event::Flood => self.flood(),
             Event::Client(connection, timer) => self.client_timer(connection, timer),
             Event::Network(event) => {
@@ -429,14 +452,16 @@ impl<'a, R: Record> World<'a, R> {
                 });
             }
             Event::Served { host, life, epoch } => self.served(host, life, epoch),
+            Event::Pause(_) if self.calm => {}
             Event::Pause(host) => {
                 let pause = self.scenario.pause.draw(&mut self.pauses[usize::from(host)]);
-                if let Some(host) = &mut self.slots[usize::from(host)].host {
-                    host.pause(after(now, pause));
-                }
+                self.pause(usize::from(host), after(now, pause));
                 self.schedule_pause(usize::from(host));
             }
-            Event::Fault(index) => self.fault(index),
+            Event::Fault(index) => {
+                let scenario = self.scenario;
+                self.inflict(&scenario.faults[index as usize].kind);
+            }
         }
     }
 
@@ -469,7 +494,7 @@ impl<'a, R: Record> World<'a, R> {
 
     fn connect(&mut self) {
         let number = self.connections.len();
-        let flow = FlowId((number % self.scenario.ports) as u32);
+        let flow = self.free_flow(number);
         let isn = self.load.number();
         let client = Client::new(flow, isn, self.now, self.scenario.first_word);
         let work = self.scenario.service.draw(&mut self.load);
@@ -482,6 +507,18 @@ impl<'a, R: Record> World<'a, R> {
         self.client_timer(number as u32, ClientTimer::Syn);
         let patience = after(self.now, self.scenario.patience.as_nanos() as u64);
         self.events.schedule(patience, Event::Client(number as u32, ClientTimer::GiveUp));
+    }
+
+    /// The next address and port of which no connection is open; if there is none soon, the
+    /// client must have started anew.
+    fn free_flow(&self, number: usize) -> FlowId {
+        let ports = self.scenario.ports;
+        let free = |flow: &usize| match self.by_flow.get(*flow) {
+            Some(&latest) => self.connections[latest as usize].client.outcome != Outcome::Open,
+            None => true,
+        };
+        let next = (0..ports.min(FLOWS_TRIED)).map(|further| (number + further) % ports);
+        FlowId({ next }.find(free).unwrap_or(number % ports) as u32)
     }
 
     /// What an omniscient balancer would do, if there is one.
@@ -519,8 +556,9 @@ impl<'a, R: Record> World<'a, R> {
         match timer {
             ClientTimer::Syn => {
                 if let Some((syn, wait)) = client.syn(self.scenario.schedule) {
-                    self.record
-                        .note(now, Happening::Syn { connection: number, number: client.syns });
+                    let happening =
+                        Happening::Syn { connection: number, number: client.syns, segment: &syn };
+                    self.record.note(now, happening);
                     self.events.schedule(now + wait, Event::Client(number, ClientTimer::Syn));
                     self.from_client(syn);
                 }
@@ -529,7 +567,7 @@ impl<'a, R: Record> World<'a, R> {
                 if let Some(segment) = client.say_again() {
                     let timer = ClientTimer::Again { wait: wait * 2 };
                     self.events.schedule(now + wait * 2, Event::Client(number, timer));
-                    self.from_client(segment);
+                    self.reply(number, segment);
                 }
             }
             ClientTimer::GiveUp => {
@@ -552,6 +590,7 @@ impl<'a, R: Record> World<'a, R> {
         let now = self.now;
         let client = &mut self.connections[number as usize].client;
         let (before, connected) = (client.outcome, client.connected);
+        self.record.note(now, Happening::Received { connection: number, segment: &segment });
         let answers = client.receive(now, segment);
         let outcome = client.outcome;
         if connected.is_none() && client.connected.is_some() {
@@ -563,8 +602,13 @@ impl<'a, R: Record> World<'a, R> {
             self.record.note(now, Happening::Ended { connection: number, outcome });
         }
         for segment in answers {
-            self.from_client(segment);
+            self.reply(number, segment);
         }
+    }
+
+    fn reply(&mut self, connection: u32, segment: Segment) {
+        self.record.note(self.now, Happening::Replied { connection, segment: &segment });
+        self.from_client(segment);
     }
 
     fn flood(&mut self) {
@@ -591,6 +635,7 @@ impl<'a, R: Record> World<'a, R> {
         let life = slot.life;
         let host = Host::start(self.scenario, self.seed, index, self.now, u64::from(life));
         slot.host = Some(host);
+        self.record.note(self.now, Happening::Started { host: index as u16 });
         self.events.schedule(self.now, Event::Step { host: index as u16, life, epoch: 0 });
     }
 
@@ -607,18 +652,21 @@ impl<'a, R: Record> World<'a, R> {
         self.events.schedule(after(self.now, gap as u64), Event::Pause(host as u16));
     }
 
-    fn fault(&mut self, index: u32) {
-        let fault = &self.scenario.faults[index as usize];
+    fn pause(&mut self, index: usize, until: Instant) {
+        if let Some(host) = &mut self.slots[index].host {
+            host.pause(until);
+            self.record.note(self.now, Happening::Paused { host: index as u16, until });
+        }
+    }
+
+    /// Something goes wrong now, or right again.
+    pub fn inflict(&mut self, fault: &FaultKind) {
         self.record.note(self.now, Happening::Fault(fault));
         let stations = || (0..self.scenario.hosts as u16).map(Station);
-        match fault.kind {
+        match *fault {
             FaultKind::Kill(host) => self.kill(host),
             FaultKind::Start(host) => self.start(host),
-            FaultKind::Stop(host, time) => {
-                if let Some(host) = &mut self.slots[host].host {
-                    host.pause(self.now + time);
-                }
-            }
+            FaultKind::Stop(host, time) => self.pause(host, self.now + time),
             FaultKind::Mute(host) => {
                 stations().for_each(|to| self.network.cut(Station(host as u16), to, true));
             }
@@ -633,10 +681,14 @@ impl<'a, R: Record> World<'a, R> {
             }
             FaultKind::Shut(host) | FaultKind::Serve(host) => {
                 if let Some(it) = &mut self.slots[host].host {
-                    it.kernel.serves = matches!(fault.kind, FaultKind::Serve(_));
+                    it.kernel.serves = matches!(fault, FaultKind::Serve(_));
                 }
             }
             FaultKind::Heal => self.network.heal(),
+            FaultKind::Calm => {
+                self.network.calm();
+                self.calm = true;
+            }
         }
     }
 
@@ -646,13 +698,17 @@ impl<'a, R: Record> World<'a, R> {
         let life = self.slots[usize::from(station.0)].life;
         match packet {
             Packet::Claim(bytes) => {
-                self.record.note(now, Happening::Heard { host: station.0, bytes: &bytes });
+                let mut heard = false;
                 self.with_host(station.0, life, |host, scenario, deeds| {
-                    host.hear(now, scenario, bytes, deeds);
+                    heard = host.hear(now, scenario, bytes.clone(), deeds);
                 });
+                if heard {
+                    self.record.note(now, Happening::Heard { host: station.0, bytes: &bytes });
+                }
             }
             Packet::Tcp(segment) => {
-                if !self.reaches(station.0, segment) {
+                let runs = self.slots[usize::from(station.0)].host.is_some();
+                if !runs || !self.reaches(station.0, segment) {
                     return;
                 }
                 self.record.note(now, Happening::Arrived { host: station.0, segment: &segment });
@@ -684,6 +740,9 @@ impl<'a, R: Record> World<'a, R> {
             self.carry_out(index, life, deed);
         }
         self.deeds = deeds;
+        if let Some(host) = &self.slots[usize::from(index)].host {
+            self.record.after(self.now, host);
+        }
     }
 
     fn carry_out(&mut self, host: u16, life: u32, deed: Deed) {
@@ -692,7 +751,7 @@ impl<'a, R: Record> World<'a, R> {
             Deed::Step(at, epoch) => self.events.schedule(at, Event::Step { host, life, epoch }),
             Deed::Tcp(at, segment) => {
                 if segment.flag == Flag::SynAck {
-                    self.answered(at, host, segment.flow);
+                    self.answered(host, segment);
                 }
                 self.record.note(at, Happening::Said { host, segment: &segment });
                 self.events.schedule(at, Event::Leaves(Station(host), Packet::Tcp(segment)));
@@ -702,11 +761,11 @@ impl<'a, R: Record> World<'a, R> {
                 let at = now + Duration::from_secs(1 << retries.min(6));
                 self.events.schedule(at, Event::Request { host, life, flow, isn });
             }
-            Deed::Accepted(flow, _) => {
-                if let Some(connection) = self.connection_of(flow) {
+            Deed::Accepted(flow, isn) => {
+                if let Some(connection) = self.attempt(flow, isn) {
                     connection.accepted |= 1 << host;
                 }
-                self.record.note(now, Happening::Accepted { host, flow });
+                self.record.note(now, Happening::Accepted { host, flow, isn });
             }
             Deed::Work(flow) => {
                 let work = self.connection_of(flow).map_or(0, |connection| connection.work);
@@ -714,9 +773,13 @@ impl<'a, R: Record> World<'a, R> {
                 service.add(now, flow, work);
                 self.predict(host, life);
             }
-            Deed::Decided(flow, verdict) => {
+            Deed::Decided(syn, verdict, told) => {
                 let accept = verdict == Verdict::Accept;
-                self.record.note(now, Happening::Decided { host, flow, accept });
+                self.record.note(now, Happening::Decided { host, syn: &syn, accept, told });
+            }
+            Deed::Unheld(ticket) => self.record.note(now, Happening::Unheld { host, ticket }),
+            Deed::Destroyed(flow, isn) => {
+                self.record.note(now, Happening::Destroyed { host, flow, isn });
             }
             Deed::Notice(notice) => self.record.note(now, Happening::Notice { host, notice }),
         }
@@ -735,8 +798,15 @@ impl<'a, R: Record> World<'a, R> {
         self.connections.get_mut(number as usize)
     }
 
-    fn answered(&mut self, _at: Instant, host: u16, flow: FlowId) {
-        if let Some(connection) = self.connection_of(flow) {
+    /// The connection of a flow whose client began with this number, unless a later one of the
+    /// flow has begun.
+    fn attempt(&mut self, flow: FlowId, isn: u32) -> Option<&mut Connection> {
+        self.connection_of(flow).filter(|connection| connection.client.isn == isn)
+    }
+
+    fn answered(&mut self, host: u16, syn_ack: Segment) {
+        let isn = syn_ack.acknowledgement.wrapping_sub(1);
+        if let Some(connection) = self.attempt(syn_ack.flow, isn) {
             connection.answered |= 1 << host;
         }
     }
