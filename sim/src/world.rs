@@ -407,7 +407,7 @@ impl<'a, R: Record> World<'a, R> {
                 network.handle(now, event, &mut Wires { events, ends });
             }
             Event::Arrives(station, packet) => self.receive(station, packet),
-            Event::ToClient(segment) => self.to_client(segment),
+            Event::ToClient(segment) => self.reach_client(segment),
             Event::FromClients(segment) => {
                 self.record.note(now, Happening::FromClients { segment: &segment });
                 let Self { network, events, ends, .. } = self;
@@ -522,14 +522,14 @@ impl<'a, R: Record> World<'a, R> {
                     self.record
                         .note(now, Happening::Syn { connection: number, number: client.syns });
                     self.events.schedule(now + wait, Event::Client(number, ClientTimer::Syn));
-                    self.from_client(syn);
+                    self.leave_client(syn);
                 }
             }
             ClientTimer::Again { wait } => {
                 if let Some(segment) = client.say_again() {
                     let timer = ClientTimer::Again { wait: wait * 2 };
                     self.events.schedule(now + wait * 2, Event::Client(number, timer));
-                    self.from_client(segment);
+                    self.leave_client(segment);
                 }
             }
             ClientTimer::GiveUp => {
@@ -542,12 +542,12 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
-    fn from_client(&mut self, segment: Segment) {
+    fn leave_client(&mut self, segment: Segment) {
         let delay = self.ends.access.draw(&mut self.ends.clients);
         self.events.schedule(after(self.now, delay), Event::FromClients(segment));
     }
 
-    fn to_client(&mut self, segment: Segment) {
+    fn reach_client(&mut self, segment: Segment) {
         let Some(&number) = self.by_flow.get(segment.flow.0 as usize) else { return };
         let now = self.now;
         let client = &mut self.connections[number as usize].client;
@@ -563,7 +563,7 @@ impl<'a, R: Record> World<'a, R> {
             self.record.note(now, Happening::Ended { connection: number, outcome });
         }
         for segment in answers {
-            self.from_client(segment);
+            self.leave_client(segment);
         }
     }
 
