@@ -85,6 +85,7 @@ pub struct Network {
     pub counters: NetworkCounters,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each network")]
 enum Wires {
     Switches(Switches),
     Hub(Hub),

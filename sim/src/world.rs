@@ -430,7 +430,7 @@ impl<'a, R: Record> World<'a, R> {
                 network.handle(now, event, &mut Wires { events, ends });
             }
             Event::Arrives(station, packet) => self.receive(station, packet),
-            Event::ToClient(segment) => self.to_client(segment),
+            Event::ToClient(segment) => self.reach_client(segment),
             Event::FromClients(segment) => {
                 self.record.note(now, Happening::FromClients { segment: &segment });
                 let Self { network, events, ends, .. } = self;
@@ -560,7 +560,7 @@ impl<'a, R: Record> World<'a, R> {
                         Happening::Syn { connection: number, number: client.syns, segment: &syn };
                     self.record.note(now, happening);
                     self.events.schedule(now + wait, Event::Client(number, ClientTimer::Syn));
-                    self.from_client(syn);
+                    self.leave_client(syn);
                 }
             }
             ClientTimer::Again { wait } => {
@@ -580,12 +580,12 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
-    fn from_client(&mut self, segment: Segment) {
+    fn leave_client(&mut self, segment: Segment) {
         let delay = self.ends.access.draw(&mut self.ends.clients);
         self.events.schedule(after(self.now, delay), Event::FromClients(segment));
     }
 
-    fn to_client(&mut self, segment: Segment) {
+    fn reach_client(&mut self, segment: Segment) {
         let Some(&number) = self.by_flow.get(segment.flow.0 as usize) else { return };
         let now = self.now;
         let client = &mut self.connections[number as usize].client;
@@ -608,7 +608,7 @@ impl<'a, R: Record> World<'a, R> {
 
     fn reply(&mut self, connection: u32, segment: Segment) {
         self.record.note(self.now, Happening::Replied { connection, segment: &segment });
-        self.from_client(segment);
+        self.leave_client(segment);
     }
 
     fn flood(&mut self) {
