@@ -39,6 +39,16 @@ pub enum Outcome {
     Stalled,
 }
 
+impl Outcome {
+    /// The client has not got what it wanted.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Outcome::Refused | Outcome::Reset | Outcome::TimedOut | Outcome::Stalled => true,
+            Outcome::Open | Outcome::Served => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     SynSent,

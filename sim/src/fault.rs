@@ -10,6 +10,7 @@
 //! 2s shut h1            its service ends
 //! 4s serve h1           it runs again
 //! 9s heal               whatever was cut reaches everybody again
+//! 9s calm               no frame is lost, doubled or late by chance any more, and no daemon paused
 //! ```
 
 use std::fmt;
@@ -40,6 +41,7 @@ pub enum FaultKind {
     Shut(usize),
     Serve(usize),
     Heal,
+    Calm,
 }
 
 impl Fault {
@@ -54,7 +56,7 @@ impl Fault {
             | FaultKind::Shut(host)
             | FaultKind::Serve(host) => std::slice::from_ref(host),
             FaultKind::Part(hosts) => hosts,
-            FaultKind::Heal => &[],
+            FaultKind::Heal | FaultKind::Calm => &[],
         };
         hosts.iter().copied()
     }
@@ -81,10 +83,12 @@ impl FromStr for Fault {
             ["shut", it] => FaultKind::Shut(host(it)?),
             ["serve", it] => FaultKind::Serve(host(it)?),
             ["heal"] => FaultKind::Heal,
+            ["calm"] => FaultKind::Calm,
             _ => {
                 return Err(format!(
                     "`{text}` is no fault; one is `2s kill h1`, `5s start h1`, `2s stop h1 500ms`, \
-                     `2s mute h1`, `2s deaf h1`, `2s part h1 h2`, `2s shut h1`, `4s serve h1` or `9s heal`"
+                     `2s mute h1`, `2s deaf h1`, `2s part h1 h2`, `2s shut h1`, `4s serve h1`, \
+                     `9s heal` or `9s calm`"
                 ));
             }
         };
@@ -102,8 +106,13 @@ fn host(text: &str) -> Result<usize, String> {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", show_time(self.at))?;
-        match &self.kind {
+        write!(f, "{} {}", show_time(self.at), self.kind)
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             FaultKind::Kill(host) => write!(f, "kill h{}", host + 1),
             FaultKind::Start(host) => write!(f, "start h{}", host + 1),
             FaultKind::Stop(host, time) => write!(f, "stop h{} {}", host + 1, show_time(*time)),
@@ -116,6 +125,7 @@ impl fmt::Display for Fault {
             FaultKind::Shut(host) => write!(f, "shut h{}", host + 1),
             FaultKind::Serve(host) => write!(f, "serve h{}", host + 1),
             FaultKind::Heal => f.write_str("heal"),
+            FaultKind::Calm => f.write_str("calm"),
         }
     }
 }
@@ -133,6 +143,7 @@ mod tests {
             "0s mute h3",
             "2s part h1 h2",
             "9s heal",
+            "9s calm",
         ] {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use toml_edit::{Document, Item, Value};
 
-use crate::scenario::{PARAMETERS, Scenario, parameter};
+use crate::scenario::{PARAMETERS, Parameter, Scenario, parameter};
 
 /// The key of the list of faults.
 const FAULTS: &str = "faults";
@@ -81,6 +81,16 @@ fn plain(value: &Value) -> Option<String> {
 
 /// Writes a scenario with every parameter, so that it says all about a run but its seed.
 pub fn write(scenario: &Scenario) -> String {
+    write_those(scenario, |_| true)
+}
+
+/// Writes only what is not at its default.
+pub fn write_changes(scenario: &Scenario) -> String {
+    let default = Scenario::default();
+    write_those(scenario, |parameter| (parameter.show)(scenario) != (parameter.show)(&default))
+}
+
+fn write_those(scenario: &Scenario, wanted: impl Fn(&Parameter) -> bool) -> String {
     let mut text = String::new();
     if !scenario.faults.is_empty() {
         text += "faults = [\n";
@@ -90,7 +100,7 @@ pub fn write(scenario: &Scenario) -> String {
         text += "]\n\n";
     }
     let mut section = "";
-    for parameter in PARAMETERS {
+    for parameter in PARAMETERS.iter().filter(|parameter| wanted(parameter)) {
         let (table, key) = parameter.key.split_once('.').unwrap_or(("", parameter.key));
         if table != section {
             if !section.is_empty() {
@@ -121,6 +131,8 @@ mod tests {
         assert_eq!(scenario.speeds, [1.0, 2.5]);
         assert_eq!(scenario.faults[0].kind, FaultKind::Kill(0));
         assert_eq!(parse(&write(&scenario), "y.toml").unwrap(), scenario);
+        assert_eq!(parse(&write_changes(&scenario), "y.toml").unwrap(), scenario);
+        assert_eq!(write_changes(&Scenario::default()), "");
     }
 
     #[test]

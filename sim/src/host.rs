@@ -59,7 +59,20 @@ pub enum Step {
 
 /// A packet that waits for a verdict.
 #[derive(Clone, Copy, Debug)]
-enum Held {
+struct Held {
+    packet: HeldPacket,
+    /// When the core was told of it.
+    told: Option<Instant>,
+}
+
+impl From<HeldPacket> for Held {
+    fn from(packet: HeldPacket) -> Self {
+        Self { packet, told: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum HeldPacket {
     Syn(Segment),
     Ack(Segment),
     Refusal(Segment),
@@ -83,12 +96,16 @@ pub enum Deed {
     Claim(Instant, Rc<[u8]>),
     /// It has a half-open connection, and says its SYN-ACK again after this.
     RequestTimer(FlowId, u32, u32),
-    /// Its application has accepted a connection.
+    /// Its application has accepted a connection, whose client began with this number.
     Accepted(FlowId, u32),
     /// Its application has something to do for a connection.
     Work(FlowId),
-    /// A held SYN got this verdict.
-    Decided(FlowId, Verdict),
+    /// A held SYN, of which the core was told then, got this verdict.
+    Decided(Segment, Verdict, Option<Instant>),
+    /// Its core gave a verdict for a packet that is not held, or not any more.
+    Unheld(Ticket),
+    /// Its daemon has removed a half-open connection with this number of its kernel.
+    Destroyed(FlowId, u32),
     /// Something for the log.
     Notice(Notice),
 }
@@ -128,6 +145,8 @@ pub struct Host {
     scheduler: Chance,
     load: Measured,
     busy: u64,
+    /// When it has decided what was due last.
+    decided: Instant,
     /// What was counted.
     pub counters: HostCounters,
 }
@@ -145,7 +164,7 @@ impl Host {
     pub fn start(scenario: &Scenario, seed: u64, index: usize, now: Instant, starts: u64) -> Self {
         Self {
             index,
-            kernel: Kernel::new(scenario, seed, index as u16),
+            kernel: Kernel::new(scenario, seed, index as u16, starts),
             decider: Decider::new(scenario, seed, index, now, starts),
             share: KernelShare::default(),
             stage: Stage::Asleep { until: now },
@@ -160,26 +179,28 @@ impl Host {
             scheduler: Chance::new(seed, Entity::Scheduler(index as u16)),
             load: Measured { at: now, ..Measured::default() },
             busy: 0,
+            decided: now,
             counters: HostCounters::default(),
         }
     }
 
     // What happens to a host.
 
-    /// A claim frame has come.
+    /// A claim frame has come. False if there is no room for it.
     pub fn hear(
         &mut self,
         now: Instant,
         scenario: &Scenario,
         bytes: Rc<[u8]>,
         deeds: &mut Vec<Deed>,
-    ) {
+    ) -> bool {
         if self.inbox.len() >= scenario.inbox {
             self.counters.inbox_overflowed += 1;
-            return;
+            return false;
         }
         self.inbox.push_back(bytes);
         self.wake(now, scenario, deeds);
+        true
     }
 
     /// A segment of a client has come.
@@ -224,7 +245,8 @@ impl Host {
         // The number of the queue that incumbents come by is part of the ticket, as in the daemon.
         self.tickets += 1;
         let ticket = Ticket(u64::from(incumbent) << 63 | self.tickets);
-        self.held.insert(ticket, if syn { Held::Syn(segment) } else { Held::Ack(segment) });
+        let packet = if syn { HeldPacket::Syn(segment) } else { HeldPacket::Ack(segment) };
+        self.held.insert(ticket, packet.into());
         self.queue.push_back(ticket);
         self.wake(now, scenario, deeds);
     }
@@ -239,7 +261,7 @@ impl Host {
             Ingress::Answer(segment) => deeds.push(Deed::Tcp(now, segment)),
             Ingress::Accepted(greeting) => {
                 // A copy of the ACK shows the daemon that the client has chosen this host.
-                deeds.push(Deed::Accepted(flow, segment.sequence));
+                deeds.push(Deed::Accepted(flow, segment.sequence.wrapping_sub(1)));
                 deeds.extend(greeting.map(|greeting| Deed::Tcp(now, greeting)));
                 if segment.length > 0 {
                     deeds.push(Deed::Work(flow));
@@ -264,6 +286,10 @@ impl Host {
         {
             deeds.push(Deed::Tcp(now, segment));
             deeds.push(Deed::RequestTimer(flow, isn, retries));
+            // The rules copy every SYN-ACK to the daemon.
+            let client_isn = segment.acknowledgement.wrapping_sub(1);
+            self.log.push_back(Logged::SynAck { flow, client_isn, isn });
+            self.wake(now, scenario, deeds);
         }
     }
 
@@ -379,15 +405,16 @@ impl Host {
 
     /// Hands a held packet to the core.
     fn hand_in(&mut self, now: Instant, ticket: Ticket) {
-        let Some(&held) = self.held.get(&ticket) else { return };
-        match held {
-            Held::Syn(segment) => {
+        let Some(held) = self.held.get_mut(&ticket) else { return };
+        held.told = Some(now);
+        match held.packet {
+            HeldPacket::Syn(segment) => {
                 self.look_at_listener(now);
                 let incumbent = ticket.0 >> 63 == 1;
                 let (flow, isn) = (segment.flow.key(), segment.sequence);
                 self.decider.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
-            Held::Ack(segment) => {
+            HeldPacket::Ack(segment) => {
                 self.decider.handle_ack(
                     now,
                     segment.flow.key(),
@@ -395,7 +422,7 @@ impl Host {
                     Some(ticket),
                 );
             }
-            Held::Refusal(segment) => {
+            HeldPacket::Refusal(segment) => {
                 let client_isn = segment.acknowledgement.wrapping_sub(1);
                 self.decider.handle_refusal(now, segment.flow.key(), client_isn, ticket);
             }
@@ -427,6 +454,7 @@ impl Host {
             }
             self.decider.handle_timeout(now);
         }
+        self.decided = now;
         self.weigh_load(now);
         cost(scenario.frame_cost, frames) + self.carry_out(now, scenario, deeds)
     }
@@ -471,7 +499,8 @@ impl Host {
                     }
                     Output::Destroy(flow) => {
                         if let Some(flow) = FlowId::of(&flow) {
-                            self.kernel.destroy(flow);
+                            let isn = self.kernel.destroy(flow);
+                            deeds.extend(isn.map(|isn| Deed::Destroyed(flow, isn)));
                         }
                     }
                     Output::Share(share) => self.share = share,
@@ -488,20 +517,23 @@ impl Host {
     }
 
     fn give(&mut self, at: Instant, ticket: Ticket, verdict: Verdict, deeds: &mut Vec<Deed>) {
-        let Some(held) = self.held.remove(&ticket) else { return };
-        match (held, verdict) {
-            (Held::Syn(segment), verdict) => {
-                deeds.push(Deed::Decided(segment.flow, verdict));
+        let Some(held) = self.held.remove(&ticket) else {
+            deeds.push(Deed::Unheld(ticket));
+            return;
+        };
+        match (held.packet, verdict) {
+            (HeldPacket::Syn(segment), verdict) => {
+                deeds.push(Deed::Decided(segment, verdict, held.told));
                 if verdict == Verdict::Accept {
                     self.open(at, segment, true, deeds);
                 }
             }
-            (Held::Ack(segment), Verdict::Accept) => {
+            (HeldPacket::Ack(segment), Verdict::Accept) => {
                 let ingress = self.kernel.confirm(segment);
                 self.answer(at, segment, ingress, deeds);
             }
-            (Held::Refusal(segment), Verdict::Accept) => deeds.push(Deed::Tcp(at, segment)),
-            (Held::Ack(_) | Held::Refusal(_), Verdict::Drop) => {}
+            (HeldPacket::Refusal(segment), Verdict::Accept) => deeds.push(Deed::Tcp(at, segment)),
+            (HeldPacket::Ack(_) | HeldPacket::Refusal(_), Verdict::Drop) => {}
         }
     }
 
@@ -519,7 +551,7 @@ impl Host {
             Opened::Refusal(segment) if logged => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
-                self.held.insert(ticket, Held::Refusal(segment));
+                self.held.insert(ticket, HeldPacket::Refusal(segment).into());
                 self.queue.push_back(ticket);
             }
             Opened::Challenge(segment) => deeds.push(Deed::Tcp(at, segment)),
@@ -542,19 +574,43 @@ impl Host {
             return;
         }
         let Self { queue, held, counters, .. } = self;
-        queue.retain(|ticket| match held.get(ticket) {
-            Some(Held::Syn(_)) => {
+        queue.retain(|ticket| match held.get(ticket).map(|held| held.packet) {
+            Some(HeldPacket::Syn(_)) => {
                 held.remove(ticket);
                 counters.slept += 1;
                 false
             }
-            Some(Held::Ack(_) | Held::Refusal(_)) | None => true,
+            Some(HeldPacket::Ack(_) | HeldPacket::Refusal(_)) | None => true,
         });
     }
 
     /// Packets that wait for a verdict.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Packets and frames that wait to be read.
+    pub fn unread(&self) -> (usize, usize) {
+        (self.queue.len(), self.inbox.len())
+    }
+
+    /// When its core was told of the packet that has waited longest since.
+    pub fn oldest_held(&self) -> Option<Instant> {
+        // Tickets of each queue are told in order.
+        let oldest = |tickets: std::ops::Range<Ticket>| self.held.range(tickets).next();
+        let incumbents = Ticket(1 << 63);
+        let queues = [oldest(Ticket(0)..incumbents), oldest(incumbents..Ticket(u64::MAX))];
+        queues.into_iter().flatten().filter_map(|(_, held)| held.told).min()
+    }
+
+    /// When its daemon has decided what was due last.
+    pub fn decided(&self) -> Instant {
+        self.decided
+    }
+
+    /// The state of the listener as its core was told last.
+    pub fn listener(&self) -> Option<Listener> {
+        self.told
     }
 
     /// Its number, from 0.

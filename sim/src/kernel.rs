@@ -91,7 +91,9 @@ pub struct Kernel {
 
 impl Kernel {
     /// The kernel of a host that has just started.
-    pub fn new(scenario: &Scenario, seed: u64, host: u16) -> Self {
+    /// Sequence numbers of each life are others.
+    pub fn new(scenario: &Scenario, seed: u64, host: u16, starts: u64) -> Self {
+        let seed = seed ^ starts.saturating_sub(1) << 48;
         Self {
             flows: BTreeMap::new(),
             chance: Chance::new(seed, Entity::Kernel(host)),
@@ -102,12 +104,6 @@ impl Kernel {
             open: 0,
             serves: true,
         }
-    }
-
-    /// Power off.
-    pub fn crash(&mut self) {
-        self.flows.clear();
-        self.open = 0;
     }
 
     /// Connections that the application has, of how many it can have.
@@ -305,6 +301,10 @@ impl Kernel {
     pub fn confirm(&mut self, segment: Segment) -> Ingress {
         match self.flows.get(&segment.flow) {
             Some(flow) if matches!(flow.socket, Socket::Half { .. }) => self.complete(segment),
+            // It was held behind the one that has completed the handshake.
+            Some(&flow) if matches!(flow.socket, Socket::Full { .. }) => {
+                self.receive_full(segment, flow)
+            }
             Some(_) | None => Ingress::Drop,
         }
     }
@@ -331,10 +331,12 @@ impl Kernel {
     }
 
     /// The daemon removes a half-open connection: the client has chosen another host.
-    pub fn destroy(&mut self, flow: FlowId) {
-        if matches!(self.flows.get(&flow), Some(Flow { socket: Socket::Half { .. }, .. })) {
-            self.flows.remove(&flow);
-        }
+    /// Returns the sequence number of this host in it, if there was one.
+    pub fn destroy(&mut self, flow: FlowId) -> Option<u32> {
+        let half = |flow: &&Flow| matches!(flow.socket, Socket::Half { .. });
+        let isn = self.flows.get(&flow).filter(half)?.isn;
+        self.flows.remove(&flow);
+        Some(isn)
     }
 
     /// The service has the answer.

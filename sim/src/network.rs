@@ -62,6 +62,19 @@ pub struct NetworkCounters {
     pub given_up: u64,
 }
 
+impl NetworkCounters {
+    /// What has come since `earlier`.
+    pub fn minus(&self, earlier: &Self) -> Self {
+        Self {
+            frames: self.frames - earlier.frames,
+            lost: self.lost - earlier.lost,
+            overflowed: self.overflowed - earlier.overflowed,
+            collisions: self.collisions - earlier.collisions,
+            given_up: self.given_up - earlier.given_up,
+        }
+    }
+}
+
 /// The network of a run.
 pub struct Network {
     medium: Wires,
@@ -72,6 +85,7 @@ pub struct Network {
     pub counters: NetworkCounters,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each network")]
 enum Wires {
     Switches(Switches),
     Hub(Hub),
@@ -149,6 +163,11 @@ impl Network {
     pub fn heal(&mut self) {
         self.cut.iter_mut().for_each(|row| row.fill(false));
     }
+
+    /// From now on no frame is lost, doubled or overtaken by chance.
+    pub fn calm(&mut self) {
+        self.receivers.iter_mut().for_each(Receiver::calm);
+    }
 }
 
 /// What becomes of frames at the end of a station's cable.
@@ -181,6 +200,11 @@ impl Receiver {
             reordering: scenario.reordering.0,
             reordering_delay: scenario.reordering_delay.clone(),
         }
+    }
+
+    fn calm(&mut self) {
+        (self.loss, self.claim_loss, self.duplication, self.reordering) = (0.0, 0.0, 0.0, 0.0);
+        (self.bad, self.becomes_bad) = (false, 0.0);
     }
 
     /// A frame has come to the end of the cable. Returns how many were lost: one or none.

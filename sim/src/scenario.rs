@@ -175,8 +175,16 @@ pub struct Parameter {
     pub range: fn() -> String,
     /// What it means.
     pub help: &'static str,
+    /// The unit of its column in tables, as the end of the column's name; empty if it has none.
+    pub unit: &'static str,
     /// Writes its value.
     pub show: fn(&Scenario) -> String,
+    /// Its value in that unit, if it is a number.
+    pub number: fn(&Scenario) -> Option<f64>,
+    /// Reads its value in that unit, if it is a number; the range is another matter.
+    pub read_number: fn(&str) -> Result<Option<f64>, String>,
+    /// Writes this number as its value, if it can be one; the range is another matter.
+    pub show_number: fn(f64) -> Option<String>,
     /// Reads and checks its value. The error does not name the key.
     pub set: fn(&mut Scenario, &str) -> Result<(), String>,
 }
@@ -195,7 +203,11 @@ macro_rules! parameters {
                     range
                 },
                 help: $help,
+                unit: <$type as Setting>::UNIT,
                 show: |scenario| scenario.$field.show(),
+                number: |scenario| scenario.$field.number(),
+                read_number: |text| <$type>::read(text).map(|value| value.number()),
+                show_number: |number| <$type>::of_number(number).map(|value| value.show()),
                 set: |scenario, text| {
                     let value = <$type>::read(text)?;
                     $(Bounds::<$type> { least: $least, most: $most }.check(&value)?;)?
@@ -335,11 +347,30 @@ impl Default for Scenario {
 /// The parameter of that name.
 pub fn parameter(key: &str) -> Result<&'static Parameter, String> {
     PARAMETERS.iter().find(|parameter| parameter.key == key).ok_or_else(|| {
+        // Who forgets the table should find the key in it.
+        let likeness = |other: &str| {
+            let name = other.split_once('.').map_or(other, |(_, name)| name);
+            strsim::jaro_winkler(if key.contains('.') { other } else { name }, key)
+        };
         let nearest = PARAMETERS.iter().map(|parameter| parameter.key);
-        let nearest = nearest
-            .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+        let nearest = nearest.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
         format!("there is no `{key}`; did you mean `{}`?", nearest.unwrap_or_default())
     })
+}
+
+impl Parameter {
+    /// The name of its column in tables.
+    pub fn column(&self) -> String {
+        match self.unit {
+            "" => self.key.to_owned(),
+            unit => format!("{}_{unit}", self.key),
+        }
+    }
+
+    /// Its value as tables have it: a number in its unit, or what a scenario says.
+    pub fn cell(&self, scenario: &Scenario) -> String {
+        (self.number)(scenario).map_or_else(|| (self.show)(scenario), |number| number.to_string())
+    }
 }
 
 impl Scenario {

@@ -15,6 +15,19 @@ pub trait Setting: Sized {
 
     /// Writes it so that it can be read again.
     fn show(&self) -> String;
+
+    /// The unit of [`Setting::number`], as the end of a column's name; empty if it has none.
+    const UNIT: &'static str = "";
+
+    /// It in that unit, if it is a number.
+    fn number(&self) -> Option<f64> {
+        None
+    }
+
+    /// The value that is this number; `None` if it is none of this kind.
+    fn of_number(_number: f64) -> Option<Self> {
+        None
+    }
 }
 
 macro_rules! number {
@@ -28,6 +41,16 @@ macro_rules! number {
 
             fn show(&self) -> String {
                 self.to_string()
+            }
+
+            fn number(&self) -> Option<f64> {
+                Some(*self as f64)
+            }
+
+            fn of_number(number: f64) -> Option<Self> {
+                // A conversion between numbers saturates and cuts off.
+                let value = number as $type;
+                (value as f64 == number).then_some(value)
             }
         }
     )*};
@@ -59,6 +82,19 @@ impl Setting for Duration {
 
     fn show(&self) -> String {
         show_time(*self)
+    }
+
+    const UNIT: &'static str = "us";
+
+    fn number(&self) -> Option<f64> {
+        Some(self.as_nanos() as f64 / 1e3)
+    }
+
+    fn of_number(number: f64) -> Option<Self> {
+        let nanoseconds = (number * 1e3).round();
+        (0.0..u64::MAX as f64)
+            .contains(&nanoseconds)
+            .then(|| Duration::from_nanos(nanoseconds as u64))
     }
 }
 
@@ -96,6 +132,14 @@ impl Setting for Share {
     fn show(&self) -> String {
         format!("{}", self.0)
     }
+
+    fn number(&self) -> Option<f64> {
+        Some(self.0)
+    }
+
+    fn of_number(number: f64) -> Option<Self> {
+        (0.0..=1.0).contains(&number).then_some(Self(number))
+    }
 }
 
 /// Bits per second, written `100Mbit` or `1Gbit`.
@@ -127,9 +171,21 @@ impl Setting for Rate {
     }
 
     fn show(&self) -> String {
+        // Only a unit in which it is read again to the last bit.
+        let fits = |unit: f64| self.0 >= unit && self.0 / unit * unit == self.0;
         let (suffix, unit) =
-            RATE_UNITS.iter().find(|(_, unit)| self.0 >= *unit).unwrap_or(&RATE_UNITS[3]);
+            RATE_UNITS.iter().find(|(_, unit)| fits(*unit)).unwrap_or(&RATE_UNITS[3]);
         format!("{}{suffix}", self.0 / unit)
+    }
+
+    const UNIT: &'static str = "bit_per_s";
+
+    fn number(&self) -> Option<f64> {
+        Some(self.0)
+    }
+
+    fn of_number(number: f64) -> Option<Self> {
+        (number > 0.0 && number.is_finite()).then_some(Self(number))
     }
 }
 

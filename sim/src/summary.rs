@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::client::Outcome;
 use crate::record::Record;
 use crate::scenario::Scenario;
-use crate::world::{Connection, World};
+use crate::world::{Connection, Counted, Counts, World};
 
 /// The figures of one run. Only connections that began after the warm-up count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,8 +28,10 @@ pub struct Summary {
     pub claims_per_connection: f64,
     pub frames_per_connection: f64,
     pub bytes_per_connection: f64,
-    pub connect_us: Quantiles,
-    pub response_us: Quantiles,
+    /// From the first SYN to the first SYN-ACK, if there was any.
+    pub connect_us: Option<Quantiles>,
+    /// From the first SYN to the end of the answer, if there was any.
+    pub response_us: Option<Quantiles>,
     /// Of the connections that an application has got.
     pub share_of_host: Vec<f64>,
     pub collisions: u64,
@@ -37,8 +39,57 @@ pub struct Summary {
     pub events: u64,
 }
 
+/// One number of a summary.
+pub struct Figure {
+    /// Its name in tables, with its unit.
+    pub name: &'static str,
+    /// It; `None` where there was nothing to measure.
+    pub of: fn(&Summary) -> Option<f64>,
+}
+
+macro_rules! figures {
+    ($($name:literal: $of:expr;)*) => {
+        /// All figures, in the order of the tables.
+        pub const FIGURES: &[Figure] = &[$(Figure { name: $name, of: $of }),*];
+    };
+}
+
+figures! {
+    "connections": |it| Some(it.connections as f64);
+    "served": |it| Some(it.served as f64);
+    "refused": |it| Some(it.refused as f64);
+    "reset": |it| Some(it.reset as f64);
+    "timed_out": |it| Some(it.timed_out as f64);
+    "stalled": |it| Some(it.stalled as f64);
+    "open": |it| Some(it.open as f64);
+    "answered_twice": |it| Some(it.answered_twice as f64);
+    "second_syn_acks_per_100k": |it| Some(it.second_syn_acks_per_100k);
+    "accepted_twice": |it| Some(it.accepted_twice as f64);
+    "syns_per_connection": |it| Some(it.syns_per_connection);
+    "claims_per_connection": |it| Some(it.claims_per_connection);
+    "frames_per_connection": |it| Some(it.frames_per_connection);
+    "bytes_per_connection": |it| Some(it.bytes_per_connection);
+    "connect_mean_us": |it| it.connect_us.map(|connect| connect.mean);
+    "connect_p50_us": |it| it.connect_us.map(|connect| connect.p50);
+    "connect_p90_us": |it| it.connect_us.map(|connect| connect.p90);
+    "connect_p99_us": |it| it.connect_us.map(|connect| connect.p99);
+    "connect_p999_us": |it| it.connect_us.map(|connect| connect.p999);
+    "connect_max_us": |it| it.connect_us.map(|connect| connect.max);
+    "response_mean_us": |it| it.response_us.map(|response| response.mean);
+    "response_p50_us": |it| it.response_us.map(|response| response.p50);
+    "response_p90_us": |it| it.response_us.map(|response| response.p90);
+    "response_p99_us": |it| it.response_us.map(|response| response.p99);
+    "response_p999_us": |it| it.response_us.map(|response| response.p999);
+    "response_max_us": |it| it.response_us.map(|response| response.max);
+    "greatest_share": |it| it.share_of_host.iter().copied().reduce(f64::max);
+    "least_share": |it| it.share_of_host.iter().copied().reduce(f64::min);
+    "collisions": |it| Some(it.collisions as f64);
+    "overflowed": |it| Some(it.overflowed as f64);
+    "events": |it| Some(it.events as f64);
+}
+
 /// Of a distribution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Quantiles {
     pub mean: f64,
@@ -50,10 +101,10 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of these values in nanoseconds, in microseconds.
-    pub fn of(mut nanoseconds: Vec<u64>) -> Self {
+    /// Of these values in nanoseconds, in microseconds; of no values there are none.
+    pub fn of(mut nanoseconds: Vec<u64>) -> Option<Self> {
         nanoseconds.sort_unstable();
-        let Some(&last) = nanoseconds.last() else { return Self::default() };
+        let &last = nanoseconds.last()?;
         let count = nanoseconds.len();
         // The least value that at least this share is not above.
         let at = |share: f64| {
@@ -61,14 +112,14 @@ impl Quantiles {
             nanoseconds[rank.clamp(1, count) - 1] as f64 / 1e3
         };
         let sum: u64 = nanoseconds.iter().sum();
-        Self {
+        Some(Self {
             mean: sum as f64 / count as f64 / 1e3,
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
             max: last as f64 / 1e3,
-        }
+        })
     }
 }
 
@@ -86,12 +137,11 @@ impl Summary {
             let its = counted.iter().filter(|c| c.owner() == Some(host)).count();
             its as f64 / owned as f64
         };
-        let times = |end: fn(&Connection) -> Option<clusterd::protocol::Instant>| {
-            let time =
-                |c: &&Connection| end(c).map(|end| end.since(c.client.started).as_nanos() as u64);
-            Quantiles::of(counted.iter().filter_map(time).collect())
+        let times = |time: fn(&Connection) -> Option<u64>| {
+            Quantiles::of(counted.iter().filter_map(|c| time(c)).collect())
         };
-        let (counts, frames) = world.measured_counts();
+        let Counted { hosts, claim_frames: frames, network } = world.measured_counts();
+        let counts: Counts = hosts.into_iter().sum();
         Self {
             connections,
             served: count(Outcome::Served),
@@ -109,11 +159,11 @@ impl Summary {
             claims_per_connection: per_connection(counts.claims + counts.owns + counts.releases),
             frames_per_connection: per_connection(frames.0),
             bytes_per_connection: per_connection(frames.1),
-            connect_us: times(|c| c.client.connected),
-            response_us: times(|c| c.client.ended.filter(|_| c.client.outcome == Outcome::Served)),
+            connect_us: times(Connection::connect_time),
+            response_us: times(Connection::response_time),
             share_of_host: (0..scenario.hosts).map(share).collect(),
-            collisions: world.network().counters.collisions,
-            overflowed: counts.overflowed + world.network().counters.overflowed,
+            collisions: network.collisions,
+            overflowed: counts.overflowed + network.overflowed,
             events: world.happened(),
         }
     }
@@ -126,9 +176,9 @@ mod tests {
     #[test]
     fn quantiles_are_values_that_were_seen() {
         let quantiles = Quantiles::of((1..=1000).map(|value| value * 1000).collect());
-        let Quantiles { mean, p50, p90, p99, p999, max } = quantiles;
+        let Quantiles { mean, p50, p90, p99, p999, max } = quantiles.unwrap();
         assert_eq!([mean, p50, p90, p99, p999, max], [500.5, 500.0, 900.0, 990.0, 999.0, 1000.0]);
-        assert_eq!(Quantiles::of(vec![7000]).p999, 7.0);
-        assert_eq!(Quantiles::of(Vec::new()), Quantiles::default());
+        assert_eq!(Quantiles::of(vec![7000]).unwrap().p999, 7.0);
+        assert_eq!(Quantiles::of(Vec::new()), None);
     }
 }

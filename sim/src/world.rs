@@ -11,7 +11,7 @@ use crate::delay::Delay;
 use crate::engine::EventQueue;
 use crate::fault::FaultKind;
 use crate::host::{Deed, Host};
-use crate::network::{Network, NetworkEvent, Outlet, Station};
+use crate::network::{Network, NetworkCounters, NetworkEvent, Outlet, Station};
 use crate::packet::{Flag, FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
 use crate::scenario::{Arrivals, Rule, Scenario};
@@ -21,14 +21,18 @@ use crate::service::Service;
 const REPEAT_REQUEST: Duration = Duration::from_secs(1);
 /// How long a run goes on after the last connection: most of them end in that time.
 const COOL_DOWN: Duration = Duration::from_secs(5);
+/// A client that finds so many ports in use takes one nevertheless.
+const FLOWS_TRIED: usize = 64;
 /// Flows of the flood lie beyond those of the clients.
 const FLOOD: u32 = 0x4000_0000;
 
 /// What happens.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A client opens a connection.
+    /// Clients open connections, and go on with that.
     Arrival,
+    /// A client opens a connection.
+    Connection,
     /// A spoofed SYN.
     Flood,
     Client(u32, ClientTimer),
@@ -88,6 +92,17 @@ impl Connection {
     pub fn owner(&self) -> Option<usize> {
         (self.accepted != 0).then(|| self.accepted.trailing_zeros() as usize)
     }
+
+    /// From the first SYN to the first SYN-ACK, in nanoseconds.
+    pub fn connect_time(&self) -> Option<u64> {
+        self.client.connected.map(|at| at.since(self.client.started).as_nanos() as u64)
+    }
+
+    /// From the first SYN to the end of the answer, in nanoseconds.
+    pub fn response_time(&self) -> Option<u64> {
+        let ended = self.client.ended.filter(|_| self.client.outcome == Outcome::Served);
+        ended.map(|at| at.since(self.client.started).as_nanos() as u64)
+    }
 }
 
 /// A place for a host, running or not.
@@ -103,7 +118,7 @@ struct Slot {
 /// What hosts have said and done, over all their lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// CLAIM, OWN, RELEASE entries.
+    /// CLAIM entries.
     pub claims: u64,
     /// OWN entries.
     pub owns: u64,
@@ -148,6 +163,32 @@ impl Counts {
     }
 }
 
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            claims: sum.claims + one.claims,
+            owns: sum.owns + one.owns,
+            releases: sum.releases + one.releases,
+            syns: sum.syns + one.syns,
+            accepted: sum.accepted + one.accepted,
+            eager: sum.eager + one.eager,
+            takeovers: sum.takeovers + one.takeovers,
+            overflowed: sum.overflowed + one.overflowed,
+        })
+    }
+}
+
+/// What a run has counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counted {
+    /// By each host.
+    pub hosts: Vec<Counts>,
+    /// Claim frames, and their bytes on the wire. HELLOs are among them.
+    pub claim_frames: (u64, u64),
+    /// By the network.
+    pub network: NetworkCounters,
+}
+
 /// A run.
 pub struct World<'a, R> {
     scenario: &'a Scenario,
@@ -167,10 +208,12 @@ pub struct World<'a, R> {
     deeds: Vec<Deed>,
     happened: u64,
     flooded: u32,
+    /// Nothing pauses daemons any more.
+    calm: bool,
     /// Claim frames, and their bytes on the wire.
     pub claim_frames: (u64, u64),
-    /// What was counted at the end of the warm-up.
-    warmed_up: Option<(Counts, (u64, u64))>,
+    /// What was counted until the end of the warm-up.
+    warm_up: Counted,
     /// What is written down.
     pub record: R,
 }
@@ -240,8 +283,12 @@ impl<'a, R: Record> World<'a, R> {
             deeds: Vec::new(),
             happened: 0,
             flooded: 0,
+            calm: false,
             claim_frames: (0, 0),
-            warmed_up: None,
+            warm_up: Counted {
+                hosts: vec![Counts::default(); scenario.hosts],
+                ..Counted::default()
+            },
             record,
         };
         for index in 0..scenario.hosts {
@@ -282,18 +329,47 @@ impl<'a, R: Record> World<'a, R> {
         self.connections.iter().filter(move |connection| connection.client.started >= begin)
     }
 
-    /// What was counted since the end of the warm-up: by the hosts, and claim frames with their
-    /// bytes on the wire. HELLOs are among the frames.
-    pub fn measured_counts(&self) -> (Counts, (u64, u64)) {
-        let (counts, (frames, bytes)) = self.warmed_up.unwrap_or_default();
-        (self.counts().minus(&counts), (self.claim_frames.0 - frames, self.claim_frames.1 - bytes))
+    /// What was counted since the end of the warm-up.
+    pub fn measured_counts(&self) -> Counted {
+        let Counted { hosts, claim_frames: (frames, bytes), network } = self.counted();
+        let before = &self.warm_up;
+        Counted {
+            hosts: hosts.iter().zip(&before.hosts).map(|(now, then)| now.minus(then)).collect(),
+            claim_frames: (frames - before.claim_frames.0, bytes - before.claim_frames.1),
+            network: network.minus(&before.network),
+        }
+    }
+
+    fn counted(&self) -> Counted {
+        Counted {
+            hosts: self.slots.iter().map(Slot::counts).collect(),
+            claim_frames: self.claim_frames,
+            network: self.network.counters,
+        }
     }
 
     /// Runs to the end of the load, and then until what it has left is over.
     pub fn run(&mut self) {
-        self.run_until(Instant::default() + self.scenario.warm_up);
-        self.warmed_up = Some((self.counts(), self.claim_frames));
-        self.run_until(self.load_ends() + COOL_DOWN);
+        self.run_in_steps(Duration::from_nanos(u64::MAX), |_| ());
+    }
+
+    /// Like [`World::run`], and calls `sample` at every multiple of `step` and at the end.
+    pub fn run_in_steps(&mut self, step: Duration, mut sample: impl FnMut(&Self)) {
+        let warm = Instant::default() + self.scenario.warm_up;
+        let end = self.load_ends() + COOL_DOWN;
+        let mut sampled = Instant::default();
+        let mut warmed_up = false;
+        while sampled < end {
+            let next = end.min(Instant(sampled.0.saturating_add(step.as_nanos() as u64)));
+            if !warmed_up && warm <= next {
+                self.run_until(warm);
+                self.warm_up = self.counted();
+                warmed_up = true;
+            }
+            self.run_until(next);
+            sampled = next;
+            sample(self);
+        }
     }
 
     /// Runs until this time.
@@ -304,6 +380,16 @@ impl<'a, R: Record> World<'a, R> {
             self.happen(event);
         }
         self.now = end;
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// A client opens one more connection then.
+    pub fn connect_at(&mut self, at: Instant) {
+        self.events.schedule(at, Event::Connection);
     }
 
     /// Events so far.
@@ -321,28 +407,21 @@ impl<'a, R: Record> World<'a, R> {
         self.slots.iter().filter_map(|slot| slot.host.as_ref())
     }
 
+    /// The host with this number, if it runs.
+    pub fn host_mut(&mut self, index: usize) -> Option<&mut Host> {
+        self.slots.get_mut(index)?.host.as_mut()
+    }
+
     /// What all hosts have counted.
     pub fn counts(&self) -> Counts {
-        let mut sum = Counts::default();
-        for slot in &self.slots {
-            let Counts { claims, owns, releases, syns, accepted, eager, takeovers, overflowed } =
-                slot.counts();
-            sum.claims += claims;
-            sum.owns += owns;
-            sum.releases += releases;
-            sum.syns += syns;
-            sum.accepted += accepted;
-            sum.eager += eager;
-            sum.takeovers += takeovers;
-            sum.overflowed += overflowed;
-        }
-        sum
+        self.slots.iter().map(Slot::counts).sum()
     }
 
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
             Event::Arrival => self.arrive(),
+            Event::Connection => self.connect(),
             Event::Flood => self.flood(),
             Event::Client(connection, timer) => self.client_timer(connection, timer),
             Event::Network(event) => {
@@ -350,8 +429,9 @@ impl<'a, R: Record> World<'a, R> {
                 network.handle(now, event, &mut Wires { events, ends });
             }
             Event::Arrives(station, packet) => self.receive(station, packet),
-            Event::ToClient(segment) => self.to_client(segment),
+            Event::ToClient(segment) => self.reach_client(segment),
             Event::FromClients(segment) => {
+                self.record.note(now, Happening::FromClients { segment: &segment });
                 let Self { network, events, ends, .. } = self;
                 let clients = network.clients();
                 network.send(now, clients, Packet::Tcp(segment), &mut Wires { events, ends });
@@ -371,14 +451,16 @@ impl<'a, R: Record> World<'a, R> {
                 });
             }
             Event::Served { host, life, epoch } => self.served(host, life, epoch),
+            Event::Pause(_) if self.calm => {}
             Event::Pause(host) => {
                 let pause = self.scenario.pause.draw(&mut self.pauses[usize::from(host)]);
-                if let Some(host) = &mut self.slots[usize::from(host)].host {
-                    host.pause(after(now, pause));
-                }
+                self.pause(usize::from(host), after(now, pause));
                 self.schedule_pause(usize::from(host));
             }
-            Event::Fault(index) => self.fault(index),
+            Event::Fault(index) => {
+                let scenario = self.scenario;
+                self.inflict(&scenario.faults[index as usize].kind);
+            }
         }
     }
 
@@ -411,7 +493,7 @@ impl<'a, R: Record> World<'a, R> {
 
     fn connect(&mut self) {
         let number = self.connections.len();
-        let flow = FlowId((number % self.scenario.ports) as u32);
+        let flow = self.free_flow(number);
         let isn = self.load.number();
         let client = Client::new(flow, isn, self.now, self.scenario.first_word);
         let work = self.scenario.service.draw(&mut self.load);
@@ -424,6 +506,18 @@ impl<'a, R: Record> World<'a, R> {
         self.client_timer(number as u32, ClientTimer::Syn);
         let patience = after(self.now, self.scenario.patience.as_nanos() as u64);
         self.events.schedule(patience, Event::Client(number as u32, ClientTimer::GiveUp));
+    }
+
+    /// The next address and port of which no connection is open; if there is none soon, the
+    /// client must have started anew.
+    fn free_flow(&self, number: usize) -> FlowId {
+        let ports = self.scenario.ports;
+        let free = |flow: &usize| match self.by_flow.get(*flow) {
+            Some(&latest) => self.connections[latest as usize].client.outcome != Outcome::Open,
+            None => true,
+        };
+        let next = (0..ports.min(FLOWS_TRIED)).map(|further| (number + further) % ports);
+        FlowId({ next }.find(free).unwrap_or(number % ports) as u32)
     }
 
     /// What an omniscient balancer would do, if there is one.
@@ -461,17 +555,18 @@ impl<'a, R: Record> World<'a, R> {
         match timer {
             ClientTimer::Syn => {
                 if let Some((syn, wait)) = client.syn(self.scenario.schedule) {
-                    self.record
-                        .note(now, Happening::Syn { connection: number, number: client.syns });
+                    let happening =
+                        Happening::Syn { connection: number, number: client.syns, segment: &syn };
+                    self.record.note(now, happening);
                     self.events.schedule(now + wait, Event::Client(number, ClientTimer::Syn));
-                    self.from_client(syn);
+                    self.leave_client(syn);
                 }
             }
             ClientTimer::Again { wait } => {
                 if let Some(segment) = client.say_again() {
                     let timer = ClientTimer::Again { wait: wait * 2 };
                     self.events.schedule(now + wait * 2, Event::Client(number, timer));
-                    self.from_client(segment);
+                    self.reply(number, segment);
                 }
             }
             ClientTimer::GiveUp => {
@@ -484,16 +579,17 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
-    fn from_client(&mut self, segment: Segment) {
+    fn leave_client(&mut self, segment: Segment) {
         let delay = self.ends.access.draw(&mut self.ends.clients);
         self.events.schedule(after(self.now, delay), Event::FromClients(segment));
     }
 
-    fn to_client(&mut self, segment: Segment) {
+    fn reach_client(&mut self, segment: Segment) {
         let Some(&number) = self.by_flow.get(segment.flow.0 as usize) else { return };
         let now = self.now;
         let client = &mut self.connections[number as usize].client;
         let (before, connected) = (client.outcome, client.connected);
+        self.record.note(now, Happening::Received { connection: number, segment: &segment });
         let answers = client.receive(now, segment);
         let outcome = client.outcome;
         if connected.is_none() && client.connected.is_some() {
@@ -505,8 +601,13 @@ impl<'a, R: Record> World<'a, R> {
             self.record.note(now, Happening::Ended { connection: number, outcome });
         }
         for segment in answers {
-            self.from_client(segment);
+            self.reply(number, segment);
         }
+    }
+
+    fn reply(&mut self, connection: u32, segment: Segment) {
+        self.record.note(self.now, Happening::Replied { connection, segment: &segment });
+        self.leave_client(segment);
     }
 
     fn flood(&mut self) {
@@ -533,6 +634,7 @@ impl<'a, R: Record> World<'a, R> {
         let life = slot.life;
         let host = Host::start(self.scenario, self.seed, index, self.now, u64::from(life));
         slot.host = Some(host);
+        self.record.note(self.now, Happening::Started { host: index as u16 });
         self.events.schedule(self.now, Event::Step { host: index as u16, life, epoch: 0 });
     }
 
@@ -549,18 +651,21 @@ impl<'a, R: Record> World<'a, R> {
         self.events.schedule(after(self.now, gap as u64), Event::Pause(host as u16));
     }
 
-    fn fault(&mut self, index: u32) {
-        let fault = &self.scenario.faults[index as usize];
+    fn pause(&mut self, index: usize, until: Instant) {
+        if let Some(host) = &mut self.slots[index].host {
+            host.pause(until);
+            self.record.note(self.now, Happening::Paused { host: index as u16, until });
+        }
+    }
+
+    /// Something goes wrong now, or right again.
+    pub fn inflict(&mut self, fault: &FaultKind) {
         self.record.note(self.now, Happening::Fault(fault));
         let stations = || (0..self.scenario.hosts as u16).map(Station);
-        match fault.kind {
+        match *fault {
             FaultKind::Kill(host) => self.kill(host),
             FaultKind::Start(host) => self.start(host),
-            FaultKind::Stop(host, time) => {
-                if let Some(host) = &mut self.slots[host].host {
-                    host.pause(self.now + time);
-                }
-            }
+            FaultKind::Stop(host, time) => self.pause(host, self.now + time),
             FaultKind::Mute(host) => {
                 stations().for_each(|to| self.network.cut(Station(host as u16), to, true));
             }
@@ -575,10 +680,14 @@ impl<'a, R: Record> World<'a, R> {
             }
             FaultKind::Shut(host) | FaultKind::Serve(host) => {
                 if let Some(it) = &mut self.slots[host].host {
-                    it.kernel.serves = matches!(fault.kind, FaultKind::Serve(_));
+                    it.kernel.serves = matches!(fault, FaultKind::Serve(_));
                 }
             }
             FaultKind::Heal => self.network.heal(),
+            FaultKind::Calm => {
+                self.network.calm();
+                self.calm = true;
+            }
         }
     }
 
@@ -588,13 +697,17 @@ impl<'a, R: Record> World<'a, R> {
         let life = self.slots[usize::from(station.0)].life;
         match packet {
             Packet::Claim(bytes) => {
-                self.record.note(now, Happening::Heard { host: station.0, bytes: &bytes });
+                let mut heard = false;
                 self.with_host(station.0, life, |host, scenario, deeds| {
-                    host.hear(now, scenario, bytes, deeds);
+                    heard = host.hear(now, scenario, bytes.clone(), deeds);
                 });
+                if heard {
+                    self.record.note(now, Happening::Heard { host: station.0, bytes: &bytes });
+                }
             }
             Packet::Tcp(segment) => {
-                if !self.reaches(station.0, segment) {
+                let runs = self.slots[usize::from(station.0)].host.is_some();
+                if !runs || !self.reaches(station.0, segment) {
                     return;
                 }
                 self.record.note(now, Happening::Arrived { host: station.0, segment: &segment });
@@ -626,6 +739,9 @@ impl<'a, R: Record> World<'a, R> {
             self.carry_out(index, life, deed);
         }
         self.deeds = deeds;
+        if let Some(host) = &self.slots[usize::from(index)].host {
+            self.record.after(self.now, host);
+        }
     }
 
     fn carry_out(&mut self, host: u16, life: u32, deed: Deed) {
@@ -634,7 +750,7 @@ impl<'a, R: Record> World<'a, R> {
             Deed::Step(at, epoch) => self.events.schedule(at, Event::Step { host, life, epoch }),
             Deed::Tcp(at, segment) => {
                 if segment.flag == Flag::SynAck {
-                    self.answered(at, host, segment.flow);
+                    self.answered(host, segment);
                 }
                 self.record.note(at, Happening::Said { host, segment: &segment });
                 self.events.schedule(at, Event::Leaves(Station(host), Packet::Tcp(segment)));
@@ -644,11 +760,11 @@ impl<'a, R: Record> World<'a, R> {
                 let at = now + Duration::from_secs(1 << retries.min(6));
                 self.events.schedule(at, Event::Request { host, life, flow, isn });
             }
-            Deed::Accepted(flow, _) => {
-                if let Some(connection) = self.connection_of(flow) {
+            Deed::Accepted(flow, isn) => {
+                if let Some(connection) = self.attempt(flow, isn) {
                     connection.accepted |= 1 << host;
                 }
-                self.record.note(now, Happening::Accepted { host, flow });
+                self.record.note(now, Happening::Accepted { host, flow, isn });
             }
             Deed::Work(flow) => {
                 let work = self.connection_of(flow).map_or(0, |connection| connection.work);
@@ -656,9 +772,13 @@ impl<'a, R: Record> World<'a, R> {
                 service.add(now, flow, work);
                 self.predict(host, life);
             }
-            Deed::Decided(flow, verdict) => {
+            Deed::Decided(syn, verdict, told) => {
                 let accept = verdict == Verdict::Accept;
-                self.record.note(now, Happening::Decided { host, flow, accept });
+                self.record.note(now, Happening::Decided { host, syn: &syn, accept, told });
+            }
+            Deed::Unheld(ticket) => self.record.note(now, Happening::Unheld { host, ticket }),
+            Deed::Destroyed(flow, isn) => {
+                self.record.note(now, Happening::Destroyed { host, flow, isn });
             }
             Deed::Notice(notice) => self.record.note(now, Happening::Notice { host, notice }),
         }
@@ -677,8 +797,15 @@ impl<'a, R: Record> World<'a, R> {
         self.connections.get_mut(number as usize)
     }
 
-    fn answered(&mut self, _at: Instant, host: u16, flow: FlowId) {
-        if let Some(connection) = self.connection_of(flow) {
+    /// The connection of a flow whose client began with this number, unless a later one of the
+    /// flow has begun.
+    fn attempt(&mut self, flow: FlowId, isn: u32) -> Option<&mut Connection> {
+        self.connection_of(flow).filter(|connection| connection.client.isn == isn)
+    }
+
+    fn answered(&mut self, host: u16, syn_ack: Segment) {
+        let isn = syn_ack.acknowledgement.wrapping_sub(1);
+        if let Some(connection) = self.attempt(syn_ack.flow, isn) {
             connection.answered |= 1 << host;
         }
     }

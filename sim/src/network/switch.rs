@@ -132,6 +132,7 @@ impl Switches {
 
     /// A switch has the whole frame: it goes into the queues of the ports that it leaves by.
     /// Returns how many had no room.
+    #[expect(clippy::too_many_arguments, reason = "a frame, where it is, and where it may go")]
     pub fn forward<O: Outlet>(
         &mut self,
         now: Instant,
