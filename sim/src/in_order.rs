@@ -41,10 +41,8 @@ impl<W: Write> InOrder<W> {
     }
 
     fn write_until(&mut self, now: Instant) {
-        while self.waiting.next_time().is_some_and(|next| next <= now) {
-            if let Some((_, note)) = self.waiting.pop() {
-                self.write(&note);
-            }
+        while let Some((_, note)) = self.waiting.pop_until(now) {
+            self.write(&note);
         }
     }
 
