@@ -13,7 +13,7 @@
 //! | I6 | two hosts' claims of one attempt are never equal in order |
 //! | I7 | attempts, held packets, peers, queue, inbox and frames stay within their bounds |
 //! | I8 | no CLAIM leaves a host whose core knows of no listener with room since its turn before |
-//! | I9 | sequence numbers of an incarnation are 1, 2, 3..., incarnations grow, and a frame heard once more changes counters only (on samples: it takes a copy of the core) |
+//! | I9 | sequence numbers of an incarnation are 1, 2, 3..., incarnations grow, and a frame heard once more changes counters only (on one frame of each run: it takes a copy of the core) |
 //! | I10 | what frames say about attempts is about attempts whose SYN a host has got, and lately |
 //! | I11 | see below |
 //!
@@ -180,7 +180,14 @@ impl Checker {
     }
 
     /// Notes a violation, unless there is one.
-    fn blame(&mut self, at: Instant, invariant: Invariant, host: Option<u16>, about: Option<(FlowId, u32)>, what: String) {
+    fn blame(
+        &mut self,
+        at: Instant,
+        invariant: Invariant,
+        host: Option<u16>,
+        about: Option<(FlowId, u32)>,
+        what: String,
+    ) {
         if self.violation.is_some() {
             return;
         }
@@ -192,11 +199,16 @@ impl Checker {
 
     /// I2: a RST has ended a connection.
     fn reset(&mut self, at: Instant, connection: u32) {
-        let Some(&Opened { flow, isn, received, chosen }) = self.connections.get(connection as usize) else { return };
+        let Some(&Opened { flow, isn, received, chosen }) =
+            self.connections.get(connection as usize)
+        else {
+            return;
+        };
         let (Some(rst), Some(chosen)) = (received, chosen) else { return };
         let chooses = self.attempts.answered_with(flow, isn, chosen);
         for (host, own) in self.attempts.resets(flow, isn, rst.sequence) {
-            let near = own.is_some_and(|own| own.wrapping_add(1).wrapping_sub(rst.sequence) <= ACK_WINDOW);
+            let near =
+                own.is_some_and(|own| own.wrapping_add(1).wrapping_sub(rst.sequence) <= ACK_WINDOW);
             if Some(host) == chooses || self.guard == Guard::Rst && near {
                 continue;
             }
@@ -225,6 +237,9 @@ impl Record for Checker {
             Happening::Syn { number, segment, .. } => {
                 if number == 1 {
                     let (flow, isn) = (segment.flow, segment.sequence);
+                    if self.connections.is_empty() {
+                        self.frames.draw_sample(isn);
+                    }
                     self.connections.push(Opened { flow, isn, received: None, chosen: None });
                 }
             }
@@ -243,12 +258,15 @@ impl Record for Checker {
             }
             Happening::Arrived { host, segment } => self.arrived(at, host, segment),
             Happening::Heard { host, bytes } if self.promises.claims => self.heard(at, host, bytes),
-            Happening::Claimed { host, bytes } if self.promises.claims => self.claimed(at, host, bytes),
+            Happening::Claimed { host, bytes } if self.promises.claims => {
+                self.claimed(at, host, bytes)
+            }
             Happening::Decided { host, syn, accept, told } => {
                 self.decided(at, host, syn, accept.then_some(told).flatten());
             }
             Happening::Unheld { host, ticket } => {
-                let what = format!("a verdict for ticket {}, which is not held (any more)", ticket.0);
+                let what =
+                    format!("a verdict for ticket {}, which is not held (any more)", ticket.0);
                 self.blame(at, Invariant::I5, Some(host), None, what);
             }
             Happening::Destroyed { host, flow, isn } => self.destroyed(at, host, flow, isn),

@@ -137,7 +137,9 @@ fn arrows(lines: &[Line]) -> Vec<(usize, usize)> {
         let line = &lines[to];
         let same = |from: &usize| {
             let other = &lines[*from];
-            other.mark == Mark::Sends && other.message == line.message && other.column != line.column
+            other.mark == Mark::Sends
+                && other.message == line.message
+                && other.column != line.column
         };
         line.message.and((0..to).rev().find(same))
     };
@@ -174,7 +176,8 @@ mod tests {
         let scenario = Scenario { duration: Duration::from_millis(100), ..Scenario::default() };
         let diagram = Diagram::explain(&scenario, 1, 9).unwrap();
         let told = text::draw(&diagram);
-        for words in ["SYN leaves", "rank 1 of 3", "accepted eagerly", "OWN", "chooses h", "served"] {
+        for words in ["SYN leaves", "rank 1 of 3", "accepted eagerly", "OWN", "chooses h", "served"]
+        {
             assert!(told.contains(words), "{words}:\n{told}");
         }
         assert!(told.contains("owns it"), "the others give way:\n{told}");

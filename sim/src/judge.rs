@@ -25,9 +25,9 @@ const JOINS: Duration = Duration::from_secs(10);
 /// Within so long they must not decide by hash any more: the longest time for which a cause that has gone
 /// is not believed gone (640 s, spec 5.6), and that in which lost frames are forgotten.
 const BELIEVES: Duration = Duration::from_secs(720);
-/// Connections of the second act, and the time between two.
+/// Connections of the second act, and the time between two: with few ports, most are free again by then.
 const CONNECTIONS: u32 = 20;
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(300);
 /// By then they must have been served.
 const SERVED: Duration = Duration::from_secs(10);
 
@@ -78,7 +78,10 @@ impl Watch for Checker {
 }
 
 /// Runs both acts. Returns what ended them, and the first connection of the second act.
-pub fn acts<R: Watch>(world: &mut World<'_, R>, scenario: &Scenario) -> (Option<Violation>, Option<usize>) {
+pub fn acts<R: Watch>(
+    world: &mut World<'_, R>,
+    scenario: &Scenario,
+) -> (Option<Violation>, Option<usize>) {
     let mut judge = Judge { world, scenario, healed_from: None };
     let violation = judge.acts().err();
     (violation, judge.healed_from)
@@ -135,7 +138,9 @@ impl<R: Watch> Judge<'_, '_, R> {
     }
 
     fn come_together(&mut self) -> Result<(), Violation> {
-        let joins = self.world.now() + self.longest_stop() + JOINS;
+        let joins = self.longest_stop() + JOINS;
+        // Clients of the first act have given up by then, and their ports are free.
+        let joins = self.world.now() + joins.max(self.scenario.patience);
         self.run_until(joins)?;
         if let Some((host, what)) = self.apart() {
             return Err(self.fails(Some(host), None, what));
@@ -143,7 +148,8 @@ impl<R: Watch> Judge<'_, '_, R> {
         let believes = self.world.now() + BELIEVES;
         while let Some(host) = self.by_hash() {
             if self.world.now() >= believes {
-                let what = format!("it still decides by hash {BELIEVES:?} after everything was healed");
+                let what =
+                    format!("it still decides by hash {BELIEVES:?} after everything was healed");
                 return Err(self.fails(Some(host), None, what));
             }
             let next = self.world.now() + Duration::from_secs(5);
@@ -171,7 +177,8 @@ impl<R: Watch> Judge<'_, '_, R> {
         if self.scenario.mode != Mode::Auto {
             return None;
         }
-        let by_hash = |host: &&crate::host::Host| host.decider.node().is_some_and(|node| node.by_hash());
+        let by_hash =
+            |host: &&crate::host::Host| host.decider.node().is_some_and(|node| node.by_hash());
         self.world.hosts().find(by_hash).map(|host| host.index() as u16)
     }
 

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::scenario::{Arrivals, PARAMETERS, Scenario};
 
 /// Runs that one failure is worth.
-const RUNS_MAX: u32 = 400;
+const RUNS_MAX: u32 = 250;
 
 /// Makes a scenario smaller for as long as it still `fails`.
 pub fn shrink(scenario: &Scenario, fails: impl FnMut(&Scenario) -> bool) -> Scenario {
@@ -64,7 +64,8 @@ impl<F: FnMut(&Scenario) -> bool> Shrinking<F> {
     /// Back to their defaults: all, then those of one section, then each.
     fn parameters(&mut self) {
         let sections = PARAMETERS.iter().filter_map(|parameter| parameter.key.split_once('.'));
-        let mut prefixes: Vec<String> = sections.map(|(section, _)| format!("{section}.")).collect();
+        let mut prefixes: Vec<String> =
+            sections.map(|(section, _)| format!("{section}.")).collect();
         prefixes.dedup();
         prefixes.extend(PARAMETERS.iter().map(|parameter| parameter.key.to_owned()));
         for prefix in prefixes {
@@ -76,7 +77,10 @@ impl<F: FnMut(&Scenario) -> bool> Shrinking<F> {
                     || matches!(parameter.key, "load.connections_per_second" | "cluster.hosts");
                 let same = (parameter.show)(&candidate) == (parameter.show)(&default);
                 // A default can be read: it is written by the same parameter.
-                if !amount && !same && (parameter.set)(&mut candidate, &(parameter.show)(&default)).is_err() {
+                if !amount
+                    && !same
+                    && (parameter.set)(&mut candidate, &(parameter.show)(&default)).is_err()
+                {
                     return;
                 }
             }

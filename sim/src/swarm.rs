@@ -80,8 +80,14 @@ impl Totals {
     pub fn add(&mut self, trial: &Trial) {
         self.seeds += 1;
         self.failed += u64::from(trial.judgement.violation.is_some());
-        let Judgement { violation: _, connections, answered_twice, answered_twice_healed, served, events } =
-            trial.judgement;
+        let Judgement {
+            violation: _,
+            connections,
+            answered_twice,
+            answered_twice_healed,
+            served,
+            events,
+        } = trial.judgement;
         self.connections += connections;
         self.served += served;
         self.answered_twice += answered_twice;
@@ -168,11 +174,8 @@ fn cluster(draw: &mut Draw, it: &mut Scenario) {
 }
 
 fn network(draw: &mut Draw, it: &mut Scenario) {
-    it.medium = draw.named(&[
-        ("switch", Medium::Switch),
-        ("tree", Medium::Tree),
-        ("hub", Medium::Hub),
-    ]);
+    it.medium =
+        draw.named(&[("switch", Medium::Switch), ("tree", Medium::Tree), ("hub", Medium::Hub)]);
     it.leaves = draw.of(&[2, 3, 4]);
     it.rate = Rate(match it.medium {
         Medium::Hub => draw.of(&[1e7, 1e8]),
@@ -231,7 +234,8 @@ fn clients(draw: &mut Draw, it: &mut Scenario) {
     it.connections_per_second = draw.of(&[5.0, 30.0, 100.0, 300.0]);
     it.burst = draw.of(&[2, 10, 50]);
     if draw.class("port reuse") {
-        it.ports = draw.of(&[3, 20, 100]);
+        // Each is used again within a second or three.
+        it.ports = (it.connections_per_second * draw.of(&[1.0, 3.0])) as usize;
     }
     if draw.class("flood") {
         it.flood_per_second = draw.of(&[20.0, 200.0]);

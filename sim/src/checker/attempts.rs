@@ -166,7 +166,12 @@ impl Attempts {
     }
 
     /// The attempt of an answer that is removed although no client has named another one.
-    pub fn destroyed_without_reason(&self, host: u16, flow: FlowId, isn: u32) -> Option<(FlowId, u32)> {
+    pub fn destroyed_without_reason(
+        &self,
+        host: u16,
+        flow: FlowId,
+        isn: u32,
+    ) -> Option<(FlowId, u32)> {
         let half = self.halves.get(&(host, flow)).filter(|half| half.isn == isn)?;
         let mut named = self.named.get(&(host, flow)).into_iter().flatten();
         let another = named.any(|&number| number != isn.wrapping_add(1));

@@ -8,14 +8,14 @@ use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
 
 use super::attempts::{ClaimKey, Word};
-use super::{Checker, Invariant, host_of};
+use super::{Checker, Invariant};
 use crate::host::{Host, cluster_key, node_id};
 use crate::packet::{FlowId, Segment};
 
 /// So long after the last SYN of an attempt, or answer to it, there is still something to say.
 const QUIET: Duration = Duration::from_secs(2);
-/// Samples of a run that are heard once more: each takes a copy of the core.
-const SAMPLES_MAX: u32 = 6;
+/// One of the first frames of a run is heard once more. It takes a copy of the core, so one must do.
+const SAMPLED_AMONG: u32 = 1_500;
 
 /// All frames of a run.
 #[derive(Debug, Default)]
@@ -25,12 +25,24 @@ pub(super) struct Frames {
     /// How often each was started.
     starts: BTreeMap<u16, u64>,
     heard: u32,
-    samples: u32,
+    /// Which frame is the sample, drawn from the sequence number of the first client.
+    sampled: u32,
     /// A frame that its receiver will be given once more.
     sample: Option<(u16, Instant, Rc<[u8]>)>,
 }
 
 impl Frames {
+    /// Draws the sample anew.
+    pub fn draw_sample(&mut self, number: u32) {
+        self.sampled = self.heard + 1 + number % SAMPLED_AMONG;
+    }
+
+    /// Incarnation and number of the frame that a host has sent last.
+    #[cfg(test)]
+    pub fn last_of(&self, host: u16) -> (u64, u64) {
+        self.last.get(&host).copied().unwrap_or_default()
+    }
+
     pub fn started(&mut self, host: u16) {
         *self.starts.entry(host).or_default() += 1;
     }
@@ -116,7 +128,8 @@ impl Checker {
     /// A host claims.
     fn claims(&mut self, at: Instant, host: u16, contest: &Contest) {
         self.speaks(at, host, contest, "CLAIM");
-        let key = ClaimKey::new(contest.attempt, node_id(usize::from(host)), contest.tries, contest.rank);
+        let key =
+            ClaimKey::new(contest.attempt, node_id(usize::from(host)), contest.tries, contest.rank);
         let settled = self.hosts.settled(at);
         let ready = self.hosts.known(host).is_some_and(|known| known.ready);
         let missed = self.hosts.snapshot(host).is_none_or(|snapshot| snapshot.missed > 0);
@@ -163,7 +176,7 @@ impl Checker {
         let Ok(frame) = wire::decode(bytes, &self.ring) else { return };
         let from = frame.header.node;
         self.frames.heard += 1;
-        if self.frames.heard.is_power_of_two() && self.frames.sample.is_none() {
+        if self.frames.heard == self.frames.sampled {
             self.frames.sample = Some((host, at, bytes.clone()));
         }
         if !self.hosts.ranks(host, from) {
@@ -187,7 +200,13 @@ impl Checker {
 
     /// I11: a held SYN has got its verdict. It was accepted, and the core was told of it then, or
     /// it was not.
-    pub(super) fn decided(&mut self, at: Instant, host: u16, syn: &Segment, accepted: Option<Instant>) {
+    pub(super) fn decided(
+        &mut self,
+        at: Instant,
+        host: u16,
+        syn: &Segment,
+        accepted: Option<Instant>,
+    ) {
         let Some(since) = accepted else { return };
         let about = (syn.flow, syn.sequence);
         let incumbent = self.attempts.has_answered(host, syn.flow);
@@ -195,22 +214,27 @@ impl Checker {
         if local.accepted || !self.promises.claims || !self.drains {
             return;
         }
-        let words: Vec<_> = local.heard.iter().filter(|(heard, _)| *heard > since).copied().collect();
+        // A claim may have come before the SYN, and defers from then on.
+        let early = Instant(since.0.saturating_sub(self.own.as_nanos() as u64));
+        let lately: Vec<_> =
+            local.heard.iter().filter(|(heard, _)| *heard > early).copied().collect();
+        let words: Vec<_> = lately.iter().filter(|(heard, _)| *heard > since).copied().collect();
         let trusted = |node| self.hosts.ranks(host, node);
         for &(heard, word) in &words {
             if let Word::Own(owner) = word
                 && trusted(owner)
             {
-                let what = format!("it accepts, and has heard {} of OWN of {owner}", before(at, heard));
+                let what =
+                    format!("it accepts, and has heard {} of OWN of {owner}", before(at, heard));
                 self.blame(at, Invariant::I11, Some(host), Some(about), what);
                 return;
             }
         }
-        let released = words.iter().any(|(_, word)| matches!(word, Word::Release(_)));
+        let released = lately.iter().any(|(_, word)| matches!(word, Word::Release(_)));
         // Its own claim decides which ones it must defer to; without one, all.
         let own = local.claim.filter(|claim| claim.0 >= since);
-        let from = own.map_or(since, |claim| claim.0);
-        let first = words.iter().find_map(|&(heard, word)| match word {
+        let from = own.map_or(early, |claim| claim.0);
+        let first = lately.iter().find_map(|&(heard, word)| match word {
             Word::Claim(theirs) if heard >= from && own.is_none_or(|(_, ours)| theirs < ours) => {
                 Some((heard, theirs))
             }
@@ -221,11 +245,14 @@ impl Checker {
             && trusted(theirs.node)
             && at.since(heard) < self.own
         {
-            let what = format!("it accepts, and has heard {} of {theirs:?}; its own is {own:?}", before(at, heard));
+            let what = format!(
+                "it accepts, and has heard {} of {theirs:?}; its own is {own:?}",
+                before(at, heard)
+            );
             self.blame(at, Invariant::I11, Some(host), Some(about), what);
             return;
         }
-        if !incumbent && words.is_empty() {
+        if !incumbent && lately.is_empty() {
             self.in_turn(at, host, about, since);
         }
     }
@@ -263,18 +290,27 @@ impl Checker {
         let Ok(frame) = wire::decode(&bytes, &self.ring) else { return };
         // A sender that was forgotten meanwhile is heard for the first time.
         let known = node.hearing().any(|hearing| hearing.node == frame.header.node);
-        if !known || self.frames.samples >= SAMPLES_MAX || host_of(frame.header.node).is_none() {
+        if !known {
             return;
         }
-        self.frames.samples += 1;
         let mut copy = node.clone();
         let before = without_counters(&copy);
         copy.handle_frame(at, &frame);
         let after = without_counters(&copy);
         if before != after {
             let common = before.bytes().zip(after.bytes()).take_while(|(a, b)| a == b).count();
-            let part = |text: &str| text.get(common.saturating_sub(60)..).unwrap_or_default().chars().take(120).collect::<String>();
-            let what = format!("a frame heard once more changes `{}` to `{}`", part(&before), part(&after));
+            let part = |text: &str| {
+                text.get(common.saturating_sub(60)..)
+                    .unwrap_or_default()
+                    .chars()
+                    .take(120)
+                    .collect::<String>()
+            };
+            let what = format!(
+                "a frame heard once more changes `{}` to `{}`",
+                part(&before),
+                part(&after)
+            );
             self.blame(at, Invariant::I9, Some(index), None, what);
         }
     }

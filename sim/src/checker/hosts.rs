@@ -164,7 +164,9 @@ impl Hosts {
             | FaultKind::Deaf(_)
             | FaultKind::Part(_)
             | FaultKind::Start(_) => self.settled_since = None,
-            FaultKind::Heal | FaultKind::Calm => self.settled_since = self.settled_since.map(|_| at),
+            FaultKind::Heal | FaultKind::Calm => {
+                self.settled_since = self.settled_since.map(|_| at)
+            }
             FaultKind::Kill(_) | FaultKind::Stop(..) => {}
         }
     }
@@ -231,7 +233,8 @@ impl Checker {
         let stale = Timers::default().stale;
         if let Some(told) = host.oldest_held().filter(|&told| host.decided() >= told + stale) {
             let waited = host.decided().since(told);
-            let what = format!("it holds a packet without a verdict for {waited:?}, T_stale is {stale:?}");
+            let what =
+                format!("it holds a packet without a verdict for {waited:?}, T_stale is {stale:?}");
             self.blame(at, Invariant::I5, Some(index), None, what);
         }
         self.hosts.look(at, host, node);
@@ -278,7 +281,9 @@ impl Checker {
 
     /// Looks at what should have happened by now.
     pub(super) fn overdue(&mut self, now: Instant) {
-        while let Some((&due, &expected)) = self.hosts.due.first_key_value().filter(|(due, _)| due.0 < now) {
+        while let Some((&due, &expected)) =
+            self.hosts.due.first_key_value().filter(|(due, _)| due.0 < now)
+        {
             self.hosts.due.remove(&due);
             let (at, flow, isn, host) = due;
             let about = (flow, isn);

@@ -33,7 +33,7 @@ pub struct SwarmArgs {
 }
 
 /// Seeds between two looks at the clock.
-const BLOCK: u64 = 32;
+const BLOCK: u64 = 16;
 
 /// Tries all seeds; says what failed and how to repeat it.
 pub fn execute(args: &SwarmArgs) -> Result<ExitCode> {
@@ -84,8 +84,16 @@ fn report(trial: &Trial, out: &std::path::Path) -> Result<()> {
 }
 
 fn print_totals(totals: &Totals) {
-    let Totals { seeds, failed, connections, served, answered_twice, answered_twice_healed, events, classes } =
-        totals;
+    let Totals {
+        seeds,
+        failed,
+        connections,
+        served,
+        answered_twice,
+        answered_twice_healed,
+        events,
+        classes,
+    } = totals;
     println!(
         "{seeds} seeds, {failed} failed; {connections} connections, {served} served, {answered_twice} answered \
          by two hosts ({answered_twice_healed} after everything was healed); {events} events"

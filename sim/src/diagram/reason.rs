@@ -78,7 +78,14 @@ impl<'a> Story<'a> {
         self.begin.is_some() && self.flow == flow
     }
 
-    fn line(&mut self, at: Instant, host: Option<u16>, mark: Mark, text: String, message: Option<Message>) {
+    fn line(
+        &mut self,
+        at: Instant,
+        host: Option<u16>,
+        mark: Mark,
+        text: String,
+        message: Option<Message>,
+    ) {
         let column = host.map_or(0, |host| usize::from(host) + 1);
         self.lines.push(Line { at, column, mark, text, message });
     }
@@ -97,7 +104,9 @@ impl<'a> Story<'a> {
 
     /// A SYN has come to a host: whose turn is it?
     fn turn(&self, host: u16) -> String {
-        let Some(Some(known)) = self.known.get(&host).filter(|_| self.clusterd()) else { return String::new() };
+        let Some(Some(known)) = self.known.get(&host).filter(|_| self.clusterd()) else {
+            return String::new();
+        };
         let syns = self.deeds.get(&host).map_or(0, |deeds| deeds.syns);
         if !known.joined {
             return ": only listens yet".to_owned();
@@ -114,7 +123,9 @@ impl<'a> Story<'a> {
             let hosts = self.order(|node| cluster_key().bucket_weight(bucket, node));
             let turn = hosts.get(syns.saturating_sub(1) as usize % hosts.len().max(1));
             return match turn {
-                Some(&turn) if turn == host => ": decides by hash, and the try is its own".to_owned(),
+                Some(&turn) if turn == host => {
+                    ": decides by hash, and the try is its own".to_owned()
+                }
                 Some(turn) => format!(": decides by hash, the try is h{}'s", turn + 1),
                 None => String::new(),
             };
@@ -213,7 +224,10 @@ impl<'a> Story<'a> {
             let what = match word {
                 "CLAIM" => {
                     self.deeds.entry(host).or_default().claimed = Some(order);
-                    format!("says CLAIM (try {}, rank {}), and waits for better ones", contest.tries, contest.rank)
+                    format!(
+                        "says CLAIM (try {}, rank {}), and waits for better ones",
+                        contest.tries, contest.rank
+                    )
                 }
                 "OWN" => "says OWN: it has answered".to_owned(),
                 _ => "says RELEASE: it passes".to_owned(),
@@ -306,7 +320,13 @@ impl<'a> Story<'a> {
             (_, 0) => "ACK",
             _ => "request",
         };
-        self.line(at, None, Mark::Sends, format!("{what}{name} leaves"), Some(Message::Tcp(*segment)));
+        self.line(
+            at,
+            None,
+            Mark::Sends,
+            format!("{what}{name} leaves"),
+            Some(Message::Tcp(*segment)),
+        );
     }
 
     fn fault(&mut self, at: Instant, fault: &FaultKind) {
@@ -378,11 +398,19 @@ impl Record for Story<'_> {
             Happening::Said { host, segment } if self.about(segment.flow) => {
                 self.said(at, host, segment);
             }
-            Happening::Decided { host, syn, accept, .. } if self.about(syn.flow) && syn.sequence == self.isn => {
+            Happening::Decided { host, syn, accept, .. }
+                if self.about(syn.flow) && syn.sequence == self.isn =>
+            {
                 self.decided(at, host, accept);
             }
             Happening::Accepted { host, flow, isn } if self.about(flow) && isn == self.isn => {
-                self.line(at, Some(host), Mark::Happens, "the application has the connection".to_owned(), None);
+                self.line(
+                    at,
+                    Some(host),
+                    Mark::Happens,
+                    "the application has the connection".to_owned(),
+                    None,
+                );
             }
             Happening::Destroyed { host, flow, .. } if self.about(flow) => {
                 let what = "removes its half-open connection: the client named another host";

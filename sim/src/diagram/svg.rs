@@ -29,7 +29,8 @@ pub fn draw(diagram: &Diagram) -> String {
         escape(&diagram.title()),
         TIME - 10,
     );
-    let mut put = |element: String| writeln!(svg, "{element}").expect("writing to a string cannot fail");
+    let mut put =
+        |element: String| writeln!(svg, "{element}").expect("writing to a string cannot fail");
     for (column, head) in heads.iter().enumerate() {
         let (x, bottom) = (x(column), height - ROW / 2);
         put(format!("<text x=\"{x}\" y=\"42\" text-anchor=\"middle\">{head}</text>"));
