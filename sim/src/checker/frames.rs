@@ -14,8 +14,9 @@ use crate::packet::{FlowId, Segment};
 
 /// So long after the last SYN of an attempt, or answer to it, there is still something to say.
 const QUIET: Duration = Duration::from_secs(2);
-/// One of the first frames of a run is heard once more. It takes a copy of the core, so one must do.
-const SAMPLED_AMONG: u32 = 1_500;
+/// One of so many frames at the beginning of a run is heard once more, if there are so many. It takes a copy of
+/// the core, so one must do.
+const SAMPLED_AMONG: u32 = 10_000;
 
 /// All frames of a run.
 #[derive(Debug, Default)]

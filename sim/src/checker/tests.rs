@@ -85,7 +85,7 @@ fn a_second_verdict_for_a_ticket_is_found() {
 fn tampered(change: impl Fn(&mut Checker, Instant)) -> Invariant {
     let scenario = scenario();
     let mut world = World::new(&scenario, 1, Checker::new(&scenario, Promises::of(&scenario)));
-    world.run_until(Instant::default() + millis(2_000));
+    world.run_until(Instant::default() + millis(2_400));
     assert_eq!(world.record.violation(), None);
     let now = world.now();
     change(&mut world.record, now);
