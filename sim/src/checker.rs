@@ -13,7 +13,7 @@
 //! | I6 | two hosts' claims of one attempt are never equal in order |
 //! | I7 | attempts, held packets, peers, queue, inbox and frames stay within their bounds |
 //! | I8 | no CLAIM leaves a host whose core knows of no listener with room since its turn before |
-//! | I9 | sequence numbers of an incarnation are 1, 2, 3..., incarnations grow, and a frame heard once more changes counters only (on samples: it takes a copy of the core) |
+//! | I9 | sequence numbers of an incarnation are 1, 2, 3..., incarnations grow, and a frame heard once more changes counters only (on one frame of a long run: it takes a copy of the core) |
 //! | I10 | what frames say about attempts is about attempts whose SYN a host has got, and lately |
 //! | I11 | see below |
 //!
@@ -237,6 +237,9 @@ impl Record for Checker {
             Happening::Syn { number, segment, .. } => {
                 if number == 1 {
                     let (flow, isn) = (segment.flow, segment.sequence);
+                    if self.connections.is_empty() {
+                        self.frames.draw_sample(isn);
+                    }
                     self.connections.push(Opened { flow, isn, received: None, chosen: None });
                 }
             }

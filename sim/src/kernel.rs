@@ -300,7 +300,13 @@ impl Kernel {
     /// The daemon has let an ACK through (guard strict).
     pub fn confirm(&mut self, segment: Segment) -> Ingress {
         match self.flows.get(&segment.flow) {
-            Some(flow) if matches!(flow.socket, Socket::Half { .. }) => self.complete(segment),
+            Some(flow) if matches!(flow.socket, Socket::Half { .. }) => {
+                match segment.acknowledgement == flow.isn.wrapping_add(1) {
+                    true => self.complete(segment),
+                    // RFC 9293 3.10.7.4, as without any guard.
+                    false => Ingress::Answer(reset(segment)),
+                }
+            }
             // It was held behind the one that has completed the handshake.
             Some(&flow) if matches!(flow.socket, Socket::Full { .. }) => {
                 self.receive_full(segment, flow)

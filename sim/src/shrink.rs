@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::scenario::{Arrivals, PARAMETERS, Scenario};
 
 /// Runs that one failure is worth.
-const RUNS_MAX: u32 = 400;
+const RUNS_MAX: u32 = 250;
 
 /// Makes a scenario smaller for as long as it still `fails`.
 pub fn shrink(scenario: &Scenario, fails: impl FnMut(&Scenario) -> bool) -> Scenario {

@@ -234,7 +234,8 @@ fn clients(draw: &mut Draw, it: &mut Scenario) {
     it.connections_per_second = draw.of(&[5.0, 30.0, 100.0, 300.0]);
     it.burst = draw.of(&[2, 10, 50]);
     if draw.class("port reuse") {
-        it.ports = draw.of(&[3, 20, 100]);
+        // Each is used again within a second or three.
+        it.ports = (it.connections_per_second * draw.of(&[1.0, 3.0])) as usize;
     }
     if draw.class("flood") {
         it.flood_per_second = draw.of(&[20.0, 200.0]);
@@ -312,7 +313,7 @@ mod tests {
         for seed in 0..200 {
             draw(seed).classes.into_iter().for_each(|class| *totals.entry(class).or_insert(0) += 1);
         }
-        assert_eq!(totals.len(), 28, "{totals:?}");
+        assert_eq!(totals.len(), 29, "{totals:?}");
         for (class, times) in totals {
             assert!((10..190).contains(&times), "{class}: {times} of 200");
         }

@@ -8,14 +8,15 @@ use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
 
 use super::attempts::{ClaimKey, Word};
-use super::{Checker, Invariant, host_of};
+use super::{Checker, Invariant};
 use crate::host::{Host, cluster_key, node_id};
 use crate::packet::{FlowId, Segment};
 
 /// So long after the last SYN of an attempt, or answer to it, there is still something to say.
 const QUIET: Duration = Duration::from_secs(2);
-/// Samples of a run that are heard once more: each takes a copy of the core.
-const SAMPLES_MAX: u32 = 6;
+/// One of so many frames at the beginning of a run is heard once more, if there are so many. It takes a copy of
+/// the core, so one must do.
+const SAMPLED_AMONG: u32 = 10_000;
 
 /// All frames of a run.
 #[derive(Debug, Default)]
@@ -25,12 +26,24 @@ pub(super) struct Frames {
     /// How often each was started.
     starts: BTreeMap<u16, u64>,
     heard: u32,
-    samples: u32,
+    /// Which frame is the sample, drawn from the sequence number of the first client.
+    sampled: u32,
     /// A frame that its receiver will be given once more.
     sample: Option<(u16, Instant, Rc<[u8]>)>,
 }
 
 impl Frames {
+    /// Draws the sample anew.
+    pub fn draw_sample(&mut self, number: u32) {
+        self.sampled = self.heard + 1 + number % SAMPLED_AMONG;
+    }
+
+    /// Incarnation and number of the frame that a host has sent last.
+    #[cfg(test)]
+    pub fn last_of(&self, host: u16) -> (u64, u64) {
+        self.last.get(&host).copied().unwrap_or_default()
+    }
+
     pub fn started(&mut self, host: u16) {
         *self.starts.entry(host).or_default() += 1;
     }
@@ -164,7 +177,7 @@ impl Checker {
         let Ok(frame) = wire::decode(bytes, &self.ring) else { return };
         let from = frame.header.node;
         self.frames.heard += 1;
-        if self.frames.heard.is_power_of_two() && self.frames.sample.is_none() {
+        if self.frames.heard == self.frames.sampled {
             self.frames.sample = Some((host, at, bytes.clone()));
         }
         if !self.hosts.ranks(host, from) {
@@ -202,8 +215,11 @@ impl Checker {
         if local.accepted || !self.promises.claims || !self.drains {
             return;
         }
-        let words: Vec<_> =
-            local.heard.iter().filter(|(heard, _)| *heard > since).copied().collect();
+        // A claim may have come before the SYN, and defers from then on.
+        let early = Instant(since.0.saturating_sub(self.own.as_nanos() as u64));
+        let lately: Vec<_> =
+            local.heard.iter().filter(|(heard, _)| *heard > early).copied().collect();
+        let words: Vec<_> = lately.iter().filter(|(heard, _)| *heard > since).copied().collect();
         let trusted = |node| self.hosts.ranks(host, node);
         for &(heard, word) in &words {
             if let Word::Own(owner) = word
@@ -215,11 +231,11 @@ impl Checker {
                 return;
             }
         }
-        let released = words.iter().any(|(_, word)| matches!(word, Word::Release(_)));
+        let released = lately.iter().any(|(_, word)| matches!(word, Word::Release(_)));
         // Its own claim decides which ones it must defer to; without one, all.
         let own = local.claim.filter(|claim| claim.0 >= since);
-        let from = own.map_or(since, |claim| claim.0);
-        let first = words.iter().find_map(|&(heard, word)| match word {
+        let from = own.map_or(early, |claim| claim.0);
+        let first = lately.iter().find_map(|&(heard, word)| match word {
             Word::Claim(theirs) if heard >= from && own.is_none_or(|(_, ours)| theirs < ours) => {
                 Some((heard, theirs))
             }
@@ -237,7 +253,7 @@ impl Checker {
             self.blame(at, Invariant::I11, Some(host), Some(about), what);
             return;
         }
-        if !incumbent && words.is_empty() {
+        if !incumbent && lately.is_empty() {
             self.in_turn(at, host, about, since);
         }
     }
@@ -275,10 +291,9 @@ impl Checker {
         let Ok(frame) = wire::decode(&bytes, &self.ring) else { return };
         // A sender that was forgotten meanwhile is heard for the first time.
         let known = node.hearing().any(|hearing| hearing.node == frame.header.node);
-        if !known || self.frames.samples >= SAMPLES_MAX || host_of(frame.header.node).is_none() {
+        if !known {
             return;
         }
-        self.frames.samples += 1;
         let mut copy = node.clone();
         let before = without_counters(&copy);
         copy.handle_frame(at, &frame);

@@ -33,7 +33,7 @@ pub struct SwarmArgs {
 }
 
 /// Seeds between two looks at the clock.
-const BLOCK: u64 = 32;
+const BLOCK: u64 = 8;
 
 /// Tries all seeds; says what failed and how to repeat it.
 pub fn execute(args: &SwarmArgs) -> Result<ExitCode> {
