@@ -6,7 +6,7 @@ PACKAGES := bind9-dnsutils build-essential dnsmasq-base iproute2 iptables iputil
             libpcap-dev nftables procps socat tftp-hpa tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test upgrade-test fuzz corpus mutants guest lint deny bench bench-core packages toolchain \
+.PHONY: all build lab test upgrade-test fuzz corpus mutants swarm guest lint deny bench bench-core packages toolchain \
 	clean
 
 all: build
@@ -19,7 +19,7 @@ lab: build
 # Everything that can be tested here; what needs root or a kernel feature
 # skips with its reason.
 test: build
-	$(CARGO) test --release
+	$(CARGO) test --release --workspace
 
 # Hosts of the minor version before and of this one in one cluster, replaced one by one
 # under load. The version before is built once, from the repository's history.
@@ -59,6 +59,12 @@ corpus: packages toolchain
 		$(CARGO) fuzz cmin --sanitizer none $$name -- -use_counters=0 -set_cover_merge=1 || exit 1; \
 	done
 
+# A thousand simulated clusters with faults and parameters drawn from their seeds.
+SEEDS ?= 1000
+swarm: toolchain
+	$(CARGO) build --release -p clusterd-sim
+	target/release/clusterd-sim swarm --seeds $(SEEDS)
+
 # Each rule of the race catalogue, switched off, makes a test fail. With MUTANTS_SHARD=k/n only
 # every nth of the edits, from the kth on.
 mutants: packages toolchain
@@ -79,13 +85,13 @@ bench-core: toolchain
 		| awk '/^(frame|[0-9]+ attempts)\// { print $$1 " " $$2 ($$3 == "time:" ? "" : " " $$3) } /^median/ { sub(/ med.*/, ""); print "    " $$0 }'
 
 build: packages toolchain
-	$(CARGO) build --release
+	$(CARGO) build --release --workspace
 
 lint: packages toolchain
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) check --lib --no-default-features
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
 deny:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

@@ -9,7 +9,7 @@ connections=${1:-100000}
 # The same program without re-assertion, built from a patched copy of the tree.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r Cargo.toml Cargo.lock src proto-spec "$copy"
+cp -r Cargo.toml Cargo.lock src proto-spec sim "$copy"
 patch --quiet --directory="$copy" --strip=1 <tests/figures/without-reassert.patch
 # The manifest names tests and benchmarks that are not needed here.
 sed -i '/^\[\[\(test\|bench\)\]\]/,/^$/d' "$copy/Cargo.toml"

@@ -1,0 +1,202 @@
+use std::time::Duration;
+
+use super::*;
+use crate::fault::Fault;
+use crate::judge::judge;
+use crate::rule::Decider;
+use crate::scenario::Mode;
+use crate::setting::Share;
+use crate::world::World;
+
+fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Some hundred connections.
+fn scenario() -> Scenario {
+    Scenario {
+        warm_up: millis(1_500),
+        duration: millis(1_000),
+        connections_per_second: 300.0,
+        ..Scenario::default()
+    }
+}
+
+/// What is violated first, if I1 and I2 are demanded whatever the guard.
+fn violated(scenario: &Scenario) -> Option<Invariant> {
+    let promises = Promises { outcome: true, ..Promises::of(scenario) };
+    judge(scenario, 1, promises).violation.map(|violation| violation.invariant)
+}
+
+#[test]
+fn a_cluster_keeps_what_it_promises() {
+    assert_eq!(judge(&scenario(), 1, Promises::of(&scenario())).violation, None);
+    // Not to drain makes second answers, and no promise rests on it.
+    let careless = Scenario { drain: false, ..scenario() };
+    assert_eq!(judge(&careless, 1, Promises::of(&careless)).violation, None);
+    let hash = Scenario { mode: Mode::Hash, ..scenario() };
+    assert_eq!(judge(&hash, 1, Promises::of(&hash)).violation, None);
+}
+
+#[test]
+fn without_a_guard_hosts_reset_the_connections_of_others() {
+    for (guard, rule) in [(Guard::None, Rule::Original), (Guard::Invalid, Rule::Original)] {
+        let open = Scenario { guard, rule, ..scenario() };
+        assert_eq!(violated(&open), Some(Invariant::I2));
+        assert_eq!(judge(&open, 1, Promises::of(&open)).violation, None, "nobody has promised it");
+    }
+    // With the guard of clusterd even the rule of 2000 harms nobody.
+    let guarded = Scenario { rule: Rule::Original, ..scenario() };
+    assert_eq!(violated(&guarded), None);
+}
+
+/// A kernel that lets RSTs out although the checker was told of the guard `rst`.
+#[test]
+fn a_guard_that_leaks_is_found() {
+    let told = Scenario { claim_loss: Share(0.5), ..scenario() };
+    let leaks = Scenario { guard: Guard::None, ..told.clone() };
+    let checker = Checker::new(&told, Promises::of(&told));
+    let mut world = World::new(&leaks, 1, checker);
+    world.run();
+    let violation = world.record.violation().unwrap();
+    assert_eq!(violation.invariant, Invariant::I2);
+    assert!(violation.host.is_some() && violation.connection.is_some(), "{violation}");
+    assert!(violation.what.starts_with("its RST"), "{violation}");
+}
+
+#[test]
+fn a_second_verdict_for_a_ticket_is_found() {
+    let scenario = Scenario { rule: Rule::Clusterip, ..scenario() };
+    let mut world = World::new(&scenario, 1, Checker::new(&scenario, Promises::of(&scenario)));
+    world.run_until(Instant::default() + millis(2_000));
+    assert_eq!(world.record.violation(), None);
+    // The first SYN of this host was decided long ago.
+    let host = world.host_mut(0).unwrap();
+    let Decider::Fixed(fixed) = &mut host.decider else { panic!("that is another rule") };
+    let first = clusterd::protocol::Ticket(1);
+    fixed.verdicts.push_back((first, clusterd::protocol::Verdict::Drop));
+    world.run_until(Instant::default() + millis(2_500));
+    let violation = world.record.violation().unwrap();
+    assert_eq!((violation.invariant, violation.host), (Invariant::I5, Some(0)), "{violation}");
+    assert!(violation.what.contains("ticket 1"), "{violation}");
+}
+
+/// Feeds a checker what hosts do not do.
+fn tampered(change: impl Fn(&mut Checker, Instant)) -> Invariant {
+    let scenario = scenario();
+    let mut world = World::new(&scenario, 1, Checker::new(&scenario, Promises::of(&scenario)));
+    world.run_until(Instant::default() + millis(2_400));
+    assert_eq!(world.record.violation(), None);
+    let now = world.now();
+    change(&mut world.record, now);
+    // What is overdue is seen with whatever happens next.
+    world.run_until(now + millis(600));
+    world.record.violation().unwrap().invariant
+}
+
+/// A SYN that comes to a host and to nobody else, as far as the checker sees.
+fn syn() -> Segment {
+    let (flow, sequence) = (FlowId(900_000), 77);
+    Segment { flow, flag: Flag::Syn, sequence, acknowledgement: 0, length: 0 }
+}
+
+#[test]
+fn what_hosts_must_not_do_is_found() {
+    let syn = syn();
+    let syn_ack = |sequence| Segment { flag: Flag::SynAck, sequence, acknowledgement: 78, ..syn };
+    let arrives =
+        |checker: &mut Checker, at| checker.note(at, Happening::Arrived { host: 0, segment: &syn });
+    let answers = |checker: &mut Checker, at, host| {
+        checker.note(at, Happening::Said { host, segment: &syn_ack(500 + u32::from(host)) });
+    };
+    // An application gets what another one has.
+    let found = tampered(|checker, at| {
+        checker.note(at, Happening::Accepted { host: 0, flow: syn.flow, isn: 77 });
+        checker.note(at, Happening::Accepted { host: 1, flow: syn.flow, isn: 77 });
+    });
+    assert_eq!(found, Invariant::I1);
+    // Nobody answers.
+    assert_eq!(tampered(arrives), Invariant::I3);
+    // An answer is taken back because of a claim.
+    let found = tampered(|checker, at| {
+        arrives(checker, at);
+        answers(checker, at, 0);
+        checker.note(at, Happening::Destroyed { host: 0, flow: syn.flow, isn: 500 });
+    });
+    assert_eq!(found, Invariant::I4);
+    // Who has answered says nothing.
+    let found = tampered(|checker, at| {
+        arrives(checker, at);
+        answers(checker, at, 0);
+    });
+    assert_eq!(found, Invariant::I11);
+    // Nobody waits for its turn: of three hosts two rank behind the first.
+    let found = tampered(|checker, at| {
+        for host in 0..3 {
+            checker.note(at, Happening::Arrived { host, segment: &syn });
+            let told = Some(at);
+            checker.note(at, Happening::Decided { host, syn: &syn, accept: true, told });
+            answers(checker, at, host);
+        }
+    });
+    assert_eq!(found, Invariant::I11);
+}
+
+/// A frame of a host of which nothing else is known.
+fn frame(host: usize, sequence: u64, entries: Vec<clusterd::wire::Entry>) -> std::rc::Rc<[u8]> {
+    let header = clusterd::wire::Header::new(node_id(host), 1, sequence);
+    let frame = clusterd::wire::Frame { header, entries };
+    clusterd::wire::encode(&frame, &cluster_key().into()).into()
+}
+
+#[test]
+fn frames_that_hosts_must_not_send_are_found() {
+    use clusterd::wire::{Contest, Entry};
+    let contest = |flow: FlowId, isn| {
+        let attempt = cluster_key().attempt(&flow.key(), isn);
+        Contest { attempt, port: 80, tries: 0, rank: 1 }
+    };
+    // A number is left out.
+    let found = tampered(|checker, at| {
+        let (_, sequence) = checker.frames.last_of(0);
+        let bytes = frame(0, sequence + 2, Vec::new());
+        checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
+    });
+    assert_eq!(found, Invariant::I9);
+    // A claim of what nobody has asked for.
+    let found = tampered(|checker, at| {
+        let (_, sequence) = checker.frames.last_of(0);
+        let bytes = frame(0, sequence + 1, vec![Entry::Claim(contest(FlowId(800_000), 1))]);
+        checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
+    });
+    assert_eq!(found, Invariant::I10);
+    // A claim without a listener.
+    let found = tampered(|checker, at| {
+        let (_, sequence) = checker.frames.last_of(0);
+        checker.note(at, Happening::Arrived { host: 0, segment: &syn() });
+        if let Some(known) = checker.hosts.known(0) {
+            (known.ready, known.ready_now) = (false, false);
+        }
+        let bytes = frame(0, sequence + 1, vec![Entry::Claim(contest(syn().flow, 77))]);
+        checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
+    });
+    assert_eq!(found, Invariant::I8);
+}
+
+#[test]
+fn hosts_that_cannot_come_together_are_found() {
+    // Half of all claims are lost and one host is gone; the second act must not depend on either.
+    let scenario = Scenario {
+        claim_loss: Share(0.5),
+        faults: vec![Fault { at: millis(1_800), kind: FaultKind::Kill(1) }],
+        ..scenario()
+    };
+    let judgement = judge(&scenario, 1, Promises::of(&scenario));
+    assert_eq!(judgement.violation, None);
+    assert!(judgement.answered_twice > 0, "the first act must have been hard");
+    // Loss that a fault brings after the act of healing has begun is none of the simulator's: a cluster
+    // of hosts whose service has no room serves nobody, however healed.
+    let full = Scenario { backlog: 1, service: "1h".parse().unwrap(), ..scenario };
+    let found = judge(&full, 1, Promises::of(&full)).violation.map(|it| it.invariant);
+    assert_eq!(found, Some(Invariant::Convergence));
+}

@@ -1,0 +1,235 @@
+//! Clients: Linux's TCP as far as a second answer to a SYN can matter to it.
+
+use std::time::Duration;
+
+use clusterd::protocol::Instant;
+
+use crate::packet::{Flag, FlowId, Segment};
+use crate::scenario::{FirstWord, SynSchedule};
+
+/// Bytes of a request.
+pub const REQUEST: u32 = 200;
+/// Bytes with which a server that speaks first begins.
+pub const GREETING: u32 = 40;
+/// Bytes of an answer.
+pub const ANSWER: u32 = 1_000;
+/// What a client's socket takes in one go, in bytes.
+const WINDOW: u32 = 64_240;
+/// SYNs beyond the first (`tcp_syn_retries`).
+const SYN_RETRIES: u32 = 6;
+/// Retransmissions in equal steps (`tcp_syn_linear_timeouts`).
+const LINEAR: u32 = 4;
+/// A socket says at most so often that something does not fit (`tcp_invalid_ratelimit`).
+const CHALLENGE_EVERY: Duration = Duration::from_millis(500);
+
+/// How a connection went, as its client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Not over yet.
+    Open,
+    /// The whole answer came.
+    Served,
+    /// A RST came instead of the first SYN-ACK.
+    Refused,
+    /// A RST ended the connection once it stood.
+    Reset,
+    /// Nobody answered in time.
+    TimedOut,
+    /// It stood, and the answer never came.
+    Stalled,
+}
+
+impl Outcome {
+    /// The client has not got what it wanted.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Outcome::Refused | Outcome::Reset | Outcome::TimedOut | Outcome::Stalled => true,
+            Outcome::Open | Outcome::Served => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    SynSent,
+    /// All bytes before `next` have come from the server.
+    Established {
+        next: u32,
+        asked: bool,
+    },
+    Closed,
+}
+
+/// One connection attempt of a client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its addresses and ports.
+    pub flow: FlowId,
+    /// Its initial sequence number.
+    pub isn: u32,
+    /// When its first SYN left.
+    pub started: Instant,
+    state: State,
+    /// SYNs sent.
+    pub syns: u32,
+    /// How it went.
+    pub outcome: Outcome,
+    /// When the first SYN-ACK came, and the end of the answer.
+    pub connected: Option<Instant>,
+    /// When it was over.
+    pub ended: Option<Instant>,
+    /// SYN-ACKs of other servers than the first.
+    pub second_syn_acks: u32,
+    challenged: Option<Instant>,
+    first_word: FirstWord,
+}
+
+impl Client {
+    /// A client that is about to send its first SYN.
+    pub fn new(flow: FlowId, isn: u32, started: Instant, first_word: FirstWord) -> Self {
+        Self {
+            flow,
+            isn,
+            started,
+            state: State::SynSent,
+            syns: 0,
+            outcome: Outcome::Open,
+            connected: None,
+            ended: None,
+            second_syn_acks: 0,
+            challenged: None,
+            first_word,
+        }
+    }
+
+    fn segment(&self, flag: Flag, sequence: u32, acknowledgement: u32, length: u32) -> Segment {
+        Segment { flow: self.flow, flag, sequence, acknowledgement, length }
+    }
+
+    fn end(&mut self, now: Instant, outcome: Outcome) {
+        (self.state, self.outcome, self.ended) = (State::Closed, outcome, Some(now));
+    }
+
+    /// Time to send the SYN, first or again. `None` if nothing is to be sent any more; else the
+    /// SYN and how long to wait for an answer.
+    pub fn syn(&mut self, schedule: SynSchedule) -> Option<(Segment, Duration)> {
+        if self.state != State::SynSent || self.syns > SYN_RETRIES {
+            return None;
+        }
+        let sent = self.syns;
+        self.syns += 1;
+        let seconds = match schedule {
+            SynSchedule::Linear => 1 << sent.saturating_sub(LINEAR - 1),
+            SynSchedule::Exponential => 1 << sent,
+        };
+        Some((self.segment(Flag::Syn, self.isn, 0, 0), Duration::from_secs(seconds)))
+    }
+
+    /// The client has lost patience.
+    pub fn give_up(&mut self, now: Instant) {
+        match self.state {
+            State::SynSent => self.end(now, Outcome::TimedOut),
+            State::Established { .. } => self.end(now, Outcome::Stalled),
+            State::Closed => {}
+        }
+    }
+
+    /// A segment has come; returns those that answer it.
+    pub fn receive(&mut self, now: Instant, segment: Segment) -> Vec<Segment> {
+        let after_isn = self.isn.wrapping_add(1);
+        match (self.state, segment.flag) {
+            (State::SynSent, Flag::SynAck) if segment.acknowledgement == after_isn => {
+                self.connected = Some(now);
+                let next = segment.sequence.wrapping_add(1);
+                let asked = self.first_word == FirstWord::Client;
+                self.state = State::Established { next, asked };
+                let ack = self.segment(Flag::Ack, after_isn, next, 0);
+                match asked {
+                    true => vec![ack, self.request(next)],
+                    false => vec![ack],
+                }
+            }
+            // RFC 9293 3.10.7.3: a SYN-ACK of something else is answered by a RST.
+            (State::SynSent, Flag::SynAck) => {
+                vec![self.segment(Flag::Rst, segment.acknowledgement, 0, 0)]
+            }
+            (State::SynSent, Flag::Refusal) if segment.acknowledgement == after_isn => {
+                self.end(now, Outcome::Refused);
+                Vec::new()
+            }
+            // A socket of an earlier connection answers: RFC 9293 3.10.7.3 again.
+            (State::SynSent, Flag::Ack) if segment.acknowledgement != after_isn => {
+                vec![self.segment(Flag::Rst, segment.acknowledgement, 0, 0)]
+            }
+            (State::SynSent, _) => Vec::new(),
+            // Somebody else's, or the same once more: a challenge ACK (RFC 5961 4.2), which says
+            // what the client has.
+            (State::Established { next, asked }, Flag::SynAck) => {
+                self.second_syn_acks += u32::from(segment.sequence.wrapping_add(1) != next);
+                self.challenge(now, next, asked)
+            }
+            (State::Established { next, asked }, Flag::Rst) => {
+                let ahead = segment.sequence.wrapping_sub(next);
+                if ahead == 0 {
+                    self.end(now, Outcome::Reset);
+                    return Vec::new();
+                }
+                // RFC 5961 3.2: within the window but not exact.
+                if ahead < WINDOW { self.challenge(now, next, asked) } else { Vec::new() }
+            }
+            (State::Established { next, asked }, Flag::Ack | Flag::Fin)
+                if segment.sequence == next =>
+            {
+                self.hear(now, segment, next, asked)
+            }
+            (State::Established { .. }, Flag::Syn | Flag::Ack | Flag::Fin | Flag::Refusal) => {
+                Vec::new()
+            }
+            // RFC 9293 3.10.7.1: nobody is there any more.
+            (State::Closed, Flag::SynAck) => {
+                self.second_syn_acks += 1;
+                vec![self.segment(Flag::Rst, segment.acknowledgement, 0, 0)]
+            }
+            (State::Closed, _) => Vec::new(),
+        }
+    }
+
+    /// What the server says.
+    fn hear(&mut self, now: Instant, segment: Segment, next: u32, asked: bool) -> Vec<Segment> {
+        let next = next.wrapping_add(segment.length);
+        self.state = State::Established { next, asked: true };
+        if segment.length == 0 {
+            return Vec::new();
+        }
+        if !asked {
+            return vec![self.request(next)];
+        }
+        let number = self.isn.wrapping_add(1 + REQUEST);
+        self.end(now, Outcome::Served);
+        vec![self.segment(Flag::Fin, number, next, 0)]
+    }
+
+    /// Nothing has come for a while: says the last thing again. `None` if nothing is due.
+    pub fn say_again(&self) -> Option<Segment> {
+        match self.state {
+            State::Established { next, asked: true } => Some(self.request(next)),
+            State::Established { next, asked: false } => {
+                Some(self.segment(Flag::Ack, self.isn.wrapping_add(1), next, 0))
+            }
+            State::SynSent | State::Closed => None,
+        }
+    }
+
+    fn request(&self, next: u32) -> Segment {
+        self.segment(Flag::Ack, self.isn.wrapping_add(1), next, REQUEST)
+    }
+
+    fn challenge(&mut self, now: Instant, next: u32, asked: bool) -> Vec<Segment> {
+        if self.challenged.is_some_and(|last| now.since(last) < CHALLENGE_EVERY) {
+            return Vec::new();
+        }
+        self.challenged = Some(now);
+        let sent = if asked { REQUEST } else { 0 };
+        vec![self.segment(Flag::Ack, self.isn.wrapping_add(1 + sent), next, 0)]
+    }
+}

@@ -1,0 +1,27 @@
+//! `clusterd-sim merge`: the points of a sweep as one table.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clusterd_sim::sweep;
+
+use super::say;
+
+/// Options of `merge`.
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    /// Directories that the shards of one sweep have written to
+    #[arg(required = true, value_name = "DIR")]
+    directories: Vec<PathBuf>,
+    /// The table: one row for each run, in the order of points
+    #[arg(long, value_name = "FILE.csv")]
+    out: PathBuf,
+}
+
+/// Joins points; fails if one is missing or there twice.
+pub fn execute(args: &MergeArgs) -> Result<ExitCode> {
+    let points = sweep::merge(&args.directories, &args.out)?;
+    say(format_args!("{points} points in {}", args.out.display()))?;
+    Ok(ExitCode::SUCCESS)
+}

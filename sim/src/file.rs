@@ -1,0 +1,158 @@
+//! Scenario files: TOML with the keys of [`crate::scenario::PARAMETERS`], and faults.
+//!
+//! Whatever is wrong is named with file, line and key, the range, and the nearest valid key.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use toml_edit::{Document, Item, Value};
+
+use crate::scenario::{PARAMETERS, Parameter, Scenario, parameter};
+
+/// The key of the list of faults.
+const FAULTS: &str = "faults";
+
+/// Reads a scenario file.
+pub fn read(path: &Path) -> Result<Scenario, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the scenario {}: {error}", path.display()))?;
+    parse(&text, &path.display().to_string())
+}
+
+/// Reads the text of a scenario file called `name`.
+pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
+    let line = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
+    let document = Document::parse(text).map_err(|error| {
+        let at = error.span().map_or(1, |span| line(span.start));
+        format!("{name}:{at}: {}", error.message())
+    })?;
+    let mut scenario = Scenario::default();
+    for (key, item) in document.iter() {
+        let place = |item: &Item| {
+            let at = item.span().map_or(0, |span| span.start);
+            format!("{name}:{}", line(at))
+        };
+        match item {
+            Item::Table(table) => {
+                for (name, item) in table.iter() {
+                    let key = format!("{key}.{name}");
+                    parameter(&key).map_err(|error| format!("{}: {error}", place(item)))?;
+                    let text = item
+                        .as_value()
+                        .and_then(plain)
+                        .ok_or_else(|| format!("{}: {key} is not a single value", place(item)))?;
+                    scenario
+                        .set(&key, &text)
+                        .map_err(|error| format!("{}: {error}", place(item)))?;
+                }
+            }
+            Item::Value(Value::Array(faults)) if key == FAULTS => {
+                for fault in faults {
+                    let at = fault.span().map_or(0, |span| span.start);
+                    let wrong = |error: String| format!("{name}:{}: faults: {error}", line(at));
+                    let text = fault.as_str().ok_or_else(|| wrong("not a text".to_owned()))?;
+                    scenario.faults.push(text.parse().map_err(wrong)?);
+                }
+            }
+            item => {
+                let error = parameter(key).err().unwrap_or_else(|| "not a table".to_owned());
+                return Err(format!("{}: {error}", place(item)));
+            }
+        }
+    }
+    scenario.check().map_err(|error| format!("{name}: {error}"))?;
+    Ok(scenario)
+}
+
+/// A value as it would be written on the command line.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.value().clone()),
+        Value::Integer(number) => Some(number.value().to_string()),
+        Value::Float(number) => Some(number.value().to_string()),
+        Value::Boolean(is) => Some(is.value().to_string()),
+        Value::Array(values) => {
+            let values: Option<Vec<_>> = values.iter().map(plain).collect();
+            values.map(|values| values.join(","))
+        }
+        Value::Datetime(_) | Value::InlineTable(_) => None,
+    }
+}
+
+/// Writes a scenario with every parameter, so that it says all about a run but its seed.
+pub fn write(scenario: &Scenario) -> String {
+    write_those(scenario, |_| true)
+}
+
+/// Writes only what is not at its default.
+pub fn write_changes(scenario: &Scenario) -> String {
+    let default = Scenario::default();
+    write_those(scenario, |parameter| (parameter.show)(scenario) != (parameter.show)(&default))
+}
+
+fn write_those(scenario: &Scenario, wanted: impl Fn(&Parameter) -> bool) -> String {
+    let mut text = String::new();
+    if !scenario.faults.is_empty() {
+        text += "faults = [\n";
+        for fault in &scenario.faults {
+            writeln!(text, "  \"{fault}\",").expect("writing to a string cannot fail");
+        }
+        text += "]\n\n";
+    }
+    let mut section = "";
+    for parameter in PARAMETERS.iter().filter(|parameter| wanted(parameter)) {
+        let (table, key) = parameter.key.split_once('.').unwrap_or(("", parameter.key));
+        if table != section {
+            if !section.is_empty() {
+                text.push('\n');
+            }
+            writeln!(text, "[{table}]").expect("writing to a string cannot fail");
+            section = table;
+        }
+        let value = (parameter.show)(scenario);
+        let bare = value.parse::<f64>().is_ok() || value == "true" || value == "false";
+        let quote = if bare { "" } else { "\"" };
+        writeln!(text, "{key} = {quote}{value}{quote}").expect("writing to a string cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::FaultKind;
+
+    #[test]
+    fn a_file_sets_what_it_names() {
+        let text = "faults = [\"2s kill h1\"]\n[cluster]\nhosts = 5\npacing = \"race\"\n\
+                    [network]\nclaim_loss = \"1%\"\nrate = \"10Mbit\"\n[service]\nspeeds = [1, 2.5]\n";
+        let scenario = parse(text, "x.toml").unwrap();
+        assert_eq!((scenario.hosts, scenario.claim_loss.0), (5, 0.01));
+        assert_eq!(scenario.speeds, [1.0, 2.5]);
+        assert_eq!(scenario.faults[0].kind, FaultKind::Kill(0));
+        assert_eq!(parse(&write(&scenario), "y.toml").unwrap(), scenario);
+        assert_eq!(parse(&write_changes(&scenario), "y.toml").unwrap(), scenario);
+        assert_eq!(write_changes(&Scenario::default()), "");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, error) in [
+            (
+                "[cluster]\nhost = 3\n",
+                "x:2: there is no `cluster.host`; did you mean `cluster.hosts`?",
+            ),
+            ("\n[cluster]\nhosts = 65\n", "x:3: cluster.hosts: 65 is not between 1 and 64"),
+            ("[cluster]\nhosts = \"three\"\n", "x:2: cluster.hosts: `three` is not a whole number"),
+            ("[cluster]\nguard = \"wall\"\n", "x:2: cluster.guard: `wall` is not one of rst"),
+            ("[clusters]\nhosts = 3\n", "x:2: there is no `clusters.hosts`"),
+            ("faults = [\n\"2s kill h1\",\n\"now\"]\n", "x:3: faults: `now` is no fault"),
+            ("faults = [\"2s kill h9\"]\n", "x: fault `2s kill h9`: there are only 3 hosts"),
+            ("[cluster\n", "x:1: "),
+            ("hosts = 3\n", "x:1: there is no `hosts`; did you mean `"),
+        ] {
+            let found = parse(text, "x").unwrap_err();
+            assert!(found.starts_with(error), "{text}: {found}");
+        }
+    }
+}

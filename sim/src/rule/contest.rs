@@ -1,0 +1,180 @@
+//! Claims and nothing else: the rule of 2000, and ways to keep claims from crossing.
+//!
+//! A host waits (*back-off*), claims, waits again (*settling*) and accepts unless it has
+//! heard a better claim. In 2000 there was neither wait, and the first claim seen won, which
+//! for each host may be its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use clusterd::flow::{AttemptId, NodeId};
+use clusterd::protocol::{Counters, Instant, Syn, Ticket, Verdict};
+
+use crate::chance::{Chance, Entity, after};
+use crate::host::{cluster_key, node_id};
+use crate::scenario::{BackOff, Rule, Scenario};
+
+/// How long a decided attempt is remembered.
+const MEMORY: Duration = Duration::from_secs(3);
+/// Bytes of a claim on the wire of 2000: magic, addresses and ports, as many here.
+const CLAIM_BYTES: usize = 40;
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Claims at this time.
+    Waits { ticket: Ticket, until: Instant },
+    /// Has claimed and accepts at this time.
+    Claimed { ticket: Ticket, until: Instant },
+    /// Decided, or another host's claim came first.
+    Over { until: Instant },
+}
+
+impl State {
+    fn until(self) -> Instant {
+        match self {
+            State::Waits { until, .. } | State::Claimed { until, .. } | State::Over { until } => {
+                until
+            }
+        }
+    }
+}
+
+/// One host in contests.
+pub struct Contest {
+    host: usize,
+    hosts: usize,
+    first_seen_wins: bool,
+    back_off: BackOff,
+    window: Duration,
+    settle: Duration,
+    chance: Chance,
+    attempts: BTreeMap<AttemptId, State>,
+    deadlines: std::collections::BTreeSet<(Instant, AttemptId)>,
+    frames: VecDeque<Vec<u8>>,
+    /// Verdicts to be given.
+    pub verdicts: VecDeque<(Ticket, Verdict)>,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+impl Contest {
+    /// A host of a scenario.
+    pub fn new(scenario: &Scenario, seed: u64, host: usize) -> Self {
+        let original = scenario.rule == Rule::Original;
+        Self {
+            host,
+            hosts: scenario.hosts,
+            first_seen_wins: original,
+            back_off: if original { BackOff::None } else { scenario.back_off },
+            window: scenario.window,
+            settle: if original { Duration::ZERO } else { scenario.settle },
+            chance: Chance::new(seed, Entity::Rule(host as u16)),
+            attempts: BTreeMap::new(),
+            deadlines: std::collections::BTreeSet::new(),
+            frames: VecDeque::new(),
+            verdicts: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn set(&mut self, id: AttemptId, state: State) {
+        if let Some(before) = self.attempts.insert(id, state) {
+            self.deadlines.remove(&(before.until(), id));
+        }
+        self.deadlines.insert((state.until(), id));
+    }
+
+    /// A SYN is held.
+    pub fn handle_syn(&mut self, now: Instant, syn: Syn) {
+        self.counters.syns += 1;
+        let id = cluster_key().attempt(&syn.flow, syn.isn);
+        if self.attempts.contains_key(&id) {
+            self.verdicts.push_back((syn.ticket, Verdict::Drop));
+            return;
+        }
+        let wait = self.wait(&syn);
+        self.set(id, State::Waits { ticket: syn.ticket, until: after(now, wait) });
+    }
+
+    /// How long this host holds its claim back, in nanoseconds.
+    fn wait(&mut self, syn: &Syn) -> u64 {
+        let window = self.window.as_nanos() as f64;
+        match self.back_off {
+            BackOff::None => 0,
+            BackOff::Uniform => (window * self.chance.unit()) as u64,
+            // Nonnenmacher and Biersack 1999: most wait nearly the whole window.
+            BackOff::Exponential => {
+                let lambda = (self.hosts as f64).ln().max(1.0) + 1.0;
+                let drawn = (1.0 + self.chance.unit() * (lambda.exp() - 1.0)).ln() / lambda;
+                (window * drawn) as u64
+            }
+            BackOff::Rank => {
+                let flow = cluster_key().flow(&syn.flow);
+                let weight = |host: usize| cluster_key().weight(flow, node_id(host));
+                let own = weight(self.host);
+                let rank = (0..self.hosts).filter(|&host| weight(host) > own).count();
+                (window * rank as f64) as u64
+            }
+        }
+    }
+
+    /// Another host claims.
+    pub fn handle_frame(&mut self, now: Instant, bytes: &[u8]) {
+        let Some((id, rest)) = bytes.split_first_chunk::<16>() else { return };
+        let Some(from) = rest.first_chunk().map(|bytes| NodeId(u32::from_be_bytes(*bytes))) else {
+            return;
+        };
+        let id = AttemptId(*id);
+        let over = State::Over { until: now + MEMORY };
+        match self.attempts.get(&id) {
+            None => self.set(id, over),
+            Some(&State::Waits { ticket, .. }) => {
+                self.verdicts.push_back((ticket, Verdict::Drop));
+                self.set(id, over);
+            }
+            Some(&State::Claimed { ticket, .. }) => {
+                let order = |node| (cluster_key().tie_break(id, node), node);
+                if !self.first_seen_wins && order(from) < order(node_id(self.host)) {
+                    self.verdicts.push_back((ticket, Verdict::Drop));
+                    self.set(id, over);
+                }
+            }
+            Some(State::Over { .. }) => {}
+        }
+    }
+
+    /// Time has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(until, id)) = self.deadlines.first().filter(|(until, _)| *until <= now) {
+            match self.attempts.get(&id) {
+                Some(&State::Waits { ticket, .. }) => {
+                    self.counters.claims += 1;
+                    let mut bytes = id.0.to_vec();
+                    bytes.extend(node_id(self.host).0.to_be_bytes());
+                    bytes.resize(CLAIM_BYTES, 0);
+                    self.frames.push_back(bytes);
+                    self.set(id, State::Claimed { ticket, until: now + self.settle });
+                }
+                Some(&State::Claimed { ticket, .. }) => {
+                    self.counters.accepted += 1;
+                    self.verdicts.push_back((ticket, Verdict::Accept));
+                    self.set(id, State::Over { until: now + MEMORY });
+                }
+                Some(State::Over { .. }) | None => {
+                    self.attempts.remove(&id);
+                    self.deadlines.remove(&(until, id));
+                }
+            }
+        }
+    }
+
+    /// When there is something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadlines.first().map_or(Instant(u64::MAX), |&(until, _)| until)
+    }
+
+    /// The next claim to send.
+    pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
+        self.frames.pop_front()
+    }
+}
