@@ -382,8 +382,11 @@ impl Attempt {
                 cx.announce(self, 0);
                 Some(S::Half { isn, until: now + timers.owned })
             }
-            (S::Half { .. }, E::SynAck { isn }) => Some(S::Half { isn, until: now + timers.owned }),
-            (S::Owned { .. }, E::SynAck { .. }) => same,
+            // Also of an owned attempt, if a copy of its SYN comes when the connection is over: the
+            // kernel has opened it anew, and an ACK must name the new sequence number.
+            (S::Half { .. } | S::Owned { .. }, E::SynAck { isn }) => {
+                Some(S::Half { isn, until: now + timers.owned })
+            }
 
             (S::Accepted { purpose: Purpose::Refuse, rank, .. }, E::Refusal(rst)) => {
                 cx.decide(rst, Verdict::Accept);
