@@ -383,11 +383,15 @@ pub fn end(pid: u32, with: libc::c_int) {
     wait_until("the process has ended", || !is_alive(pid));
 }
 
-/// Runs or sleeps; a zombie does neither.
+/// Whether any of its threads runs or sleeps; a zombie does neither. The first thread can be a
+/// zombie while others still hold the open files.
 pub fn is_alive(pid: u32) -> bool {
-    let state = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| {
-        let (_, rest) = stat.rsplit_once(") ")?;
-        rest.chars().next()
-    });
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let state = fs::read_to_string(thread.path().join("stat")).ok().and_then(|stat| {
+            let (_, rest) = stat.rsplit_once(") ")?;
+            rest.chars().next()
+        });
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    })
 }
