@@ -143,7 +143,7 @@ pub fn draw(seed: u64) -> Drawn {
     let mut draw = Draw { chance: Chance::new(seed, Entity::Swarm), classes: Vec::new() };
     let mut scenario = Scenario {
         hosts: 2 + draw.chance.below(6) as usize,
-        duration: draw.millis(1_000, 6_000),
+        duration: draw.millis(500, 4_000),
         warm_up: Duration::from_millis(1_500),
         patience: Duration::from_secs(15),
         ..Scenario::default()
