@@ -339,7 +339,7 @@ mod tests {
         for seed in 0..200 {
             draw(seed).classes.into_iter().for_each(|class| *totals.entry(class).or_insert(0) += 1);
         }
-        assert_eq!(totals.len(), 29, "{totals:?}");
+        assert_eq!(totals.len(), 35, "{totals:?}");
         for (class, times) in totals {
             assert!((10..190).contains(&times), "{class}: {times} of 200");
         }
