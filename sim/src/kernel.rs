@@ -18,7 +18,7 @@ use crate::scenario::{Closes, Conntrack, FirstWord, Guard, Scenario};
 /// How far behind an acknowledgement still counts as valid (`MAXACKWINDOW`, nf_conntrack_proto_tcp.c).
 const ACK_WINDOW: u32 = 66_000;
 /// How long the side that has closed first remembers a connection (`TCP_TIMEWAIT_LEN`).
-const TIME_WAIT: Duration = Duration::from_secs(60);
+pub const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// What becomes of a segment that has come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
