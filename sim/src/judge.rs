@@ -12,9 +12,9 @@ use clusterd::protocol::Instant;
 use crate::checker::{Checker, Invariant, Promises, Violation};
 use crate::client::Outcome;
 use crate::fault::FaultKind;
-use crate::kernel::TIME_WAIT;
+use crate::kernel::{IDLE, TIME_WAIT};
 use crate::record::Record;
-use crate::scenario::{Closes, Mode, Rule, Scenario};
+use crate::scenario::{Mode, Rule, Scenario};
 use crate::world::World;
 
 /// A violation ends a run, so it is looked for so often.
@@ -150,10 +150,7 @@ impl<R: Watch> Judge<'_, '_, R> {
         };
         // And where ports are used again, nobody remembers their earlier connections.
         let used_again = self.world.connections.len() >= self.scenario.ports;
-        let forgotten = match self.scenario.closes {
-            Closes::Server if used_again => TIME_WAIT,
-            Closes::Server | Closes::Client => Duration::ZERO,
-        };
+        let forgotten = if used_again { TIME_WAIT.max(IDLE) } else { Duration::ZERO };
         let waits = [joins, self.scenario.patience, half_open, forgotten];
         let joins = self.world.now() + waits.into_iter().max().unwrap_or(joins);
         self.run_until(joins)?;

@@ -20,6 +20,10 @@ const ACK_WINDOW: u32 = 66_000;
 /// How long the side that has closed first remembers a connection (`TCP_TIMEWAIT_LEN`).
 pub const TIME_WAIT: Duration = Duration::from_secs(60);
 
+/// A connection of which nothing was heard for so long is over: the service has closed it, and TCP
+/// has said so in vain (`tcp_fin_timeout`, `tcp_orphan_retries`).
+pub const IDLE: Duration = TIME_WAIT;
+
 /// What becomes of a segment that has come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ingress {
@@ -88,6 +92,8 @@ struct Flow {
     client_isn: u32,
     isn: u32,
     socket: Socket,
+    /// When the client was heard last.
+    heard: Instant,
     assured: bool,
     /// The daemon has let an ACK through (guard strict).
     confirmed: bool,
@@ -149,9 +155,13 @@ impl Kernel {
 
     /// A segment comes from a client.
     pub fn receive(&mut self, now: Instant, segment: Segment) -> Ingress {
-        let Some(&flow) = self.flows.get(&segment.flow) else {
+        let Some(known) = self.flows.get_mut(&segment.flow) else {
             return self.receive_untracked(segment);
         };
+        if segment.flag != Flag::Syn {
+            known.heard = now;
+        }
+        let flow = *known;
         match (segment.flag, flow.socket) {
             // Connection tracking forgets a closed connection when its client begins anew.
             (Flag::Syn, Socket::TimeWait { .. }) => Ingress::Queue { incumbent: false },
@@ -323,7 +333,7 @@ impl Kernel {
         let known = self.flows.get(&syn.flow).copied();
         let again = known.filter(|flow| flow.client_isn == syn.sequence);
         match (known, known.map(|flow| flow.socket)) {
-            (Some(flow), Some(Socket::Stands { .. })) => {
+            (Some(flow), Some(Socket::Stands { .. })) if now < flow.heard + IDLE => {
                 return Opened::Challenge(challenge(syn.flow, &flow));
             }
             (Some(flow), Some(Socket::Half { .. })) => {
@@ -342,7 +352,8 @@ impl Kernel {
                     ..challenge(syn.flow, &flow)
                 });
             }
-            (_, Some(Socket::Cookie | Socket::TimeWait { .. }) | None) | (None, Some(_)) => {}
+            (_, Some(Socket::Stands { .. } | Socket::Cookie | Socket::TimeWait { .. }) | None)
+            | (None, Some(_)) => {}
         }
         if !self.serves {
             return Opened::Refusal(Segment {
@@ -353,11 +364,11 @@ impl Kernel {
                 length: 0,
             });
         }
-        self.listen(syn, again)
+        self.listen(now, syn, again)
     }
 
     /// A SYN has come to the listener (`tcp_conn_request`).
-    fn listen(&mut self, syn: Segment, again: Option<Flow>) -> Opened {
+    fn listen(&mut self, now: Instant, syn: Segment, again: Option<Flow>) -> Opened {
         let cookie = self.half_open >= self.backlog;
         if self.accept_queue.len() > self.backlog || cookie && !self.syn_cookies {
             self.overflows += 1;
@@ -369,6 +380,7 @@ impl Kernel {
             // A cookie is the same for a minute.
             isn: again.map_or_else(|| self.chance.number(), |flow| flow.isn),
             socket: if cookie { Socket::Cookie } else { Socket::Half { retries: 0 } },
+            heard: now,
             assured: false,
             confirmed: false,
         };
