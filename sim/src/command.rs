@@ -3,6 +3,7 @@
 pub mod explain;
 pub mod merge;
 pub mod parameters;
+pub mod report;
 pub mod run;
 pub mod swarm;
 pub mod sweep;

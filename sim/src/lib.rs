@@ -25,6 +25,7 @@ pub mod packet;
 pub mod pcap;
 pub mod record;
 pub mod replication;
+pub mod report;
 pub mod result;
 pub mod rule;
 pub mod scenario;
