@@ -603,6 +603,11 @@ impl Host {
         queues.into_iter().flatten().filter_map(|(_, held)| held.told).min()
     }
 
+    /// Time in which its daemon had something to do, in nanoseconds.
+    pub fn busy(&self) -> u64 {
+        self.busy
+    }
+
     /// When its daemon has decided what was due last.
     pub fn decided(&self) -> Instant {
         self.decided

@@ -31,6 +31,7 @@ pub mod rule;
 pub mod scenario;
 pub mod service;
 pub mod setting;
+pub mod shell;
 pub mod shrink;
 pub mod statistics;
 pub mod summary;

@@ -134,6 +134,8 @@ pub struct Counts {
     pub takeovers: u64,
     /// Packets for which there was no room.
     pub overflowed: u64,
+    /// Time in which the daemon had something to do, in nanoseconds.
+    pub busy: u64,
 }
 
 impl Counts {
@@ -148,6 +150,7 @@ impl Counts {
             eager: self.eager - earlier.eager,
             takeovers: self.takeovers - earlier.takeovers,
             overflowed: self.overflowed - earlier.overflowed,
+            busy: self.busy - earlier.busy,
         }
     }
 
@@ -174,6 +177,7 @@ impl std::iter::Sum for Counts {
             eager: sum.eager + one.eager,
             takeovers: sum.takeovers + one.takeovers,
             overflowed: sum.overflowed + one.overflowed,
+            busy: sum.busy + one.busy,
         })
     }
 }
@@ -214,6 +218,8 @@ pub struct World<'a, R> {
     pub claim_frames: (u64, u64),
     /// What was counted until the end of the warm-up.
     warm_up: Counted,
+    /// How long daemons had something to do until the end of the load, in nanoseconds.
+    busy: u64,
     /// What is written down.
     pub record: R,
 }
@@ -289,6 +295,7 @@ impl<'a, R: Record> World<'a, R> {
                 hosts: vec![Counts::default(); scenario.hosts],
                 ..Counted::default()
             },
+            busy: 0,
             record,
         };
         for index in 0..scenario.hosts {
@@ -340,6 +347,13 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
+    /// Part of the time of the load in which a daemon had something to do, mean of the hosts.
+    pub fn busy_share(&self) -> f64 {
+        let before: u64 = self.warm_up.hosts.iter().map(|host| host.busy).sum();
+        let time = self.scenario.duration.as_nanos() as f64 * self.slots.len() as f64;
+        self.busy.saturating_sub(before) as f64 / time
+    }
+
     fn counted(&self) -> Counted {
         Counted {
             hosts: self.slots.iter().map(Slot::counts).collect(),
@@ -356,15 +370,21 @@ impl<'a, R: Record> World<'a, R> {
     /// Like [`World::run`], and calls `sample` at every multiple of `step` and at the end.
     pub fn run_in_steps(&mut self, step: Duration, mut sample: impl FnMut(&Self)) {
         let warm = Instant::default() + self.scenario.warm_up;
-        let end = self.load_ends() + COOL_DOWN;
+        let loaded = self.load_ends();
+        let end = loaded + COOL_DOWN;
         let mut sampled = Instant::default();
-        let mut warmed_up = false;
+        let (mut warmed_up, mut load_over) = (false, false);
         while sampled < end {
             let next = end.min(Instant(sampled.0.saturating_add(step.as_nanos() as u64)));
             if !warmed_up && warm <= next {
                 self.run_until(warm);
                 self.warm_up = self.counted();
                 warmed_up = true;
+            }
+            if !load_over && loaded <= next {
+                self.run_until(loaded);
+                self.busy = self.counts().busy;
+                load_over = true;
             }
             self.run_until(next);
             sampled = next;
@@ -835,6 +855,7 @@ impl Slot {
         let mut counts = self.counted;
         if let Some(host) = &self.host {
             counts.add(&host.decider.counters(), host.counters.queue_overflowed);
+            counts.busy += host.busy();
         }
         counts
     }
