@@ -55,6 +55,8 @@ pub enum Step {
     Decide,
     /// Sends what there is to say.
     Send,
+    /// Reads claims only now, if it does not drain before it decides.
+    ReadLate,
 }
 
 /// A packet that waits for a verdict.
@@ -340,7 +342,13 @@ impl Host {
             let (took, following) = match step {
                 Step::Read => (self.read(now, scenario), Some(Step::Decide)),
                 Step::Decide => (self.decide(now, scenario, deeds), Some(Step::Send)),
-                Step::Send => (self.send(now, scenario, deeds), None),
+                Step::Send => {
+                    let late = !scenario.drain && !self.inbox.is_empty();
+                    (self.send(now, scenario, deeds), late.then_some(Step::ReadLate))
+                }
+                Step::ReadLate => {
+                    (cost(scenario.frame_cost, self.read_claims(now)), Some(Step::Decide))
+                }
             };
             at = after(at, took);
             self.busy += took;
@@ -375,8 +383,6 @@ impl Host {
                 self.hand_in(now, ticket);
             }
         }
-        // Without draining, SYNs come before the claims about them.
-        let frames = if scenario.drain { frames } else { self.read_claims(now) };
         cost(scenario.frame_cost, frames) + cost(scenario.packet_cost, logged + held)
     }
 

@@ -126,6 +126,7 @@ pub struct Scenario {
     pub reassert: bool,
     pub owns: bool,
     pub retract: bool,
+    pub echo: bool,
     pub medium: Medium,
     pub rate: Rate,
     pub propagation: Duration,
@@ -245,6 +246,7 @@ parameters! {
     "cluster.reassert", reassert: bool, "contest: who hears a worse claim says its own again";
     "cluster.owns", owns: bool, "contest: who has answered says so, also to whoever claims then";
     "cluster.retract", retract: bool, "contest: who has answered and hears a better claim takes its answer back; an ablation";
+    "cluster.echo", echo: bool, "original: a host sees its own claim when the others get it, not when it leaves";
     "network.medium", medium: Medium, "what connects clients and hosts";
     "network.rate", rate: Rate [Some(Rate(1e6)), Some(Rate(1e11))], "rate of every link, or of the hub";
     "network.propagation", propagation: Duration [ms(0), ms(1)], "along one cable";
@@ -309,6 +311,7 @@ impl Default for Scenario {
             reassert: false,
             owns: false,
             retract: false,
+            echo: false,
             medium: Medium::Switch,
             rate: Rate(1e9),
             propagation: Duration::from_nanos(100),

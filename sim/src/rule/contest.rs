@@ -22,6 +22,8 @@ use crate::scenario::{BackOff, Rule, Scenario};
 const MEMORY: Duration = Duration::from_secs(3);
 /// Bytes of a claim on the wire of 2000: magic, addresses and ports, as many here.
 const CLAIM_BYTES: usize = 40;
+/// So long a host waits for its own claim to come back.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// What a frame says, as its byte after attempt and host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,15 @@ enum State {
 }
 
 impl State {
+    fn flow(self) -> Option<FlowKey> {
+        match self {
+            State::Waits { flow, .. }
+            | State::Claimed { flow, .. }
+            | State::Answered { flow, .. } => Some(flow),
+            State::Over { .. } => None,
+        }
+    }
+
     fn until(self) -> Instant {
         match self {
             State::Waits { until, .. }
@@ -60,6 +71,8 @@ pub struct Contest {
     host: usize,
     hosts: usize,
     first_seen_wins: bool,
+    /// Its own claim counts when it comes back.
+    echo: bool,
     back_off: BackOff,
     window: Duration,
     settle: Duration,
@@ -84,9 +97,14 @@ impl Contest {
             host,
             hosts: scenario.hosts,
             first_seen_wins: original,
+            echo: original && scenario.echo,
             back_off: if original { BackOff::None } else { scenario.back_off },
             window: scenario.window,
-            settle: if original { Duration::ZERO } else { scenario.settle },
+            settle: match original {
+                true if scenario.echo => ECHO,
+                true => Duration::ZERO,
+                false => scenario.settle,
+            },
             reassert: !original && scenario.reassert,
             owns: !original && scenario.owns,
             retract: !original && scenario.retract,
@@ -141,6 +159,22 @@ impl Contest {
         }
     }
 
+    /// Whether that host's claim comes before this host's: all hosts agree on that. Who waits less
+    /// in the order of ranks is better in it, too.
+    fn is_better(&self, other: NodeId, id: AttemptId, flow: &FlowKey) -> bool {
+        let own = node_id(self.host);
+        match self.back_off {
+            BackOff::Rank => {
+                let flow = cluster_key().flow(flow);
+                cluster_key().weight(flow, other) > cluster_key().weight(flow, own)
+            }
+            BackOff::None | BackOff::Uniform | BackOff::Exponential => {
+                let order = |node| (cluster_key().tie_break(id, node), node);
+                order(other) < order(own)
+            }
+        }
+    }
+
     fn decide(&mut self, ticket: Ticket, verdict: Verdict) {
         self.counters.accepted += u64::from(verdict == Verdict::Accept);
         self.outputs.push_back(Output::Decide(ticket, verdict));
@@ -165,13 +199,22 @@ impl Contest {
         let from = NodeId(u32::from_be_bytes(*from));
         let word = if rest.first() == Some(&1) { Word::Own } else { Word::Claim };
         let id = AttemptId(*id);
+        if from == node_id(self.host) {
+            self.handle_echo(now, id);
+            return;
+        }
         let over = State::Over { until: now + MEMORY };
-        let order = |node| (cluster_key().tie_break(id, node), node);
-        let better = order(from) < order(node_id(self.host));
-        match (self.attempts.get(&id).copied(), word) {
+        let state = self.attempts.get(&id).copied();
+        let better =
+            state.and_then(State::flow).is_some_and(|flow| self.is_better(from, id, &flow));
+        match (state, word) {
             (None, _) => self.set(id, over),
             (Some(State::Waits { ticket, .. }), _)
             | (Some(State::Claimed { ticket, .. }), Word::Own) => {
+                self.decide(ticket, Verdict::Drop);
+                self.set(id, over);
+            }
+            (Some(State::Claimed { ticket, .. }), Word::Claim) if self.echo => {
                 self.decide(ticket, Verdict::Drop);
                 self.set(id, over);
             }
@@ -194,6 +237,14 @@ impl Contest {
             }
             // Two have answered: the client decides.
             (Some(State::Claimed { .. } | State::Answered { .. } | State::Over { .. }), _) => {}
+        }
+    }
+
+    /// This host's own claim has come back.
+    fn handle_echo(&mut self, now: Instant, id: AttemptId) {
+        if let Some(&State::Claimed { ticket, flow, .. }) = self.attempts.get(&id) {
+            self.decide(ticket, Verdict::Accept);
+            self.set(id, State::Answered { flow, until: now + MEMORY });
         }
     }
 
