@@ -57,12 +57,16 @@ fn silent_retraction_leaves_clients_with_nobody() {
 
 #[test]
 fn who_does_not_read_claims_before_deciding_answers_after_a_pause() {
-    let pauses =
-        ["run.duration=10s", "cluster.mode=claim", "host.pauses_per_second=2", "host.pause=10ms"];
-    let drains = run(&pauses).answered_twice;
-    let does_not = run(&[&pauses[..], &["cluster.drain=false"]].concat()).answered_twice;
-    assert!(does_not > 50, "{does_not}");
-    assert!(drains * 10 < does_not, "{drains} of {does_not}");
+    let ranks = ["cluster.rule=contest", "cluster.settle=250us"];
+    // clusterd lets a claim that comes late settle, so it is careless less often.
+    for (rule, least) in [(&ranks[..], 100), (&["cluster.mode=claim"][..], 10)] {
+        let pauses = ["run.duration=10s", "host.pauses_per_second=2", "host.pause=10ms"];
+        let pauses = [&pauses[..], rule].concat();
+        let drains = run(&pauses).answered_twice;
+        let does_not = run(&[&pauses[..], &["cluster.drain=false"]].concat()).answered_twice;
+        assert!(does_not >= least, "{rule:?}: {does_not}");
+        assert!(drains * 10 < does_not, "{rule:?}: {drains} of {does_not}");
+    }
 }
 
 #[test]
