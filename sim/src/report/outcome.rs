@@ -1,5 +1,7 @@
 //! Carrying out an experiment, and asking what came out.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use rayon::ThreadPool;
 
@@ -8,6 +10,7 @@ use crate::record::Nothing;
 use crate::replication::{self, Variant};
 use crate::result::{Details, IntervalRow, RunResult};
 use crate::scenario::{Scenario, parameter};
+use crate::setting::Setting;
 use crate::statistics::Estimate;
 use crate::summary::Summary;
 use crate::sweep::Axis;
@@ -131,7 +134,10 @@ pub fn carry_out(
                 times: Vec::new(),
                 intervals: Vec::new(),
             };
-            point.x = point.over_number(curve.over.as_ref()).map(|number| number * scale);
+            // A delay that is always the same is a time.
+            let time = || Duration::read(point.value.as_deref()?).ok()?.number();
+            let number = point.over_number(curve.over.as_ref()).or_else(time);
+            point.x = number.map(|number| number * scale);
             points.push(point);
         }
         curves.push(points);

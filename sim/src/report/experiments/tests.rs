@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::report::experiment::Kind;
+use crate::report::experiment::{Finding, Kind};
 
 #[test]
 fn every_scenario_is_valid_at_any_share() {
@@ -62,6 +62,9 @@ fn findings_ask_for_what_is_there() {
     for experiment in experiments.into_iter().filter(|experiment| experiment.id != "settling") {
         let id = experiment.id;
         let outcome = crate::report::carry_out(experiment, &pool, effort, || ()).unwrap();
+        let along = outcome.experiment.along.is_some();
+        let places = outcome.curves.iter().flatten().map(|point| point.x);
+        assert!({ places }.all(|x| x.is_some() == along), "{id}: a point has no place");
         for finding in (outcome.experiment.findings)(&outcome) {
             let Finding { statement, evidence, .. } = finding;
             assert!(!evidence.contains("not measured") || id == "loss", "{statement} {evidence}");
