@@ -68,9 +68,18 @@ fn rows(table: &str) -> Vec<BTreeMap<String, String>> {
 #[test]
 fn a_report_is_the_same_on_any_number_of_threads() {
     let at = directory("report-threads");
-    let one = report(&at, &["--jobs", "1"]);
-    assert!(one == report(&at, &["--jobs", "2"]));
-    assert!(one == report(&at, &["--jobs", "5"]));
+    // One with figures of each kind.
+    let some = ["--only", "latency,fate,failover,pauses", "--runs", "3"];
+    let on = |jobs| {
+        run(&at, &[&["report", "it.html", "--share", "0.001", "--jobs", jobs], &some[..]].concat())
+    };
+    let page = || fs::read_to_string(at.join("it.html")).unwrap();
+    on("1");
+    let one = page();
+    for jobs in ["2", "5"] {
+        on(jobs);
+        assert!(one == page(), "{jobs} threads");
+    }
 }
 
 #[test]

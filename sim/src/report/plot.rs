@@ -198,8 +198,9 @@ fn draw_line(
     let colour = COLOURS[number % COLOURS.len()];
     let height = |value: f64| if y.scale.shows(value) { y.scale.place(value) } else { low };
     let place = |mark: &Mark| (x.scale.place(mark.x), height(mark.y));
-    for part in line.marks.split(Option::is_none) {
-        // A curve of one value is a level.
+    // Where nothing was seen, the line would only show how much was simulated.
+    let ends = |mark: &Option<Mark>| mark.is_none_or(|mark| mark.bound);
+    for part in line.marks.split(ends) {
         let path: Vec<_> = part.iter().flatten().map(place).collect();
         chart.draw_series([PathElement::new(path, colour.stroke_width(2))]).map_err(failed)?;
     }
