@@ -57,7 +57,13 @@ pub fn ticks(scale: Scale, from: f64, to: f64) -> Vec<f64> {
             let places = decades.flat_map(|decade| {
                 [1.0f64, 2.0, 5.0].map(|digit| f64::from(decade) + digit.log10())
             });
-            places.filter(within).collect()
+            let places: Vec<f64> = places.filter(within).collect();
+            if places.len() > 2 {
+                return places;
+            }
+            // So little that steps of equal length show more.
+            let values = ticks(Scale::Linear, scale.value(from), scale.value(to));
+            values.into_iter().map(|value| scale.place(value)).filter(within).collect()
         }
     }
 }
@@ -118,6 +124,7 @@ mod tests {
             (Scale::Linear, 0.0, 0.45, "0 0.1 0.2 0.3 0.4"),
             (Scale::Logarithmic, 0.5, 2e6, "1 10 100 1000 10000 100000 1000000"),
             (Scale::Logarithmic, 3.0, 60.0, "5 10 20 50"),
+            (Scale::Logarithmic, 190.0, 340.0, "200 220 240 260 280 300 320 340"),
         ] {
             assert_eq!(labels(scale, from, to), expected);
         }

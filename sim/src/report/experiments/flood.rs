@@ -31,7 +31,8 @@ pub fn flood(effort: Effort) -> Result<Experiment> {
             or answers SYNs without asking the daemon.",
         weak: "What the kernel itself does for a SYN is free here, so the plateau is flatter and reaches further than in \
             reality, and memory is not modelled. The flood begins with the measurement, so what is shown contains the \
-            moment in which hosts notice it.",
+            moment in which hosts notice it.\n\n\
+            All rules decide in a daemon here; the hash of CLUSTERIP would in the kernel, and has no such knee in reality.",
         curves: vec![
             curve("clusterd, claims", &[("cluster.mode", "claim")])?,
             curve("clusterd, auto", &[("cluster.mode", "auto")])?,
