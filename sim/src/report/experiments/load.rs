@@ -64,7 +64,9 @@ pub fn load(effort: Effort) -> Result<Experiment> {
         weak: "What a service does slows down its own connections only, not the daemon of its host; if it did, a race would \
             favour idle hosts. All hosts are alike: in reality one that is a few microseconds nearer wins most \
             races. Ranks of clusterd are a hash of connection and host; ranking by load is not part of the protocol, \
-            so the note's expectation that ranked claims come near JSQ is not tested by this figure.",
+            so the expectation of the protocol note that ranked claims come near JSQ is not tested by this figure.\n\n\
+            The modelled clients take turns by their addresses, so the split by address gives each host every fourth connection, \
+            which is better than chance; of real clients a few addresses may bring much of the load, which is worse.",
         curves: rules.into_iter().map(curve).collect::<Result<_>>()?,
         along: Some(Along { label: "load, % of capacity", scale: 0.25, logarithmic: false }),
         charts: vec![
