@@ -124,7 +124,7 @@ mod tests {
             (Scale::Linear, 0.0, 0.45, "0 0.1 0.2 0.3 0.4"),
             (Scale::Logarithmic, 0.5, 2e6, "1 10 100 1000 10000 100000 1000000"),
             (Scale::Logarithmic, 3.0, 60.0, "5 10 20 50"),
-            (Scale::Logarithmic, 190.0, 340.0, "200 220 240 260 280 300 320 340"),
+            (Scale::Logarithmic, 190.0, 340.0, "200 250 300"),
         ] {
             assert_eq!(labels(scale, from, to), expected);
         }
