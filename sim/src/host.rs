@@ -55,6 +55,8 @@ pub enum Step {
     Decide,
     /// Sends what there is to say.
     Send,
+    /// Reads claims only now, if it does not drain before it decides.
+    ReadLate,
 }
 
 /// A packet that waits for a verdict.
@@ -354,7 +356,13 @@ impl Host {
             let (took, following) = match step {
                 Step::Read => (self.read(now, scenario), Some(Step::Decide)),
                 Step::Decide => (self.decide(now, scenario, deeds), Some(Step::Send)),
-                Step::Send => (self.send(now, scenario, deeds), None),
+                Step::Send => {
+                    let late = !scenario.drain && !self.inbox.is_empty();
+                    (self.send(now, scenario, deeds), late.then_some(Step::ReadLate))
+                }
+                Step::ReadLate => {
+                    (cost(scenario.frame_cost, self.read_claims(now)), Some(Step::Decide))
+                }
             };
             at = after(at, took);
             self.busy += took;
@@ -389,8 +397,6 @@ impl Host {
                 self.hand_in(now, ticket);
             }
         }
-        // Without draining, SYNs come before the claims about them.
-        let frames = if scenario.drain { frames } else { self.read_claims(now) };
         cost(scenario.frame_cost, frames) + cost(scenario.packet_cost, logged + held)
     }
 
@@ -624,6 +630,11 @@ impl Host {
         let incumbents = Ticket(1 << 63);
         let queues = [oldest(Ticket(0)..incumbents), oldest(incumbents..Ticket(u64::MAX))];
         queues.into_iter().flatten().filter_map(|(_, held)| held.told).min()
+    }
+
+    /// Time in which its daemon had something to do, in nanoseconds.
+    pub fn busy(&self) -> u64 {
+        self.busy
     }
 
     /// When its daemon has decided what was due last.

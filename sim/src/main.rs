@@ -22,6 +22,8 @@ enum Cli {
     Swarm(command::swarm::SwarmArgs),
     /// Checks one scenario as the swarm does; exits with 1 if an invariant is violated
     Check(command::swarm::CheckArgs),
+    /// Does the experiments and writes one page with figures
+    Report(command::report::ReportArgs),
     /// Draws what happens to one connection on all hosts, and why
     Explain(command::explain::ExplainArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Cli::Parameters(args) => command::parameters::execute(&args),
         Cli::Swarm(args) => command::swarm::execute(&args),
         Cli::Check(args) => command::swarm::check(&args),
+        Cli::Report(args) => command::report::execute(&args),
         Cli::Explain(args) => command::explain::execute(&args),
     };
     result.unwrap_or_else(|error| {

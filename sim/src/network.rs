@@ -11,7 +11,7 @@ use clusterd::protocol::Instant;
 
 use crate::chance::{Chance, Entity};
 use crate::packet::Packet;
-use crate::scenario::{Medium, Scenario};
+use crate::scenario::{Medium, Rule, Scenario};
 use hub::Hub;
 use switch::Switches;
 
@@ -45,6 +45,11 @@ pub trait Outlet {
     fn later(&mut self, at: Instant, event: NetworkEvent);
     /// A whole frame arrives at a station. Frames in order overtake none of each other any more.
     fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool);
+}
+
+/// Senders get their own claims as all others get them; no other rule than the original takes notice.
+fn echoes(scenario: &Scenario) -> bool {
+    scenario.echo && scenario.rule == Rule::Original
 }
 
 /// What the network has counted.

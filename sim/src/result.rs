@@ -45,7 +45,8 @@ pub trait Row {
 pub struct ConnectionRow {
     number: usize,
     started: u64,
-    connect: Option<u64>,
+    /// From the first SYN to the first SYN-ACK, in nanoseconds.
+    pub connect: Option<u64>,
     response: Option<u64>,
     syns: u32,
     answered_by: u32,
@@ -65,11 +66,18 @@ pub struct HostRow {
 /// What went on in one interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntervalRow {
-    start: Duration,
-    connections: u64,
-    failures: u64,
-    connect: Option<Quantiles>,
-    claims: u64,
+    /// When it begins, from the start of the run.
+    pub start: Duration,
+    /// Connections that began in it.
+    pub connections: u64,
+    /// How many of these were refused, reset, timed out or stalled.
+    pub failures: u64,
+    /// How many of these more than one host has answered.
+    pub answered_twice: u64,
+    /// Their connect times.
+    pub connect: Option<Quantiles>,
+    /// Entries of claims sent in it.
+    pub claims: u64,
 }
 
 impl RunResult {
@@ -144,6 +152,7 @@ fn intervals<R: Record>(world: &World<'_, R>, claims: &[u64]) -> Vec<IntervalRow
             start,
             connections: its.len() as u64,
             failures: its.iter().filter(|it| it.client.outcome.is_failure()).count() as u64,
+            answered_twice: its.iter().filter(|it| it.answered.count_ones() > 1).count() as u64,
             connect: Quantiles::of(its.iter().filter_map(|it| it.connect_time()).collect()),
             claims,
         }
@@ -205,6 +214,7 @@ impl Row for HostRow {
             eager,
             takeovers,
             overflowed,
+            busy: _,
             cookies,
             leftovers,
         } = self.counts;
@@ -218,14 +228,22 @@ impl Row for HostRow {
 }
 
 impl Row for IntervalRow {
-    const COLUMNS: &'static [&'static str] =
-        &["time_ms", "connections", "failures", "connect_p50_us", "connect_p99_us", "claims"];
+    const COLUMNS: &'static [&'static str] = &[
+        "time_ms",
+        "connections",
+        "failures",
+        "answered_twice",
+        "connect_p50_us",
+        "connect_p99_us",
+        "claims",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.start.as_millis().to_string(),
             self.connections.to_string(),
             self.failures.to_string(),
+            self.answered_twice.to_string(),
             cell(self.connect.map(|connect| connect.p50)),
             cell(self.connect.map(|connect| connect.p99)),
             self.claims.to_string(),

@@ -102,9 +102,10 @@ impl Decider {
     pub fn handle_ack(&mut self, now: Instant, flow: FlowKey, number: u32, held: Option<Ticket>) {
         match self {
             Self::Clusterd { node, .. } => node.handle_ack(now, flow, number, held),
-            Self::Contest(Contest { verdicts, .. })
-            | Self::Fixed(Fixed { verdicts, .. })
-            | Self::Saru(Saru { verdicts, .. }) => {
+            Self::Contest(Contest { outputs, .. }) => {
+                outputs.extend(held.map(|ticket| Output::Decide(ticket, Verdict::Accept)));
+            }
+            Self::Fixed(Fixed { verdicts, .. }) | Self::Saru(Saru { verdicts, .. }) => {
                 verdicts.extend(held.map(|ticket| (ticket, Verdict::Accept)));
             }
         }
@@ -158,9 +159,8 @@ impl Decider {
     pub fn poll_output(&mut self) -> Option<Output> {
         match self {
             Self::Clusterd { node, .. } => node.poll_output(),
-            Self::Contest(Contest { verdicts, .. })
-            | Self::Fixed(Fixed { verdicts, .. })
-            | Self::Saru(Saru { verdicts, .. }) => {
+            Self::Contest(Contest { outputs, .. }) => outputs.pop_front(),
+            Self::Fixed(Fixed { verdicts, .. }) | Self::Saru(Saru { verdicts, .. }) => {
                 verdicts.pop_front().map(|(ticket, verdict)| Output::Decide(ticket, verdict))
             }
         }

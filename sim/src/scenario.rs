@@ -139,6 +139,10 @@ pub struct Scenario {
     pub drain: bool,
     pub back_off: BackOff,
     pub window: Duration,
+    pub reassert: bool,
+    pub owns: bool,
+    pub retract: bool,
+    pub echo: bool,
     pub medium: Medium,
     pub rate: Rate,
     pub propagation: Duration,
@@ -263,6 +267,10 @@ parameters! {
     "cluster.drain", drain: bool, "hosts read all claims before they decide; false is an ablation";
     "cluster.back_off", back_off: BackOff, "contest: how hosts hold their claims back";
     "cluster.window", window: Duration [ms(0), ms(1_000)], "contest: for how long at most, or between two ranks";
+    "cluster.reassert", reassert: bool, "contest: who hears a worse claim says its own again";
+    "cluster.owns", owns: bool, "contest: who has answered says so, also to whoever claims then";
+    "cluster.retract", retract: bool, "contest: who has answered and hears a better claim takes its answer back; an ablation";
+    "cluster.echo", echo: bool, "original: a host sees its own claim when the others get it, not when it leaves";
     "network.medium", medium: Medium, "what connects clients and hosts";
     "network.rate", rate: Rate [Some(Rate(1e6)), Some(Rate(1e11))], "rate of every link, or of the hub";
     "network.propagation", propagation: Duration [ms(0), ms(1)], "along one cable";
@@ -332,6 +340,10 @@ impl Default for Scenario {
             drain: true,
             back_off: BackOff::Rank,
             window: Duration::from_micros(250),
+            reassert: false,
+            owns: false,
+            retract: false,
+            echo: false,
             medium: Medium::Switch,
             rate: Rate(1e9),
             propagation: Duration::from_nanos(100),

@@ -21,6 +21,10 @@ pub struct Summary {
     pub open: u64,
     /// Connections that more than one host has answered.
     pub answered_twice: u64,
+    /// Of these: served, reset, and without an answer.
+    pub twice_served: u64,
+    pub twice_reset: u64,
+    pub twice_stalled: u64,
     /// SYN-ACKs of further hosts per 100 000 connections.
     pub second_syn_acks_per_100k: f64,
     /// Connections that more than one application has got.
@@ -35,6 +39,8 @@ pub struct Summary {
     pub response_us: Option<Quantiles>,
     /// Of the connections that an application has got.
     pub share_of_host: Vec<f64>,
+    /// Part of the load's time in which a daemon had something to do, mean of the hosts.
+    pub daemon_busy_share: f64,
     pub collisions: u64,
     pub overflowed: u64,
     /// SYN-ACKs that were SYN cookies.
@@ -69,6 +75,9 @@ figures! {
     "rebooted": |it| Some(it.rebooted as f64);
     "open": |it| Some(it.open as f64);
     "answered_twice": |it| Some(it.answered_twice as f64);
+    "twice_served": |it| Some(it.twice_served as f64);
+    "twice_reset": |it| Some(it.twice_reset as f64);
+    "twice_stalled": |it| Some(it.twice_stalled as f64);
     "second_syn_acks_per_100k": |it| Some(it.second_syn_acks_per_100k);
     "accepted_twice": |it| Some(it.accepted_twice as f64);
     "syns_per_connection": |it| Some(it.syns_per_connection);
@@ -89,6 +98,7 @@ figures! {
     "response_max_us": |it| it.response_us.map(|response| response.max);
     "greatest_share": |it| it.share_of_host.iter().copied().reduce(f64::max);
     "least_share": |it| it.share_of_host.iter().copied().reduce(f64::min);
+    "daemon_busy_share": |it| Some(it.daemon_busy_share);
     "collisions": |it| Some(it.collisions as f64);
     "overflowed": |it| Some(it.overflowed as f64);
     "cookies": |it| Some(it.cookies as f64);
@@ -139,6 +149,10 @@ impl Summary {
         let connections = counted.len() as u64;
         let per_connection = |sum: u64| sum as f64 / connections.max(1) as f64;
         let further = |hosts: u64| u64::from(hosts.count_ones().saturating_sub(1));
+        let twice = |outcome| {
+            let its = |c: &&&Connection| further(c.answered) > 0 && c.client.outcome == outcome;
+            counted.iter().filter(its).count() as u64
+        };
         let second: u64 = counted.iter().map(|c| further(c.answered)).sum();
         let owned = counted.iter().filter(|c| c.owner().is_some()).count().max(1);
         let share = |host| {
@@ -160,6 +174,9 @@ impl Summary {
             rebooted: count(Outcome::Rebooted),
             open: count(Outcome::Open),
             answered_twice: counted.iter().filter(|c| further(c.answered) > 0).count() as u64,
+            twice_served: twice(Outcome::Served),
+            twice_reset: twice(Outcome::Reset),
+            twice_stalled: twice(Outcome::Stalled),
             second_syn_acks_per_100k: per_connection(second) * 1e5,
             accepted_twice: counted.iter().filter(|c| further(c.accepted) > 0).count() as u64,
             syns_per_connection: per_connection(
@@ -171,6 +188,7 @@ impl Summary {
             connect_us: times(Connection::connect_time),
             response_us: times(Connection::response_time),
             share_of_host: (0..scenario.hosts).map(share).collect(),
+            daemon_busy_share: world.busy_share(),
             collisions: network.collisions,
             overflowed: counts.overflowed + network.overflowed,
             cookies: counts.cookies,

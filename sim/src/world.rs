@@ -138,6 +138,8 @@ pub struct Counts {
     pub takeovers: u64,
     /// Packets for which there was no room.
     pub overflowed: u64,
+    /// Time in which the daemon had something to do, in nanoseconds.
+    pub busy: u64,
     /// SYN-ACKs that were SYN cookies.
     pub cookies: u64,
     /// SYNs dropped because something of an earlier attempt was left.
@@ -156,6 +158,7 @@ impl Counts {
             eager: self.eager - earlier.eager,
             takeovers: self.takeovers - earlier.takeovers,
             overflowed: self.overflowed - earlier.overflowed,
+            busy: self.busy - earlier.busy,
             cookies: self.cookies - earlier.cookies,
             leftovers: self.leftovers - earlier.leftovers,
         }
@@ -187,6 +190,7 @@ impl std::iter::Sum for Counts {
             eager: sum.eager + one.eager,
             takeovers: sum.takeovers + one.takeovers,
             overflowed: sum.overflowed + one.overflowed,
+            busy: sum.busy + one.busy,
             cookies: sum.cookies + one.cookies,
             leftovers: sum.leftovers + one.leftovers,
         })
@@ -232,6 +236,8 @@ pub struct World<'a, R> {
     pub claim_frames: (u64, u64),
     /// What was counted until the end of the warm-up.
     warm_up: Counted,
+    /// How long daemons had something to do until the end of the load, in nanoseconds.
+    busy: u64,
     /// What is written down.
     pub record: R,
 }
@@ -309,6 +315,7 @@ impl<'a, R: Record> World<'a, R> {
                 hosts: vec![Counts::default(); scenario.hosts],
                 ..Counted::default()
             },
+            busy: 0,
             record,
         };
         for index in 0..scenario.hosts {
@@ -360,6 +367,13 @@ impl<'a, R: Record> World<'a, R> {
         }
     }
 
+    /// Part of the time of the load in which a daemon had something to do, mean of the hosts.
+    pub fn busy_share(&self) -> f64 {
+        let before: u64 = self.warm_up.hosts.iter().map(|host| host.busy).sum();
+        let time = self.scenario.duration.as_nanos() as f64 * self.slots.len() as f64;
+        self.busy.saturating_sub(before) as f64 / time
+    }
+
     fn counted(&self) -> Counted {
         Counted {
             hosts: self.slots.iter().map(Slot::counts).collect(),
@@ -376,15 +390,21 @@ impl<'a, R: Record> World<'a, R> {
     /// Like [`World::run`], and calls `sample` at every multiple of `step` and at the end.
     pub fn run_in_steps(&mut self, step: Duration, mut sample: impl FnMut(&Self)) {
         let warm = Instant::default() + self.scenario.warm_up;
-        let end = self.load_ends() + COOL_DOWN;
+        let loaded = self.load_ends();
+        let end = loaded + COOL_DOWN;
         let mut sampled = Instant::default();
-        let mut warmed_up = false;
+        let (mut warmed_up, mut load_over) = (false, false);
         while sampled < end {
             let next = end.min(Instant(sampled.0.saturating_add(step.as_nanos() as u64)));
             if !warmed_up && warm <= next {
                 self.run_until(warm);
                 self.warm_up = self.counted();
                 warmed_up = true;
+            }
+            if !load_over && loaded <= next {
+                self.run_until(loaded);
+                self.busy = self.counts().busy;
+                load_over = true;
             }
             self.run_until(next);
             sampled = next;
@@ -926,6 +946,7 @@ impl Slot {
         let mut counts = self.counted;
         if let Some(host) = &self.host {
             counts.add(host);
+            counts.busy += host.busy();
         }
         counts
     }

@@ -193,13 +193,33 @@ fn parameters_are_those_of_a_resolved_scenario() {
     }
 }
 
+/// The first cells of the rows of the table below a heading of the README.
+fn documented(readme: &str, heading: &str) -> Vec<String> {
+    let (_, section) = readme.split_once(&format!("\n### {heading}\n")).unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" |"));
+    let names = rows.flat_map(|(first, rest)| {
+        // A row has a unit and a meaning, and may describe several columns.
+        assert_eq!(rest.matches(" | ").count(), 1, "{heading}: {first}");
+        first.split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>()
+    });
+    names.collect()
+}
+
 #[test]
-fn the_readme_describes_every_column() {
+fn the_readme_describes_the_columns_of_every_table_in_their_order() {
     let readme = include_str!("../README.md");
-    let figures = FIGURES.iter().map(|figure| figure.name);
-    let columns =
-        [ConnectionRow::COLUMNS, HostRow::COLUMNS, IntervalRow::COLUMNS].into_iter().flatten();
-    for column in figures.chain(columns.copied()) {
-        assert!(readme.contains(&format!("`{column}`")), "{column}");
+    let figures: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
+    for (heading, columns) in [
+        ("Columns of all tables of a run", &["variant", "run", "seed"][..]),
+        ("runs.csv", &figures),
+        ("connections.csv", ConnectionRow::COLUMNS),
+        ("hosts.csv", HostRow::COLUMNS),
+        ("timeseries.csv", IntervalRow::COLUMNS),
+    ] {
+        assert_eq!(documented(readme, heading), columns, "{heading}");
+    }
+    for (number, heading) in [(6, "The table of a sweep"), (5, "Tables of the report")] {
+        assert!(documented(readme, heading).len() >= number, "{heading}");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use clusterd::protocol::Instant;
 
-use super::{NetworkEvent, Outlet, Station};
+use super::{NetworkEvent, Outlet, Station, echoes};
 use crate::chance::{Chance, Entity, after};
 use crate::packet::Packet;
 use crate::scenario::Scenario;
@@ -46,6 +46,7 @@ pub struct Hub {
     chance: Chance,
     rate: Rate,
     propagation: u64,
+    echoes: bool,
     /// Collisions so far.
     pub collisions: u64,
     /// Frames given up so far.
@@ -63,6 +64,7 @@ impl Hub {
             rate: scenario.rate,
             // Two stations that start at one moment always collide.
             propagation: (scenario.propagation.as_nanos() as u64).max(1),
+            echoes: echoes(scenario),
             collisions: 0,
             given_up: 0,
         }
@@ -168,7 +170,9 @@ impl Hub {
         }
         let at = after(now, self.propagation);
         let unicast = !packet.is_claim() && station != clients;
-        for to in (0..self.senders.len() as u16).map(Station).filter(|&to| to != station) {
+        let echo = self.echoes && packet.is_claim();
+        let stations = (0..self.senders.len() as u16).map(Station);
+        for to in stations.filter(|&to| to != station || echo) {
             let heeds = if unicast { to == clients } else { to != clients };
             if heeds {
                 arrive(at, station, to, &packet, outlet);

@@ -2,7 +2,7 @@
 
 use clusterd::protocol::Instant;
 
-use super::{NetworkEvent, Outlet, Station};
+use super::{NetworkEvent, Outlet, Station, echoes};
 use crate::chance::{Chance, Entity, after};
 use crate::delay::Delay;
 use crate::packet::{FULL_FRAME, Packet};
@@ -52,6 +52,7 @@ pub struct Switches {
     /// What a full buffer takes to be sent, in nanoseconds.
     buffer: u64,
     clients: Station,
+    echoes: bool,
 }
 
 impl Switches {
@@ -123,6 +124,7 @@ impl Switches {
             rate: scenario.rate,
             propagation: scenario.propagation.as_nanos() as u64,
             fabric: scenario.fabric.clone(),
+            echoes: echoes(scenario),
             buffer: scenario.rate.time_of(scenario.buffer as u32),
             clients: Station(scenario.hosts as u16),
         }
@@ -155,10 +157,12 @@ impl Switches {
         // Hosts answer clients by unicast; all else is for a group and is flooded.
         let unicast = !packet.is_claim() && sender != self.clients;
         let upwards = *upwards;
+        let echo = self.echoes && packet.is_claim();
         let time = self.rate.time_of(packet.wire_length());
         let mut overflowed = 0;
         for (index, port) in ports.iter_mut().enumerate() {
-            if port.to == from || unicast && index != upwards {
+            let back = port.to == from && !(echo && from == Hop::Station(sender));
+            if back || unicast && index != upwards {
                 continue;
             }
             let at = after(now, self.fabric.draw(&mut port.chance));
