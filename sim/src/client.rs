@@ -85,6 +85,8 @@ pub struct Client {
     challenged: Option<Instant>,
     first_word: FirstWord,
     closes: Closes,
+    /// The server's FIN, if it has come before the answer.
+    early_fin: Option<u32>,
 }
 
 impl Client {
@@ -109,6 +111,7 @@ impl Client {
             challenged: None,
             first_word,
             closes,
+            early_fin: None,
         }
     }
 
@@ -203,9 +206,12 @@ impl Client {
             {
                 self.hear(now, segment, next, asked)
             }
-            (State::Established { .. }, Flag::Syn | Flag::Ack | Flag::Fin | Flag::Refusal) => {
+            // It has overtaken what the server has said before.
+            (State::Established { .. }, Flag::Fin) => {
+                self.early_fin = Some(segment.sequence);
                 Vec::new()
             }
+            (State::Established { .. }, Flag::Syn | Flag::Ack | Flag::Refusal) => Vec::new(),
             // RFC 9293 3.10.7.1: nobody is there any more.
             (State::Closed, Flag::SynAck) => {
                 self.second_syn_acks += 1;
@@ -231,6 +237,7 @@ impl Client {
         self.end(now, Outcome::Served);
         match self.closes {
             Closes::Client => vec![self.fin(next)],
+            Closes::Server if self.early_fin == Some(next) => vec![self.fin(next.wrapping_add(1))],
             Closes::Server => Vec::new(),
         }
     }
