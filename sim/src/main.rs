@@ -22,6 +22,8 @@ enum Cli {
     Swarm(command::swarm::SwarmArgs),
     /// Checks one scenario as the swarm does; exits with 1 if an invariant is violated
     Check(command::swarm::CheckArgs),
+    /// Feeds what `clusterd --record` has written to the core once more; exits with 1 if an output differs
+    Replay(command::replay::ReplayArgs),
     /// Draws what happens to one connection on all hosts, and why
     Explain(command::explain::ExplainArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Cli::Parameters(args) => command::parameters::execute(&args),
         Cli::Swarm(args) => command::swarm::execute(&args),
         Cli::Check(args) => command::swarm::check(&args),
+        Cli::Replay(args) => command::replay::execute(&args),
         Cli::Explain(args) => command::explain::execute(&args),
     };
     result.unwrap_or_else(|error| {
