@@ -103,6 +103,8 @@ pub struct Turn {
     pub woke: Instant,
     /// Nothing was there to read: a timer has woken it.
     pub timer: bool,
+    /// When it began to give the first verdict to accept.
+    pub answering: Option<Instant>,
     /// When it was done.
     pub ended: Instant,
     /// Reading frames.

@@ -71,6 +71,11 @@ impl Core {
         on(&mut self.turn).add(count as u32, now.since(began));
     }
 
+    /// Verdicts of which some were to accept have been given from then on.
+    pub fn answered(&mut self, began: Option<Instant>) {
+        self.turn.answering = self.turn.answering.or(began);
+    }
+
     /// The turn has ended.
     pub fn turn_ends(&mut self, now: Instant) {
         if let Some(recorder) = &mut self.recorder {

@@ -209,6 +209,7 @@ impl HotLoop {
         notices: mpsc::Sender<Notice>,
         recorder: Option<Recorder>,
     ) -> Result<Self> {
+        let started = recorder.as_ref().map_or_else(time::Instant::now, |it| it.started);
         let poller = Poller::new()?;
         poller.add(&stopped, STOP)?;
         poller.add(&kernel.claims, CLAIMS)?;
@@ -221,7 +222,7 @@ impl HotLoop {
             vip,
             kernel,
             poller,
-            started: time::Instant::now(),
+            started,
             listeners: BTreeMap::new(),
             heard: Frame::default(),
             bytes: Vec::new(),
@@ -548,6 +549,7 @@ impl HotLoop {
             self.kernel.queue.flush()?;
             self.read_log()?;
             self.worked(|turn| &mut turn.accepts, accepted, began);
+            self.node.answered(began);
             dropped = 0;
         }
         let began = self.begin();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{self, Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clusterd::protocol::{Config, Instant};
@@ -40,6 +40,8 @@ pub struct Recorder {
     full: Arc<AtomicBool>,
     /// Records for which there was no room.
     pub unrecorded: u64,
+    /// When it was [`Instant`] 0, for who tells the times of records.
+    pub started: time::Instant,
 }
 
 /// The thread that writes the file.
@@ -66,6 +68,8 @@ impl Recording {
 
     /// Begins with a node of this configuration, made now.
     pub fn start(self, config: &Config) -> Result<(Recorder, Writer)> {
+        // Both clocks at once: the times of several hosts are compared by the second one.
+        let begun = time::Instant::now();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let header = Header { version, config: config.clone(), started };
@@ -81,6 +85,7 @@ impl Recording {
             pieces: Some(pieces),
             full: Arc::clone(&full),
             unrecorded: 0,
+            started: begun,
         };
         let writer = thread::Builder::new()
             .name("recorder".to_owned())
