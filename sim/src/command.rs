@@ -7,6 +7,7 @@ pub mod replay;
 pub mod run;
 pub mod swarm;
 pub mod sweep;
+pub mod validate;
 
 use std::fmt::{self, Display};
 use std::io::{self, Write};

@@ -4,8 +4,11 @@
 //! set something (file, `--set`, a sweep, a swarm) go through [`PARAMETERS`], so each
 //! of them knows the same keys, ranges and messages.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::arrivals::Trace;
 use crate::delay::Delay;
 use crate::fault::Fault;
 use crate::setting::{Bounds, Rate, Setting, Share, choice};
@@ -96,12 +99,49 @@ choice! {
         Server = "server" }
 }
 
-choice! {
-    /// How connections arrive.
-    Arrivals { /// Independent of each other.
-        Poisson = "poisson", /// Equally spaced.
-        Regular = "regular", /// In bursts that are independent of each other.
-        Bursts = "bursts" }
+/// How connections arrive.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arrivals {
+    /// Independent of each other.
+    Poisson,
+    /// Equally spaced.
+    Regular,
+    /// In bursts that are independent of each other.
+    Bursts,
+    /// As recorded, from the end of the warm-up on.
+    Trace {
+        /// The name of the file.
+        name: String,
+        /// What is in it.
+        trace: Arc<Trace>,
+    },
+}
+
+impl Setting for Arrivals {
+    const KIND: &'static str = "one of poisson regular bursts, or trace FILE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text.split_once(' ') {
+            None if text == "poisson" => Ok(Self::Poisson),
+            None if text == "regular" => Ok(Self::Regular),
+            None if text == "bursts" => Ok(Self::Bursts),
+            Some(("trace", name)) => {
+                let name = name.trim();
+                let trace = Trace::read(Path::new(name)).map_err(|error| format!("{error:#}"))?;
+                Ok(Self::Trace { name: name.to_owned(), trace: Arc::new(trace) })
+            }
+            _ => Err(format!("`{text}` is not {}", Self::KIND)),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Poisson => "poisson".to_owned(),
+            Self::Regular => "regular".to_owned(),
+            Self::Bursts => "bursts".to_owned(),
+            Self::Trace { name, .. } => format!("trace {name}"),
+        }
+    }
 }
 
 /// Everything about a run but its seed.
@@ -143,7 +183,10 @@ pub struct Scenario {
     pub frame_cost: Duration,
     pub packet_cost: Duration,
     pub verdict_cost: Duration,
+    pub answer_cost: Duration,
+    pub answer_rest: Delay,
     pub send_cost: Duration,
+    pub send_rest: Delay,
     pub pauses_per_second: f64,
     pub pause: Delay,
     pub queue: usize,
@@ -259,7 +302,10 @@ parameters! {
     "host.frame_cost", frame_cost: Duration [None, ms(1)], "to read a claim frame";
     "host.packet_cost", packet_cost: Duration [None, ms(1)], "to read a held packet or a log entry";
     "host.verdict_cost", verdict_cost: Duration [None, ms(1)], "to give a verdict; the kernel's answer is part of it";
+    "host.answer_cost", answer_cost: Duration [None, ms(1)], "how much more until a SYN-ACK leaves, if the verdict is to accept";
+    "host.answer_rest", answer_rest: Delay, "how long the daemon is not back yet when the SYN-ACK has left";
     "host.send_cost", send_cost: Duration [None, ms(1)], "to send a claim frame";
+    "host.send_rest", send_rest: Delay, "how long the daemon is not back yet when the frame has left";
     "host.pauses_per_second", pauses_per_second: f64 [Some(0.0), Some(1e4)], "how often a daemon is kept from running, between any two steps";
     "host.pause", pause: Delay, "for how long then";
     "host.queue", queue: usize [Some(1), Some(1_000_000)], "packets that the kernel holds for the daemon";
@@ -320,7 +366,10 @@ impl Default for Scenario {
             frame_cost: Duration::from_nanos(700),
             packet_cost: Duration::from_nanos(1_200),
             verdict_cost: micros(4),
+            answer_cost: Duration::ZERO,
+            answer_rest: Delay::NONE,
             send_cost: micros(3),
+            send_rest: Delay::NONE,
             pauses_per_second: 0.0,
             pause: delay("exp 2ms"),
             queue: 8_192,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clusterd::protocol::{Counters, Instant, Verdict};
 
+use crate::arrivals::Trace;
 use crate::chance::{Chance, Entity, after};
 use crate::client::{Client, Outcome};
 use crate::delay::Delay;
@@ -477,7 +478,8 @@ impl<'a, R: Record> World<'a, R> {
             return;
         }
         let mean = 1e9 / scenario.connections_per_second;
-        let (connections, gap) = match scenario.arrivals {
+        let (connections, gap) = match &scenario.arrivals {
+            Arrivals::Trace { trace, .. } => return self.arrive_as_recorded(trace),
             Arrivals::Poisson => (1, -(1.0 - self.load.unit()).ln() * mean),
             Arrivals::Regular => (1, mean),
             Arrivals::Bursts => {
@@ -489,6 +491,19 @@ impl<'a, R: Record> World<'a, R> {
             self.connect();
         }
         self.events.schedule(after(self.now, gap as u64), Event::Arrival);
+    }
+
+    /// Connections of a trace: those of this moment now, the others later.
+    fn arrive_as_recorded(&mut self, trace: &Trace) {
+        let begin = Instant::default() + self.scenario.warm_up;
+        while let Some(time) = trace.time(self.connections.len()) {
+            let at = after(begin, time);
+            if at > self.now {
+                self.events.schedule(at, Event::Arrival);
+                return;
+            }
+            self.connect();
+        }
     }
 
     fn connect(&mut self) {

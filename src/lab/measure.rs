@@ -50,9 +50,13 @@ pub struct Components {
     /// From the moment that a daemon begins to let a SYN through to the SYN-ACK at the client's
     /// interface.
     pub answering: Histogram,
+    /// From then until the daemon goes on.
+    pub answer_rest: Histogram,
     /// From the moment that a daemon begins to send a frame to its arrival at the first host.
     pub sending: Histogram,
-    /// From then until another daemon reads it.
+    /// From then until the sender goes on.
+    pub send_rest: Histogram,
+    /// From the moment that a daemon begins to send a frame until another daemon reads it.
     pub one_way: Histogram,
     /// There and back, without the time in between.
     pub claim_round_trip: Histogram,
@@ -106,9 +110,11 @@ impl Components {
             all.access.add(first.saturating_sub(handshake.opened));
             arrivals.iter().for_each(|&&at| all.fabric.add(at - first));
             if let Some((host, connect)) = handshake.connected
-                && let Some(&began) = hosts.get(host).and_then(|host| host.answers.get(&key))
+                && let Some(&done) = hosts.get(host).and_then(|host| host.answers.get(&key))
             {
-                all.answering.add((handshake.opened + connect).saturating_sub(began));
+                let connected = handshake.opened + connect;
+                all.answering.add(connected.saturating_sub(done.began));
+                all.answer_rest.add(done.ended.saturating_sub(connected));
             }
         }
         for attempt in run.attempts {
@@ -131,8 +137,9 @@ impl Components {
         }
         for (&(node, sequence), &at) in &first {
             let sent = place(node).and_then(|sender| hosts[sender].sent.get(&sequence));
-            if let Some(&sent) = sent {
-                self.sending.add(at.saturating_sub(sent));
+            if let Some(sent) = sent {
+                self.sending.add(at.saturating_sub(sent.began));
+                self.send_rest.add(sent.ended.saturating_sub(at));
             }
         }
         // The last way of a frame from one host to another, in time order of the receivers.
@@ -142,8 +149,8 @@ impl Components {
                 let Some(&at) = first.get(&(heard.node, heard.sequence)) else { continue };
                 self.fabric.add(heard.arrived.saturating_sub(at));
                 let Some(sender) = place(heard.node) else { continue };
-                if let Some(&sent) = hosts[sender].sent.get(&heard.sequence) {
-                    let way = heard.read.saturating_sub(sent);
+                if let Some(sent) = hosts[sender].sent.get(&heard.sequence) {
+                    let way = heard.read.saturating_sub(sent.began);
                     self.one_way.add(way);
                     ways.push((heard.read, sender, receiver, way));
                 }

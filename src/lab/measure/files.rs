@@ -91,7 +91,9 @@ pub fn write(
         access,
         fabric,
         answering,
+        answer_rest,
         sending,
+        send_rest,
         one_way,
         claim_round_trip,
         service,
@@ -103,7 +105,9 @@ pub fn write(
         ("access.hist", access),
         ("fabric.hist", fabric),
         ("answering.hist", answering),
+        ("answer_rest.hist", answer_rest),
         ("sending.hist", sending),
+        ("send_rest.hist", send_rest),
         ("claim_one_way.hist", one_way),
         ("claim_round_trip.hist", claim_round_trip),
         ("service.hist", service),
@@ -149,7 +153,9 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
         access,
         fabric,
         answering,
+        answer_rest,
         sending,
+        send_rest,
         one_way,
         claim_round_trip,
         service,
@@ -187,7 +193,9 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
             ("access", access),
             ("fabric", fabric),
             ("answering", answering),
+            ("answer_rest", answer_rest),
             ("sending", sending),
+            ("send_rest", send_rest),
             ("claim_one_way", one_way),
             ("claim_round_trip", claim_round_trip),
             ("service", service),
@@ -207,6 +215,12 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
     let cost = |work| time(Duration::from_nanos(each(work)));
     let timers = &config.timers;
     let work = &components.work;
+    let median = |us: f64| time(Duration::from_nanos((us.max(0.0) * 1e3) as u64));
+    // What is left of the way of an answer without the way to the client and the verdict, which
+    // the simulator adds.
+    let way = [&components.access, &components.fabric].map(|way| way.quantile_us(0.5));
+    let verdict = each(work.drops) as f64 / 1e3;
+    let answer_us = components.answering.quantile_us(0.5) - way.iter().sum::<f64>() - verdict;
     let pacing = match config.pacing {
         Pacing::Rank => "rank",
         Pacing::Race => "race",
@@ -224,10 +238,13 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
          slot = \"{slot}\"\nslot_adapts = {slot_adapts}\n\
          settle = \"{settle}\"\nsettle_adapts = {settle_adapts}\nown = \"{own}\"\n\n\
          [network]\nmedium = \"switch\"\nrate = \"100Gbit\"\npropagation = \"0s\"\n\
+         # Bytes that fit into the longest of these delays, too.\nbuffer = 1000000000\n\
          fabric = \"measured fabric.hist\"\nclaim_loss = \"{loss}%\"\n\n\
          [host]\ninterrupt = \"0\"\nwake = \"measured wake.hist\"\n\
          timer_error = \"measured timer.hist\"\nframe_cost = \"{frame}\"\npacket_cost = \"{packet}\"\n\
-         verdict_cost = \"{drop}\"\naccept_cost = \"{accept}\"\nsend_cost = \"{send}\"\n\n\
+         verdict_cost = \"{drop}\"\nanswer_cost = \"{answer}\"\n\
+         answer_rest = \"measured answer_rest.hist\"\nsend_cost = \"{send}\"\n\
+         send_rest = \"measured send_rest.hist\"\n\n\
          [service]\ntime = \"measured service.hist\"\n\n\
          [client]\naccess = \"measured access.hist\"\n\n\
          [load]\narrivals = \"trace arrivals.csv\"\n",
@@ -244,7 +261,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
         frame = cost(work.frames),
         packet = cost(work.packets),
         drop = cost(work.drops),
-        accept = time(Duration::from_nanos(each(work.accepts).saturating_sub(each(work.drops)))),
-        send = cost(work.sent),
+        answer = median(answer_us),
+        send = median(components.sending.quantile_us(0.5)),
     )
 }

@@ -28,12 +28,21 @@ pub struct HostTimes {
     pub work: WorkDone,
     /// When each SYN arrived, by client and its sequence number.
     pub syns: BTreeMap<(SocketAddr, u32), Duration>,
-    /// When the daemon began to let each SYN through, if it did, by client and sequence number.
-    pub answers: BTreeMap<(SocketAddr, u32), Duration>,
-    /// When each frame left the core, by its number.
-    pub sent: BTreeMap<u64, Duration>,
+    /// When the daemon let each SYN through, if it did, by client and sequence number.
+    pub answers: BTreeMap<(SocketAddr, u32), Done>,
+    /// When it sent each frame, by its number.
+    pub sent: BTreeMap<u64, Done>,
     /// When each frame arrived and when the core was told, by sender and number.
     pub heard: Vec<Heard>,
+}
+
+/// Something that the daemon has done, alone of its kind in a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// When it began.
+    pub began: Duration,
+    /// When the daemon went on.
+    pub ended: Duration,
 }
 
 /// A frame of another host.
@@ -103,6 +112,7 @@ impl HostTimes {
         let (mut due, mut first) = (Instant::default(), None::<Instant>);
         // SYNs that are held, and those let through in that turn.
         let (mut held, mut answered) = (BTreeMap::new(), Vec::new());
+        let mut frames = Vec::new();
         while let Some(record) = reader.record().with_context(what)? {
             match record {
                 Record::Wait(until) => due = until,
@@ -116,7 +126,7 @@ impl HostTimes {
                     }
                 }
                 Record::Send { at, frame: Some(frame) } => {
-                    times.sent.insert(frame.header.sequence, clock(at));
+                    frames.push((frame.header.sequence, at));
                 }
                 Record::Output(output) => {
                     if let Output::Decide(ticket, verdict) = *output
@@ -129,10 +139,18 @@ impl HostTimes {
                 Record::Turn(turn) => {
                     let first = first.take();
                     // Of several only the first has not waited for another one.
-                    if let (&[attempt], Some(at)) = (&answered[..], turn.answering) {
-                        times.answers.insert(attempt, clock(at));
+                    let done = |began: Instant, work: Work| {
+                        let began = clock(began);
+                        Done { began, ended: began + Duration::from_nanos(work.took) }
+                    };
+                    if let (&[attempt], Some(began)) = (&answered[..], turn.answering) {
+                        times.answers.insert(attempt, done(began, turn.accepts));
+                    }
+                    if let &[(sequence, began)] = &frames[..] {
+                        times.sent.insert(sequence, done(began, turn.sent));
                     }
                     answered.clear();
+                    frames.clear();
                     if span.contains(&clock(turn.woke)) {
                         times.work.add(&WorkDone::of(&turn));
                         times.measure(&turn, due, first);
