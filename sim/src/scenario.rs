@@ -178,6 +178,7 @@ pub struct Scenario {
     pub reordering: Share,
     pub reordering_delay: Delay,
     pub interrupt: Delay,
+    pub queueing: Vec<Duration>,
     pub wake: Delay,
     pub timer_error: Delay,
     pub frame_cost: Duration,
@@ -297,6 +298,7 @@ parameters! {
     "network.reordering", reordering: Share, "frames that others may overtake on the way to a receiver";
     "network.reordering_delay", reordering_delay: Delay, "how much later these come";
     "host.interrupt", interrupt: Delay, "from the end of a frame to socket or queue";
+    "host.queueing", queueing: Vec<Duration>, "what a client's segment needs more than a claim until it is in the queue, for connection tracking and rules: at each host; the last one holds for all further hosts";
     "host.wake", wake: Delay, "until the daemon runs once there is something to do";
     "host.timer_error", timer_error: Delay, "how much too late a timer wakes the daemon";
     "host.frame_cost", frame_cost: Duration [None, ms(1)], "to read a claim frame";
@@ -361,6 +363,7 @@ impl Default for Scenario {
             reordering: Share(0.0),
             reordering_delay: delay("exp 100us"),
             interrupt: delay("exp 1500ns + 1% exp 60us"),
+            queueing: vec![Duration::ZERO],
             wake: delay("lognormal 6us 0.7 + 0.1% exp 300us"),
             timer_error: delay("exp 2us"),
             frame_cost: Duration::from_nanos(700),
@@ -436,6 +439,11 @@ impl Scenario {
     /// How fast a host works.
     pub fn speed(&self, host: usize) -> f64 {
         self.speeds.get(host).or(self.speeds.last()).copied().unwrap_or(1.0)
+    }
+
+    /// What a segment needs more than a claim at a host.
+    pub fn queueing(&self, host: usize) -> Duration {
+        self.queueing.get(host).or(self.queueing.last()).copied().unwrap_or_default()
     }
 
     /// What only together is wrong.

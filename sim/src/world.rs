@@ -222,6 +222,8 @@ pub struct World<'a, R> {
 /// The ends of the cables: what a frame goes through behind them.
 struct Ends {
     interrupt: Delay,
+    /// What segments need more, at each host.
+    queueing: Vec<Duration>,
     access: Delay,
     /// Draws for each host, and when the last frame has got through its interface: that is a
     /// queue.
@@ -241,13 +243,16 @@ impl Outlet for Wires<'_> {
     }
 
     fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool) {
-        let Ends { interrupt, access, hosts, clients } = &mut *self.ends;
+        let Ends { interrupt, queueing, access, hosts, clients } = &mut *self.ends;
         match (hosts.get_mut(usize::from(to.0)), packet) {
             (Some((chance, last)), packet) => {
                 let mut at = after(at, interrupt.draw(chance));
                 if in_order {
                     at = at.max(*last);
                     *last = at;
+                }
+                if !packet.is_claim() {
+                    at = at + queueing[usize::from(to.0)];
                 }
                 self.events.schedule(at, Event::Arrives(to, packet));
             }
@@ -275,6 +280,7 @@ impl<'a, R: Record> World<'a, R> {
             load: Chance::new(seed, Entity::Load),
             ends: Ends {
                 interrupt: scenario.interrupt.clone(),
+                queueing: (0..scenario.hosts).map(|host| scenario.queueing(host)).collect(),
                 access: scenario.access.clone(),
                 hosts: Vec::new(),
                 clients: Chance::new(seed, Entity::Access),

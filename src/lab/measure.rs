@@ -64,6 +64,8 @@ pub struct Components {
     pub service: Histogram,
     /// What the daemons spent their time on.
     pub work: WorkDone,
+    /// Of each host: how much later than at the first host SYNs arrive there, and its wake-ups.
+    pub by_host: Vec<(Histogram, Histogram)>,
 }
 
 /// The file of a host's recording.
@@ -101,20 +103,36 @@ impl Components {
             all.wake.merge(&host.wake);
             all.timer.merge(&host.timer);
             all.work.add(&host.work);
+            all.by_host.push((Histogram::default(), host.wake.clone()));
         }
         for handshake in run.handshakes {
             let key = (handshake.client.into(), handshake.isn);
-            let arrivals: Vec<_> = hosts.iter().filter_map(|it| it.syns.get(&key)).collect();
-            let Some(&&first) = arrivals.iter().min() else { continue };
+            let arrivals = || hosts.iter().map(|host| host.syns.get(&key).copied());
+            let Some(first) = arrivals().flatten().min() else { continue };
             // Stamps are in microseconds, cut off.
             all.access.add(first.saturating_sub(handshake.opened));
-            arrivals.iter().for_each(|&&at| all.fabric.add(at - first));
+            for (at, (skew, _)) in arrivals().zip(&mut all.by_host) {
+                let Some(at) = at else { continue };
+                skew.add(at - first);
+            }
             if let Some((host, connect)) = handshake.connected
                 && let Some(&done) = hosts.get(host).and_then(|host| host.answers.get(&key))
             {
                 let connected = handshake.opened + connect;
                 all.answering.add(connected.saturating_sub(done.began));
                 all.answer_rest.add(done.ended.saturating_sub(connected));
+            }
+        }
+        // What is the same each time is the host's, the rest is chance.
+        let steady: Vec<Duration> = all.queueing();
+        for handshake in run.handshakes {
+            let key = (handshake.client.into(), handshake.isn);
+            let arrivals = || hosts.iter().map(|host| host.syns.get(&key).copied());
+            let Some(first) = arrivals().flatten().min() else { continue };
+            for (at, steady) in arrivals().zip(&steady) {
+                if let Some(at) = at {
+                    all.fabric.add((at - first).saturating_sub(*steady));
+                }
             }
         }
         for attempt in run.attempts {
@@ -125,6 +143,16 @@ impl Components {
         }
         all.measure_frames(hosts);
         all
+    }
+
+    /// How much later than at the first host a SYN is in the queue of each, as a rule.
+    pub fn queueing(&self) -> Vec<Duration> {
+        let median = |(skew, _): &(Histogram, Histogram)| {
+            Duration::from_nanos((skew.quantile_us(0.5) * 1e3) as u64)
+        };
+        let all: Vec<_> = self.by_host.iter().map(median).collect();
+        let least = all.iter().min().copied().unwrap_or_default();
+        all.into_iter().map(|skew| skew - least).collect()
     }
 
     fn measure_frames(&mut self, hosts: &[HostTimes]) {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,8 @@ use super::topology::{self, Topology, VIP, host_name};
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the progress line is refreshed.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// Longer than hosts are careful after a change of members (`Timers::quiet`).
+const SETTLED: Duration = Duration::from_millis(300);
 /// Exit code of a run ended by a signal, as shells have it for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -180,6 +183,11 @@ impl Run<'_> {
             topology::client_addresses(self.args.cluster.client_addresses).collect();
         for &source in &sources {
             client::first_connection(&self.topology.client, source)?;
+        }
+        if self.args.record.is_some() {
+            // Hosts that have seen the others join are careful for a moment, and a simulated load
+            // begins later than that, too.
+            thread::sleep(SETTLED);
         }
         let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
         let listener = Listener::start(&self.topology.client, oracle, self.args.pcap.clone())?;

@@ -35,6 +35,9 @@ struct LabFigures {
     connect_call_us: Quantiles,
     /// Of the first SYN-ACKs, by host.
     share_of_host: Vec<f64>,
+    /// How much later than at the first host SYNs arrive at each, and wake-ups there.
+    syn_skew_us: Vec<Quantiles>,
+    wake_us: Vec<Quantiles>,
     /// Shares of the time that all daemons' hot loops were busy.
     daemon_busy: f64,
     /// Mean cost in nanoseconds and how many: frames, packets, drops, accepts, sent.
@@ -160,6 +163,7 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
         claim_round_trip,
         service,
         work,
+        by_host,
     } = components;
     let all = span.as_secs_f64() * args.cluster.nodes as f64;
     LabFigures {
@@ -177,6 +181,8 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
         connect_us: Quantiles::of_times(handshakes.iter().filter_map(|it| Some(it.connected?.1))),
         connect_call_us: Quantiles::of_times(attempts.iter().filter_map(|it| it.connect)),
         share_of_host: (0..args.cluster.nodes).map(won).collect(),
+        syn_skew_us: by_host.iter().map(|(skew, _)| Quantiles::of(skew)).collect(),
+        wake_us: by_host.iter().map(|(_, wake)| Quantiles::of(wake)).collect(),
         daemon_busy: work.busy.as_secs_f64() / all.max(1e-9),
         costs: [
             ("frame", work.frames),
@@ -240,7 +246,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
          [network]\nmedium = \"switch\"\nrate = \"100Gbit\"\npropagation = \"0s\"\n\
          # Bytes that fit into the longest of these delays, too.\nbuffer = 1000000000\n\
          fabric = \"measured fabric.hist\"\nclaim_loss = \"{loss}%\"\n\n\
-         [host]\ninterrupt = \"0\"\nwake = \"measured wake.hist\"\n\
+         [host]\ninterrupt = \"0\"\nqueueing = \"{queueing}\"\nwake = \"measured wake.hist\"\n\
          timer_error = \"measured timer.hist\"\nframe_cost = \"{frame}\"\npacket_cost = \"{packet}\"\n\
          verdict_cost = \"{drop}\"\nanswer_cost = \"{answer}\"\n\
          answer_rest = \"measured answer_rest.hist\"\nsend_cost = \"{send}\"\n\
@@ -258,6 +264,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
         settle_adapts = timers.settle_adapts,
         own = time(timers.own),
         loss = args.cluster.claim_loss.percent(),
+        queueing = components.queueing().into_iter().map(time).collect::<Vec<_>>().join(","),
         frame = cost(work.frames),
         packet = cost(work.packets),
         drop = cost(work.drops),
