@@ -18,6 +18,7 @@ use clusterd::recording::Work;
 
 use super::RunArgs;
 use super::client::Attempt;
+use super::faults::FaultKind;
 use super::oracle::{Handshake, WireReport};
 use super::topology::host_name;
 use histogram::Histogram;
@@ -34,6 +35,8 @@ pub struct RecordedRun<'a> {
     pub attempts: &'a [Attempt],
     /// What the wire says.
     pub wire: &'a WireReport,
+    /// What broke, and when, since 1970.
+    pub faults: &'a [(FaultKind, usize, Duration)],
 }
 
 /// The delays and costs of which a connection's time is made up.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clusterd::flow::ClusterKey;
@@ -212,7 +212,14 @@ impl Run<'_> {
             self.hosts.iter_mut().try_for_each(|host| host.daemon.terminate())?;
             let handshakes = oracle.handshakes();
             let (handshakes, attempts, wire) = (&handshakes[..], &attempts[..], &wire);
-            let run = RecordedRun { args: self.args, handshakes, attempts, wire };
+            let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let begin = clock.saturating_sub(load.epoch().elapsed());
+            let struck = self.strikes.iter().enumerate().filter_map(|(number, at)| {
+                let fault = self.schedule.fault(number);
+                Some((fault.kind, fault.host, begin + (*at)?))
+            });
+            let faults = &struck.collect::<Vec<_>>();
+            let run = RecordedRun { args: self.args, handshakes, attempts, wire, faults };
             measure::write(directory, &run)?;
         }
         Ok(Outcome {

@@ -11,9 +11,13 @@ use serde::Serialize;
 
 use super::histogram::Histogram;
 use super::{Components, RecordedRun, each};
+use crate::lab::faults::FaultKind;
 use crate::lab::hosts::name_of;
 use crate::lab::oracle::Handshake;
 use crate::lab::topology::host_name;
+
+/// Before the first SYN of a simulation: hosts need 1.3 s to join.
+const WARM_UP: Duration = Duration::from_secs(2);
 
 /// What the lab has measured: `lab.json`.
 #[derive(Debug, Serialize)]
@@ -211,6 +215,18 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
     }
 }
 
+/// A fault at its time in the simulation, where the first SYN comes after the warm-up. There a
+/// daemon dies with its host.
+fn fault_line((kind, host, at): &(FaultKind, usize, Duration), begin: Duration) -> String {
+    let at = (WARM_UP + *at).saturating_sub(begin);
+    let host = host_name(*host);
+    let what = match kind {
+        FaultKind::Kill | FaultKind::LinkDown => format!("kill {host}"),
+        FaultKind::Pause(length) => format!("stop {host} {}us", length.as_micros()),
+    };
+    format!("  \"{}us {what}\",\n", at.as_micros())
+}
+
 /// The run as the simulator is to repeat it.
 fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> String {
     let RecordedRun { args, handshakes, .. } = run;
@@ -227,6 +243,8 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
     let way = [&components.access, &components.fabric].map(|way| way.quantile_us(0.5));
     let verdict = each(work.drops) as f64 / 1e3;
     let answer_us = components.answering.quantile_us(0.5) - way.iter().sum::<f64>() - verdict;
+    let begin = handshakes.first().map_or(Duration::ZERO, |first| first.opened);
+    let faults: String = run.faults.iter().map(|fault| fault_line(fault, begin)).collect();
     let pacing = match config.pacing {
         Pacing::Rank => "rank",
         Pacing::Race => "race",
@@ -239,7 +257,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
     format!(
         "# {command}\n\
          # What it has measured; the file names are looked for beside this file.\n\
-         [run]\nduration = \"{duration}\"\nwarm_up = \"2s\"\n\n\
+         faults = [\n{faults}]\n\n[run]\nduration = \"{duration}\"\nwarm_up = \"{warm_up}\"\n\n\
          [cluster]\nhosts = {hosts}\npacing = \"{pacing}\"\nmode = \"{mode}\"\nguard = \"{guard}\"\n\
          slot = \"{slot}\"\nslot_adapts = {slot_adapts}\n\
          settle = \"{settle}\"\nsettle_adapts = {settle_adapts}\nown = \"{own}\"\n\n\
@@ -255,6 +273,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
          [client]\naccess = \"measured access.hist\"\n\n\
          [load]\narrivals = \"trace arrivals.csv\"\n",
         command = args.command_line(),
+        warm_up = time(WARM_UP),
         duration = whole(span + Duration::from_millis(1)),
         hosts = args.cluster.nodes,
         guard = name_of(&args.cluster.daemon.guard),
