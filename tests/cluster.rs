@@ -156,7 +156,7 @@ fn an_owner_unheard_for_a_while_keeps_its_attempt() {
     lan.segment.client_delay = (ms(100), ms(100));
     let port = lan.port_for(0, 80);
     let conn = lan.connect_from(port, 80);
-    lan.run(ms(5));
+    lan.run(ms(30));
     lan.cut(0, 1);
     lan.repeat_syn(conn);
     lan.run(ms(10));

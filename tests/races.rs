@@ -276,6 +276,25 @@ fn a_repeated_syn_waits_for_its_owner_and_is_a_further_try() {
     assert_eq!(story.claimed(), [(2, 1)]);
 }
 
+/// Found by the swarm: the claims of a host that is late come in one batch with the SYN, and first.
+#[test]
+fn an_answer_to_the_repeated_syn_counts_though_it_is_heard_first() {
+    let mut story = Story::new(Pacing::Rank);
+    story.syn();
+    story.owns(A);
+    story.pass(100);
+    story.owns(A);
+    story.pass(20);
+    story.syn();
+    assert_eq!(story.verdicts(), [Verdict::Drop, Verdict::Drop]);
+    story.pass(100);
+    assert_eq!(story.claimed(), []);
+    // It was a further try all the same.
+    story.syn();
+    story.pass(21);
+    assert_eq!(story.claimed(), [(3, 1)]);
+}
+
 #[test]
 fn an_owner_that_is_not_heard_any_more_is_not_waited_for() {
     let mut story = Story::new(Pacing::Rank);
@@ -306,6 +325,7 @@ fn what_the_kernel_tracks_from_the_first_syn_makes_no_incumbent_of_the_second() 
     let mut story = Story::new(Pacing::Rank);
     story.syn();
     story.owns(A);
+    story.pass(100);
     story.syn_of(ISN, true);
     story.pass(19);
     assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Drop], vec![]));

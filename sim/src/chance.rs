@@ -32,6 +32,8 @@ pub enum Entity {
     Interrupts(u16),
     /// What keeps a host's daemon from running.
     Pauses(u16),
+    /// Whose client starts anew.
+    Reboots,
     /// A rule that draws, as random back-off does.
     Rule(u16),
 }
@@ -51,6 +53,7 @@ impl Entity {
             Entity::Rule(index) => (9, index),
             Entity::Balancer => (10, 0),
             Entity::Pauses(index) => (11, index),
+            Entity::Reboots => (12, 0),
         };
         kind << 16 | u64::from(index)
     }

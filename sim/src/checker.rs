@@ -126,7 +126,7 @@ pub struct Promises {
 impl Promises {
     /// What the hosts of a scenario promise.
     pub fn of(scenario: &Scenario) -> Self {
-        let guarded = matches!(scenario.guard, Guard::Rst | Guard::Strict);
+        let guarded = matches!(scenario.guard, Guard::Rst | Guard::Strict | Guard::Gate);
         let claims = scenario.rule == Rule::Clusterd;
         Self { outcome: claims && guarded, claims }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clusterd::protocol::Instant;
 
 use crate::packet::{Flag, FlowId, Segment};
-use crate::scenario::{FirstWord, SynSchedule};
+use crate::scenario::{Closes, FirstWord, SynSchedule};
 
 /// Bytes of a request.
 pub const REQUEST: u32 = 200;
@@ -37,6 +37,8 @@ pub enum Outcome {
     TimedOut,
     /// It stood, and the answer never came.
     Stalled,
+    /// The client has forgotten it.
+    Rebooted,
 }
 
 impl Outcome {
@@ -44,7 +46,7 @@ impl Outcome {
     pub fn is_failure(self) -> bool {
         match self {
             Outcome::Refused | Outcome::Reset | Outcome::TimedOut | Outcome::Stalled => true,
-            Outcome::Open | Outcome::Served => false,
+            Outcome::Open | Outcome::Served | Outcome::Rebooted => false,
         }
     }
 }
@@ -82,11 +84,18 @@ pub struct Client {
     pub second_syn_acks: u32,
     challenged: Option<Instant>,
     first_word: FirstWord,
+    closes: Closes,
 }
 
 impl Client {
     /// A client that is about to send its first SYN.
-    pub fn new(flow: FlowId, isn: u32, started: Instant, first_word: FirstWord) -> Self {
+    pub fn new(
+        flow: FlowId,
+        isn: u32,
+        started: Instant,
+        first_word: FirstWord,
+        closes: Closes,
+    ) -> Self {
         Self {
             flow,
             isn,
@@ -99,6 +108,7 @@ impl Client {
             second_syn_acks: 0,
             challenged: None,
             first_word,
+            closes,
         }
     }
 
@@ -125,13 +135,24 @@ impl Client {
         Some((self.segment(Flag::Syn, self.isn, 0, 0), Duration::from_secs(seconds)))
     }
 
-    /// The client has lost patience.
-    pub fn give_up(&mut self, now: Instant) {
+    /// The client forgets the connection, and says nothing about it.
+    pub fn reboot(&mut self, now: Instant) {
+        if self.state != State::Closed {
+            self.end(now, Outcome::Rebooted);
+        }
+    }
+
+    /// The client has lost patience. Returns what it says to that.
+    pub fn give_up(&mut self, now: Instant) -> Option<Segment> {
         match self.state {
             State::SynSent => self.end(now, Outcome::TimedOut),
-            State::Established { .. } => self.end(now, Outcome::Stalled),
+            State::Established { next, .. } => {
+                self.end(now, Outcome::Stalled);
+                return Some(self.fin(next));
+            }
             State::Closed => {}
         }
+        None
     }
 
     /// A segment has come; returns those that answer it.
@@ -190,23 +211,28 @@ impl Client {
                 self.second_syn_acks += 1;
                 vec![self.segment(Flag::Rst, segment.acknowledgement, 0, 0)]
             }
+            (State::Closed, Flag::Fin) if self.outcome == Outcome::Served => {
+                vec![self.fin(segment.sequence.wrapping_add(1))]
+            }
             (State::Closed, _) => Vec::new(),
         }
     }
 
     /// What the server says.
     fn hear(&mut self, now: Instant, segment: Segment, next: u32, asked: bool) -> Vec<Segment> {
-        let next = next.wrapping_add(segment.length);
-        self.state = State::Established { next, asked: true };
         if segment.length == 0 {
             return Vec::new();
         }
+        let next = next.wrapping_add(segment.length);
+        self.state = State::Established { next, asked: true };
         if !asked {
             return vec![self.request(next)];
         }
-        let number = self.isn.wrapping_add(1 + REQUEST);
         self.end(now, Outcome::Served);
-        vec![self.segment(Flag::Fin, number, next, 0)]
+        match self.closes {
+            Closes::Client => vec![self.fin(next)],
+            Closes::Server => Vec::new(),
+        }
     }
 
     /// Nothing has come for a while: says the last thing again. `None` if nothing is due.
@@ -222,6 +248,10 @@ impl Client {
 
     fn request(&self, next: u32) -> Segment {
         self.segment(Flag::Ack, self.isn.wrapping_add(1), next, REQUEST)
+    }
+
+    fn fin(&self, next: u32) -> Segment {
+        self.segment(Flag::Fin, self.isn.wrapping_add(1 + REQUEST), next, 0)
     }
 
     fn challenge(&mut self, now: Instant, next: u32, asked: bool) -> Vec<Segment> {

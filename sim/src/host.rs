@@ -14,7 +14,7 @@ use clusterd::protocol::{
 };
 
 use crate::chance::{Chance, Entity, after};
-use crate::kernel::{Ingress, Kernel, Opened};
+use crate::kernel::{Ingress, Kernel, Opened, TakenUp};
 use crate::packet::{FlowId, PORT, Segment, VIP};
 use crate::rule::Decider;
 use crate::scenario::Scenario;
@@ -96,7 +96,7 @@ pub enum Deed {
     Claim(Instant, Rc<[u8]>),
     /// It has a half-open connection, and says its SYN-ACK again after this.
     RequestTimer(FlowId, u32, u32),
-    /// Its application has accepted a connection, whose client began with this number.
+    /// Its application has a connection, whose client began with this number.
     Accepted(FlowId, u32),
     /// Its application has something to do for a connection.
     Work(FlowId),
@@ -119,6 +119,8 @@ pub struct HostCounters {
     pub inbox_overflowed: u64,
     /// SYNs dropped because the daemon had not run for long.
     pub slept: u64,
+    /// SYNs dropped because something of an earlier attempt was left, which is removed.
+    pub leftovers: u64,
     /// Turns of the daemon.
     pub turns: u64,
 }
@@ -211,7 +213,7 @@ impl Host {
         segment: Segment,
         deeds: &mut Vec<Deed>,
     ) {
-        let ingress = self.kernel.receive(segment);
+        let ingress = self.kernel.receive(now, segment);
         if let Ingress::Queue { incumbent } = ingress {
             self.enqueue(now, scenario, segment, incumbent, deeds);
             return;
@@ -259,17 +261,29 @@ impl Host {
                 self.log.push_back(Logged::Ack { flow, number })
             }
             Ingress::Answer(segment) => deeds.push(Deed::Tcp(now, segment)),
-            Ingress::Accepted(greeting) => {
-                // A copy of the ACK shows the daemon that the client has chosen this host.
-                deeds.push(Deed::Accepted(flow, segment.sequence.wrapping_sub(1)));
-                deeds.extend(greeting.map(|greeting| Deed::Tcp(now, greeting)));
-                if segment.length > 0 {
-                    deeds.push(Deed::Work(flow));
-                }
-            }
+            // A copy of the ACK shows the daemon that the client has chosen this host.
+            Ingress::Stands => deeds.push(Deed::Accepted(flow, segment.sequence.wrapping_sub(1))),
             Ingress::Asked => deeds.push(Deed::Work(flow)),
             Ingress::Queue { .. } | Ingress::Drop | Ingress::Silence | Ingress::Closed => {}
         }
+        self.take_up(now, deeds);
+    }
+
+    /// The service accepts what it has workers for.
+    fn take_up(&mut self, now: Instant, deeds: &mut Vec<Deed>) {
+        while let Some(TakenUp { flow, asked, greeting }) = self.kernel.take_up() {
+            deeds.extend(greeting.map(|greeting| Deed::Tcp(now, greeting)));
+            if asked {
+                deeds.push(Deed::Work(flow));
+            }
+        }
+    }
+
+    /// The service has done the work for a connection.
+    pub fn served(&mut self, now: Instant, flow: FlowId, deeds: &mut Vec<Deed>) {
+        let answers = self.kernel.answer(flow);
+        deeds.extend(answers.into_iter().map(|answer| Deed::Tcp(now, answer)));
+        self.take_up(now, deeds);
     }
 
     /// The timer of a request socket.
@@ -303,7 +317,7 @@ impl Host {
     /// There is something to read.
     fn wake(&mut self, now: Instant, scenario: &Scenario, deeds: &mut Vec<Deed>) {
         if let Stage::Asleep { .. } = self.stage {
-            let late = scenario.wake.draw(&mut self.scheduler);
+            let late = scenario.wake_of(self.index).draw(&mut self.scheduler);
             self.schedule(after(now, late), Step::Read, deeds);
         }
     }
@@ -320,7 +334,7 @@ impl Host {
             return;
         }
         if now < self.paused_until {
-            let late = scenario.wake.draw(&mut self.scheduler);
+            let late = scenario.wake_of(self.index).draw(&mut self.scheduler);
             deeds.push(Deed::Step(after(self.paused_until, late), epoch));
             return;
         }
@@ -409,9 +423,18 @@ impl Host {
         held.told = Some(now);
         match held.packet {
             HeldPacket::Syn(segment) => {
-                self.look_at_listener(now);
                 let incumbent = ticket.0 >> 63 == 1;
                 let (flow, isn) = (segment.flow.key(), segment.sequence);
+                // What is left of an earlier attempt must not answer (spec 9).
+                if incumbent
+                    && self.decider.is_new(&flow, isn)
+                    && self.kernel.remove_leftover(segment.flow)
+                {
+                    self.held.remove(&ticket);
+                    self.counters.leftovers += 1;
+                    return;
+                }
+                self.look_at_listener(now);
                 self.decider.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
             HeldPacket::Ack(segment) => {
@@ -430,7 +453,7 @@ impl Host {
     }
 
     fn look_at_listener(&mut self, now: Instant) {
-        let (open, room) = self.kernel.open();
+        let (open, room) = self.kernel.waiting();
         let (share, whole) = BUSY_SHARE;
         let listener = match self.kernel.serves {
             false => Listener::Absent,
@@ -541,7 +564,7 @@ impl Host {
                 }
             }
             (HeldPacket::Ack(segment), Verdict::Accept) => {
-                let ingress = self.kernel.confirm(segment);
+                let ingress = self.kernel.confirm(at, segment);
                 self.answer(at, segment, ingress, deeds);
             }
             (HeldPacket::Refusal(segment), Verdict::Accept) => deeds.push(Deed::Tcp(at, segment)),
@@ -551,7 +574,7 @@ impl Host {
 
     /// The kernel gets a SYN.
     fn open(&mut self, at: Instant, syn: Segment, logged: bool, deeds: &mut Vec<Deed>) {
-        match self.kernel.open_connection(syn) {
+        match self.kernel.open_connection(at, syn) {
             Opened::SynAck(segment) => {
                 if logged {
                     let (flow, client_isn, isn) = (syn.flow, syn.sequence, segment.sequence);

@@ -25,9 +25,11 @@ const JOINS: Duration = Duration::from_secs(10);
 /// Within so long they must not decide by hash any more: the longest time for which a cause that has gone
 /// is not believed gone (640 s, spec 5.6), and that in which lost frames are forgotten.
 const BELIEVES: Duration = Duration::from_secs(720);
-/// Connections of the second act, and the time between two: with few ports, most are free again by then.
+/// Connections of the second act, and the time between two.
 const CONNECTIONS: u32 = 20;
 const EVERY: Duration = Duration::from_millis(300);
+/// After so long a port is free again: even a client that had to say its SYN twice is done.
+const REUSED: Duration = Duration::from_secs(6);
 /// By then they must have been served.
 const SERVED: Duration = Duration::from_secs(10);
 
@@ -139,8 +141,13 @@ impl<R: Watch> Judge<'_, '_, R> {
 
     fn come_together(&mut self) -> Result<(), Violation> {
         let joins = self.longest_stop() + JOINS;
-        // Clients of the first act have given up by then, and their ports are free.
-        let joins = self.world.now() + joins.max(self.scenario.patience);
+        // Clients of the first act have given up by then, and their ports are free. So is
+        // the room that half-open connections take, where there are no cookies beyond it.
+        let half_open = match self.scenario.syn_cookies {
+            true => Duration::ZERO,
+            false => Duration::from_secs((1 << (self.scenario.syn_ack_retries + 1)) + 1),
+        };
+        let joins = self.world.now() + joins.max(self.scenario.patience).max(half_open);
         self.run_until(joins)?;
         if let Some((host, what)) = self.apart() {
             return Err(self.fails(Some(host), None, what));
@@ -187,10 +194,11 @@ impl<R: Watch> Judge<'_, '_, R> {
         let from = self.world.connections.len();
         self.healed_from = Some(from);
         let begin = self.world.now();
+        let every = EVERY.max(REUSED / self.scenario.ports.min(100) as u32);
         for number in 0..CONNECTIONS {
-            self.world.connect_at(begin + EVERY * number);
+            self.world.connect_at(begin + every * number);
         }
-        self.run_until(begin + EVERY * CONNECTIONS + SERVED)?;
+        self.run_until(begin + every * CONNECTIONS + SERVED)?;
         for number in from..self.world.connections.len() {
             let connection = &self.world.connections[number];
             let outcome = connection.client.outcome;

@@ -5,15 +5,20 @@
 //! fate are those measured on real kernels (`field` and `protocol` notes; RFC 9293
 //! 3.10.7, RFC 5961).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use clusterd::protocol::Instant;
 
 use crate::chance::{Chance, Entity};
-use crate::client::{ANSWER, GREETING};
+use crate::client::{ANSWER, GREETING, REQUEST};
 use crate::packet::{Flag, FlowId, Segment};
-use crate::scenario::{Conntrack, FirstWord, Guard, Scenario};
+use crate::scenario::{Closes, Conntrack, FirstWord, Guard, Scenario};
 
 /// How far behind an acknowledgement still counts as valid (`MAXACKWINDOW`, nf_conntrack_proto_tcp.c).
 const ACK_WINDOW: u32 = 66_000;
+/// How long the side that has closed first remembers a connection (`TCP_TIMEWAIT_LEN`).
+const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// What becomes of a segment that has come from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +36,9 @@ pub enum Ingress {
     Answer(Segment),
     /// TCP had it and says nothing.
     Silence,
-    /// The application has this connection now, and perhaps a greeting for it.
-    Accepted(Option<Segment>),
-    /// The application has a request.
+    /// The handshake is over: the connection waits for the service.
+    Stands,
+    /// The service has a request.
     Asked,
     /// The client is gone.
     Closed,
@@ -48,20 +53,33 @@ pub enum Opened {
     SynAck(Segment),
     /// A RST, which is held for the daemon.
     Refusal(Segment),
-    /// A challenge ACK of a connection that stands.
+    /// An ACK of an earlier connection.
     Challenge(Segment),
     /// Nothing.
     Nothing,
+}
+
+/// A connection that the service has just accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenUp {
+    /// Which.
+    pub flow: FlowId,
+    /// There is a request already.
+    pub asked: bool,
+    /// What the service says first.
+    pub greeting: Option<Segment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Socket {
     /// A request socket; SYN-ACKs sent again so far.
     Half { retries: u32 },
-    /// The application has it.
-    Full { asked: bool, answered: bool },
-    /// Only connection tracking remembers it.
-    Gone,
+    /// A SYN cookie was sent: only connection tracking remembers that.
+    Cookie,
+    /// The handshake is over.
+    Stands { taken_up: bool, asked: bool, answered: bool },
+    /// This host has closed first, and remembers until then what the client would say next.
+    TimeWait { next: u32, until: Instant },
 }
 
 /// A flow that connection tracking knows.
@@ -82,9 +100,20 @@ pub struct Kernel {
     guard: Guard,
     conntrack: Conntrack,
     backlog: usize,
+    syn_cookies: bool,
+    workers: usize,
     first_word: FirstWord,
-    /// Connections that the application has.
-    open: usize,
+    closes: Closes,
+    /// Request sockets.
+    half_open: usize,
+    /// Connections that wait for the service, and some that are gone.
+    accept_queue: VecDeque<FlowId>,
+    /// Connections that the service works on.
+    taken_up: usize,
+    /// SYNs and last ACKs dropped because a queue of the listener was full.
+    pub overflows: u64,
+    /// SYN-ACKs that were cookies.
+    pub cookies: u64,
     /// A service listens.
     pub serves: bool,
 }
@@ -100,38 +129,37 @@ impl Kernel {
             guard: scenario.guard,
             conntrack: scenario.conntrack,
             backlog: scenario.backlog,
+            syn_cookies: scenario.syn_cookies,
+            workers: scenario.workers,
             first_word: scenario.first_word,
-            open: 0,
+            closes: scenario.closes,
+            half_open: 0,
+            accept_queue: VecDeque::new(),
+            taken_up: 0,
+            overflows: 0,
+            cookies: 0,
             serves: true,
         }
     }
 
-    /// Connections that the application has, of how many it can have.
-    pub fn open(&self) -> (usize, usize) {
-        (self.open, self.backlog)
-    }
-
-    /// Connections tracked.
-    pub fn tracked(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// The application has this connection.
-    pub fn has(&self, flow: FlowId) -> bool {
-        matches!(self.flows.get(&flow), Some(Flow { socket: Socket::Full { .. }, .. }))
+    /// Connections that wait for the service, of how many may.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.accept_queue.len(), self.backlog)
     }
 
     /// A segment comes from a client.
-    pub fn receive(&mut self, segment: Segment) -> Ingress {
+    pub fn receive(&mut self, now: Instant, segment: Segment) -> Ingress {
         let Some(&flow) = self.flows.get(&segment.flow) else {
             return self.receive_untracked(segment);
         };
         match (segment.flag, flow.socket) {
-            (Flag::Syn, socket) => Ingress::Queue { incumbent: socket != Socket::Gone },
+            // Connection tracking forgets a closed connection when its client begins anew.
+            (Flag::Syn, Socket::TimeWait { .. }) => Ingress::Queue { incumbent: false },
+            (Flag::Syn, _) => Ingress::Queue { incumbent: true },
             (Flag::Rst, _) => self.reset_by_client(segment, flow),
-            (_, Socket::Half { .. }) => self.receive_half(segment, flow),
-            (_, Socket::Full { .. }) => self.receive_full(segment, flow),
-            (_, Socket::Gone) => Ingress::Drop,
+            (_, Socket::Half { .. } | Socket::Cookie) => self.receive_half(segment, flow),
+            (_, Socket::Stands { .. }) => self.receive_full(now, segment, flow),
+            (_, Socket::TimeWait { .. }) => Ingress::Silence,
         }
     }
 
@@ -142,7 +170,7 @@ impl Kernel {
             // No socket: RFC 9293 3.10.7.1.
             (_, Guard::None) => Ingress::Answer(reset(segment)),
             (_, Guard::Rst) => Ingress::Copy,
-            (_, Guard::Strict | Guard::Invalid) => Ingress::Drop,
+            (_, Guard::Strict | Guard::Gate | Guard::Invalid) => Ingress::Drop,
         }
     }
 
@@ -172,6 +200,8 @@ impl Kernel {
             Conntrack::Before6_1 => true,
         };
         match (self.guard, invalid) {
+            // The module looks at the number itself, and the daemon gets a copy.
+            (Guard::Gate, _) => Ingress::Copy,
             (Guard::Strict, true) => Ingress::Drop,
             (Guard::Strict, false) => Ingress::Queue { incumbent: false },
             (Guard::Rst, true) => Ingress::Copy,
@@ -192,86 +222,127 @@ impl Kernel {
         let Some(flow) = self.flows.get_mut(&segment.flow) else { return Ingress::Drop };
         flow.assured = true;
         flow.confirmed = true;
-        // A request may come with the acknowledgement, or instead of a lost one.
-        let asked = segment.length > 0;
-        flow.socket = Socket::Full { asked, answered: false };
-        self.open += 1;
-        let greeting = (self.first_word == FirstWord::Server && !asked).then(|| Segment {
-            flow: segment.flow,
-            flag: Flag::Ack,
-            sequence: flow.isn.wrapping_add(1),
-            acknowledgement: segment.sequence,
-            length: GREETING,
-        });
-        Ingress::Accepted(greeting)
-    }
-
-    fn receive_full(&mut self, segment: Segment, flow: Flow) -> Ingress {
-        let ahead = segment.acknowledgement.wrapping_sub(flow.isn.wrapping_add(1));
-        // It names another host: TCP ignores it.
-        if ahead > GREETING + ANSWER {
+        // `sk_acceptq_is_full`: the client will say its request again.
+        if self.accept_queue.len() > self.backlog {
+            self.overflows += 1;
             return Ingress::Silence;
         }
-        let Socket::Full { asked, answered } = flow.socket else { return Ingress::Silence };
+        // A request may come with the acknowledgement, or instead of a lost one.
+        let asked = segment.length > 0;
+        self.set(segment.flow, Socket::Stands { taken_up: false, asked, answered: false });
+        self.accept_queue.push_back(segment.flow);
+        Ingress::Stands
+    }
+
+    /// The service accepts the next connection, if it has a worker for it.
+    pub fn take_up(&mut self) -> Option<TakenUp> {
+        while self.taken_up < self.workers {
+            let id = self.accept_queue.pop_front()?;
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            let Socket::Stands { taken_up: taken @ false, asked, .. } = &mut flow.socket else {
+                continue;
+            };
+            *taken = true;
+            self.taken_up += 1;
+            let asked = *asked;
+            let greets = self.first_word == FirstWord::Server && !asked;
+            return Some(TakenUp { flow: id, asked, greeting: greets.then(|| greeting(id, flow)) });
+        }
+        None
+    }
+
+    fn receive_full(&mut self, now: Instant, segment: Segment, flow: Flow) -> Ingress {
+        let ahead = segment.acknowledgement.wrapping_sub(flow.isn.wrapping_add(1));
+        // It names another host: TCP ignores it.
+        if ahead > GREETING + ANSWER + 1 {
+            return Ingress::Silence;
+        }
+        let Socket::Stands { taken_up, asked, answered } = flow.socket else {
+            return Ingress::Silence;
+        };
         match segment.flag {
             Flag::Fin => {
-                self.forget(segment.flow);
+                self.close(now, segment);
                 Ingress::Closed
             }
             Flag::Ack if segment.length > 0 && !asked => {
-                self.set(segment.flow, Socket::Full { asked: true, answered });
-                Ingress::Asked
+                self.set(segment.flow, Socket::Stands { taken_up, asked: true, answered });
+                if taken_up { Ingress::Asked } else { Ingress::Silence }
             }
             // The answer has got lost.
             Flag::Ack if segment.length > 0 && answered => {
                 Ingress::Answer(answer(segment.flow, &flow, self.first_word))
             }
             // So has the greeting.
-            Flag::Ack if self.first_word == FirstWord::Server && !asked && ahead == 0 => {
-                Ingress::Answer(Segment {
-                    flow: segment.flow,
-                    flag: Flag::Ack,
-                    sequence: flow.isn.wrapping_add(1),
-                    acknowledgement: segment.sequence,
-                    length: GREETING,
-                })
+            Flag::Ack
+                if self.first_word == FirstWord::Server && taken_up && !asked && ahead == 0 =>
+            {
+                Ingress::Answer(greeting(segment.flow, &flow))
             }
             Flag::Syn | Flag::SynAck | Flag::Ack | Flag::Rst | Flag::Refusal => Ingress::Silence,
         }
     }
 
-    fn set(&mut self, flow: FlowId, socket: Socket) {
-        if let Some(flow) = self.flows.get_mut(&flow) {
-            flow.socket = socket;
+    /// Both sides have closed.
+    fn close(&mut self, now: Instant, fin: Segment) {
+        let next = fin.sequence.wrapping_add(1);
+        match self.closes {
+            Closes::Client => self.forget(fin.flow),
+            Closes::Server => self.set(fin.flow, Socket::TimeWait { next, until: now + TIME_WAIT }),
         }
     }
 
-    /// The connection is over.
-    fn forget(&mut self, flow: FlowId) {
-        if let Some(Flow { socket: Socket::Full { .. }, .. }) = self.flows.remove(&flow) {
-            self.open -= 1;
+    /// All changes of a flow's socket, so that what is counted fits.
+    fn set(&mut self, id: FlowId, socket: Socket) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            let before = std::mem::replace(&mut flow.socket, socket);
+            self.uncount(before);
+            self.count(socket);
         }
+    }
+
+    /// The flow is over.
+    fn forget(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.remove(&id) {
+            self.uncount(flow.socket);
+        }
+    }
+
+    fn count(&mut self, socket: Socket) {
+        self.half_open += usize::from(matches!(socket, Socket::Half { .. }));
+        self.taken_up += usize::from(socket.is_worked_on());
+    }
+
+    fn uncount(&mut self, socket: Socket) {
+        self.half_open -= usize::from(matches!(socket, Socket::Half { .. }));
+        self.taken_up -= usize::from(socket.is_worked_on());
     }
 
     /// The daemon has let a SYN through.
-    pub fn open_connection(&mut self, syn: Segment) -> Opened {
-        match self.flows.get(&syn.flow) {
-            Some(flow) if matches!(flow.socket, Socket::Full { .. }) => {
+    pub fn open_connection(&mut self, now: Instant, syn: Segment) -> Opened {
+        let known = self.flows.get(&syn.flow).copied();
+        let again = known.filter(|flow| flow.client_isn == syn.sequence);
+        match (known, known.map(|flow| flow.socket)) {
+            (Some(flow), Some(Socket::Stands { .. })) => {
+                return Opened::Challenge(challenge(syn.flow, &flow));
+            }
+            (Some(flow), Some(Socket::Half { .. })) => {
+                return match again {
+                    Some(flow) => Opened::SynAck(syn_ack(syn.flow, &flow)),
+                    // The request socket finds this SYN out of its window (`tcp_check_req`).
+                    None => Opened::Challenge(challenge(syn.flow, &flow)),
+                };
+            }
+            // `tcp_timewait_state_process`: only what is newer opens a connection.
+            (Some(flow), Some(Socket::TimeWait { next, until }))
+                if now < until && syn.sequence.wrapping_sub(next) >= 1 << 31 =>
+            {
                 return Opened::Challenge(Segment {
-                    flow: syn.flow,
-                    flag: Flag::Ack,
-                    sequence: flow.isn.wrapping_add(1),
-                    acknowledgement: flow.client_isn.wrapping_add(1),
-                    length: 0,
+                    acknowledgement: next,
+                    ..challenge(syn.flow, &flow)
                 });
             }
-            Some(flow)
-                if matches!(flow.socket, Socket::Half { .. })
-                    && flow.client_isn == syn.sequence =>
-            {
-                return Opened::SynAck(syn_ack(syn.flow, flow));
-            }
-            Some(_) | None => {}
+            (_, Some(Socket::Cookie | Socket::TimeWait { .. }) | None) | (None, Some(_)) => {}
         }
         if !self.serves {
             return Opened::Refusal(Segment {
@@ -282,25 +353,36 @@ impl Kernel {
                 length: 0,
             });
         }
-        if self.open >= self.backlog {
+        self.listen(syn, again)
+    }
+
+    /// A SYN has come to the listener (`tcp_conn_request`).
+    fn listen(&mut self, syn: Segment, again: Option<Flow>) -> Opened {
+        let cookie = self.half_open >= self.backlog;
+        if self.accept_queue.len() > self.backlog || cookie && !self.syn_cookies {
+            self.overflows += 1;
             return Opened::Nothing;
         }
+        self.cookies += u64::from(cookie);
         let flow = Flow {
             client_isn: syn.sequence,
-            isn: self.chance.number(),
-            socket: Socket::Half { retries: 0 },
+            // A cookie is the same for a minute.
+            isn: again.map_or_else(|| self.chance.number(), |flow| flow.isn),
+            socket: if cookie { Socket::Cookie } else { Socket::Half { retries: 0 } },
             assured: false,
             confirmed: false,
         };
-        let answer = syn_ack(syn.flow, &flow);
+        self.forget(syn.flow);
+        self.count(flow.socket);
         self.flows.insert(syn.flow, flow);
-        Opened::SynAck(answer)
+        Opened::SynAck(syn_ack(syn.flow, &flow))
     }
 
     /// The daemon has let an ACK through (guard strict).
-    pub fn confirm(&mut self, segment: Segment) -> Ingress {
-        match self.flows.get(&segment.flow) {
-            Some(flow) if matches!(flow.socket, Socket::Half { .. }) => {
+    pub fn confirm(&mut self, now: Instant, segment: Segment) -> Ingress {
+        let Some(&flow) = self.flows.get(&segment.flow) else { return Ingress::Drop };
+        match flow.socket {
+            Socket::Half { .. } | Socket::Cookie => {
                 match segment.acknowledgement == flow.isn.wrapping_add(1) {
                     true => self.complete(segment),
                     // RFC 9293 3.10.7.4, as without any guard.
@@ -308,10 +390,8 @@ impl Kernel {
                 }
             }
             // It was held behind the one that has completed the handshake.
-            Some(&flow) if matches!(flow.socket, Socket::Full { .. }) => {
-                self.receive_full(segment, flow)
-            }
-            Some(_) | None => Ingress::Drop,
+            Socket::Stands { .. } => self.receive_full(now, segment, flow),
+            Socket::TimeWait { .. } => Ingress::Silence,
         }
     }
 
@@ -328,7 +408,7 @@ impl Kernel {
             return None;
         }
         if *retries >= retries_max {
-            self.flows.remove(&flow);
+            self.forget(flow);
             return None;
         }
         *retries += 1;
@@ -339,18 +419,45 @@ impl Kernel {
     /// The daemon removes a half-open connection: the client has chosen another host.
     /// Returns the sequence number of this host in it, if there was one.
     pub fn destroy(&mut self, flow: FlowId) -> Option<u32> {
-        let half = |flow: &&Flow| matches!(flow.socket, Socket::Half { .. });
-        let isn = self.flows.get(&flow).filter(half)?.isn;
-        self.flows.remove(&flow);
+        let known = self.flows.get(&flow)?;
+        let half = matches!(known.socket, Socket::Half { .. } | Socket::Cookie);
+        let isn = half.then_some(known.isn)?;
+        self.forget(flow);
         Some(isn)
     }
 
-    /// The service has the answer.
-    pub fn answer(&mut self, flow: FlowId) -> Option<Segment> {
-        let known = self.flows.get_mut(&flow)?;
-        let Socket::Full { answered, .. } = &mut known.socket else { return None };
-        *answered = true;
-        Some(answer(flow, known, self.first_word))
+    /// The daemon removes what is left of an earlier attempt, unless that is a connection (spec 9).
+    /// True if it did.
+    pub fn remove_leftover(&mut self, flow: FlowId) -> bool {
+        match self.flows.get(&flow).map(|flow| flow.socket) {
+            Some(Socket::Stands { .. }) => false,
+            Some(Socket::Half { .. } | Socket::Cookie | Socket::TimeWait { .. }) | None => {
+                self.forget(flow);
+                true
+            }
+        }
+    }
+
+    /// The service has the answer, and is done with the connection.
+    pub fn answer(&mut self, flow: FlowId) -> Vec<Segment> {
+        let Some(known) = self.flows.get(&flow).copied() else { return Vec::new() };
+        let Socket::Stands { taken_up, asked, .. } = known.socket else { return Vec::new() };
+        self.set(flow, Socket::Stands { taken_up, asked, answered: true });
+        let answer = answer(flow, &known, self.first_word);
+        let sequence = answer.sequence.wrapping_add(answer.length);
+        match self.closes {
+            Closes::Client => vec![answer],
+            Closes::Server => {
+                vec![answer, Segment { flag: Flag::Fin, sequence, length: 0, ..answer }]
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// The service has accepted it and has not answered yet.
+    fn is_worked_on(self) -> bool {
+        matches!(self, Socket::Stands { taken_up: true, answered: false, .. })
     }
 }
 
@@ -364,13 +471,22 @@ fn syn_ack(id: FlowId, flow: &Flow) -> Segment {
     }
 }
 
+/// What says which connection there is already.
+fn challenge(id: FlowId, flow: &Flow) -> Segment {
+    Segment { flag: Flag::Ack, sequence: flow.isn.wrapping_add(1), ..syn_ack(id, flow) }
+}
+
+fn greeting(id: FlowId, flow: &Flow) -> Segment {
+    Segment { length: GREETING, ..challenge(id, flow) }
+}
+
 fn answer(id: FlowId, flow: &Flow, first_word: FirstWord) -> Segment {
     let greeted = if first_word == FirstWord::Server { GREETING } else { 0 };
     Segment {
         flow: id,
         flag: Flag::Ack,
         sequence: flow.isn.wrapping_add(1 + greeted),
-        acknowledgement: flow.client_isn.wrapping_add(1 + crate::client::REQUEST),
+        acknowledgement: flow.client_isn.wrapping_add(1 + REQUEST),
         length: ANSWER,
     }
 }

@@ -191,14 +191,27 @@ impl Row for HostRow {
         "releases",
         "takeovers",
         "overflowed",
+        "cookies",
+        "leftovers",
     ];
 
     fn cells(&self) -> Vec<String> {
-        let Counts { claims, owns, releases, syns, accepted, eager, takeovers, overflowed } =
-            self.counts;
+        let Counts {
+            claims,
+            owns,
+            releases,
+            syns,
+            accepted,
+            eager,
+            takeovers,
+            overflowed,
+            cookies,
+            leftovers,
+        } = self.counts;
         let mut cells =
             vec![host_name(self.host), self.connections.to_string(), self.share.to_string()];
-        let counts = [syns, accepted, eager, claims, owns, releases, takeovers, overflowed];
+        let decided = [syns, accepted, eager, claims, owns, releases, takeovers];
+        let counts = decided.into_iter().chain([overflowed, cookies, leftovers]);
         cells.extend(counts.map(|count| count.to_string()));
         cells
     }
@@ -244,6 +257,7 @@ pub fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Reset => "reset",
         Outcome::TimedOut => "timed_out",
         Outcome::Stalled => "stalled",
+        Outcome::Rebooted => "rebooted",
     }
 }
 

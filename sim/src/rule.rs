@@ -188,6 +188,12 @@ impl Decider {
         }
     }
 
+    /// It has not accepted this attempt: what its kernel has of the flow is of an earlier one. The
+    /// ancestors do not care.
+    pub fn is_new(&self, flow: &FlowKey, isn: u32) -> bool {
+        self.node().is_some_and(|node| !node.has_accepted(flow, isn))
+    }
+
     /// Somebody else is there.
     pub fn has_peers(&self) -> bool {
         self.node().is_none_or(|node| node.peers().next().is_some())

@@ -65,7 +65,8 @@ choice! {
     /// What keeps a host from resetting a client's connection with another one.
     Guard { /// RSTs of flows that are not assured are dropped.
         Rst = "rst", /// The first ACK must name this host's own sequence number.
-        Strict = "strict", /// Only what connection tracking calls INVALID is dropped.
+        Strict = "strict", /// The same, by a kernel module: no ACK waits for the daemon.
+        Gate = "gate", /// Only what connection tracking calls INVALID is dropped.
         Invalid = "invalid", /// Nothing.
         None = "none" }
 }
@@ -97,6 +98,21 @@ choice! {
     FirstWord { /// The client, as in HTTP.
         Client = "client", /// The server, as in SSH or SMTP.
         Server = "server" }
+}
+
+choice! {
+    /// Who ends a connection, and remembers it for a minute (TIME_WAIT).
+    Closes { /// The client, once it has its answer.
+        Client = "client", /// The server, once it has given it.
+        Server = "server" }
+}
+
+choice! {
+    /// How a host schedules its daemon.
+    Class { /// With real-time priority (SCHED_FIFO): `host.wake`.
+        Fifo = "fifo", /// Like any program: `host.wake_normal`.
+        Normal = "normal", /// As a virtual machine whose processors are shared: `host.wake_guest`.
+        Guest = "guest" }
 }
 
 /// How connections arrive.
@@ -179,7 +195,10 @@ pub struct Scenario {
     pub reordering_delay: Delay,
     pub interrupt: Delay,
     pub queueing: Vec<Duration>,
+    pub classes: Vec<Class>,
     pub wake: Delay,
+    pub wake_normal: Delay,
+    pub wake_guest: Delay,
     pub timer_error: Delay,
     pub frame_cost: Duration,
     pub packet_cost: Duration,
@@ -194,14 +213,19 @@ pub struct Scenario {
     pub inbox: usize,
     pub conntrack: Conntrack,
     pub backlog: usize,
+    pub syn_cookies: bool,
     pub syn_ack_retries: u32,
     pub speeds: Vec<f64>,
     pub service: Delay,
+    pub workers: usize,
     pub first_word: FirstWord,
+    pub closes: Closes,
     pub schedule: SynSchedule,
     pub patience: Duration,
     pub access: Delay,
     pub ports: usize,
+    pub reboots: Share,
+    pub reboot_after: Delay,
     pub arrivals: Arrivals,
     pub connections_per_second: f64,
     pub burst: usize,
@@ -299,7 +323,10 @@ parameters! {
     "network.reordering_delay", reordering_delay: Delay, "how much later these come";
     "host.interrupt", interrupt: Delay, "from the end of a frame to socket or queue";
     "host.queueing", queueing: Vec<Duration>, "what a client's segment needs more than a claim until it is in the queue, for connection tracking and rules: at each host; the last one holds for all further hosts";
-    "host.wake", wake: Delay, "until the daemon runs once there is something to do";
+    "host.classes", classes: Vec<Class>, "how each host schedules its daemon: fifo, normal or guest; the last one holds for all further hosts";
+    "host.wake", wake: Delay, "fifo: until the daemon runs once there is something to do";
+    "host.wake_normal", wake_normal: Delay, "the same of class normal";
+    "host.wake_guest", wake_guest: Delay, "the same of class guest";
     "host.timer_error", timer_error: Delay, "how much too late a timer wakes the daemon";
     "host.frame_cost", frame_cost: Duration [None, ms(1)], "to read a claim frame";
     "host.packet_cost", packet_cost: Duration [None, ms(1)], "to read a held packet or a log entry";
@@ -313,15 +340,20 @@ parameters! {
     "host.queue", queue: usize [Some(1), Some(1_000_000)], "packets that the kernel holds for the daemon";
     "host.inbox", inbox: usize [Some(1), Some(1_000_000)], "claim frames that its socket holds";
     "kernel.conntrack", conntrack: Conntrack, "how connection tracking treats an ACK that does not fit";
-    "kernel.backlog", backlog: usize [Some(1), Some(1_000_000)], "connections that wait for the service";
+    "kernel.backlog", backlog: usize [Some(1), Some(1_000_000)], "bound of the listener's queues: half-open connections, and those that wait for the service";
+    "kernel.syn_cookies", syn_cookies: bool, "what is beyond the half-open ones gets a SYN cookie, else nothing";
     "kernel.syn_ack_retries", syn_ack_retries: u32 [Some(0), Some(10)], "SYN-ACKs that are said again, after 1, 3, 7 s...";
     "service.speeds", speeds: Vec<f64>, "capacity of each host in units of work per second, shared by all it serves; the last one holds for all further hosts";
     "service.time", service: Delay, "work of one connection, at speed 1";
+    "service.workers", workers: usize [Some(1), Some(1_000_000)], "connections that each service accepts at a time; others wait in its accept queue";
     "service.first_word", first_word: FirstWord, "who speaks first";
+    "service.closes", closes: Closes, "who closes first, and remembers the connection for 60 s (TIME_WAIT)";
     "client.schedule", schedule: SynSchedule, "when a SYN is said again";
     "client.patience", patience: Duration [ms(1), ms(3_600_000)], "after that a client gives up";
     "client.access", access: Delay, "one way between a client and the segment";
     "client.ports", ports: usize [Some(1), Some(100_000_000)], "address and port pairs; each is used again when all have been";
+    "client.reboots", reboots: Share, "connections whose client forgets all in their midst, and opens another from the same address and port";
+    "client.reboot_after", reboot_after: Delay, "when, after the first SYN";
     "load.arrivals", arrivals: Arrivals, "how connections arrive";
     "load.connections_per_second", connections_per_second: f64 [Some(0.001), Some(1e7)], "how many";
     "load.burst", burst: usize [Some(1), Some(1_000_000)], "connections in a burst";
@@ -364,7 +396,10 @@ impl Default for Scenario {
             reordering_delay: delay("exp 100us"),
             interrupt: delay("exp 1500ns + 1% exp 60us"),
             queueing: vec![Duration::ZERO],
+            classes: vec![Class::Fifo],
             wake: delay("lognormal 6us 0.7 + 0.1% exp 300us"),
+            wake_normal: delay("lognormal 8us 0.8 + 1% exp 1ms"),
+            wake_guest: delay("lognormal 15us 0.8 + 0.5% exp 5ms"),
             timer_error: delay("exp 2us"),
             frame_cost: Duration::from_nanos(700),
             packet_cost: Duration::from_nanos(1_200),
@@ -379,14 +414,19 @@ impl Default for Scenario {
             inbox: 4_096,
             conntrack: Conntrack::Since6_1,
             backlog: 4_096,
+            syn_cookies: true,
             syn_ack_retries: 5,
             speeds: vec![8.0],
             service: delay("exp 1ms"),
+            workers: 1_024,
             first_word: FirstWord::Client,
+            closes: Closes::Client,
             schedule: SynSchedule::Linear,
             patience: Duration::from_secs(30),
             access: delay("100us"),
             ports: 1_000_000,
+            reboots: Share(0.0),
+            reboot_after: delay("exp 10ms"),
             arrivals: Arrivals::Poisson,
             connections_per_second: 1_000.0,
             burst: 100,
@@ -444,6 +484,15 @@ impl Scenario {
     /// What a segment needs more than a claim at a host.
     pub fn queueing(&self, host: usize) -> Duration {
         self.queueing.get(host).or(self.queueing.last()).copied().unwrap_or_default()
+    }
+
+    /// How long the daemon of a host needs to wake up.
+    pub fn wake_of(&self, host: usize) -> &Delay {
+        match self.classes.get(host).or(self.classes.last()) {
+            Some(Class::Normal) => &self.wake_normal,
+            Some(Class::Guest) => &self.wake_guest,
+            Some(Class::Fifo) | None => &self.wake,
+        }
     }
 
     /// What only together is wrong.

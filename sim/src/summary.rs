@@ -17,6 +17,7 @@ pub struct Summary {
     pub reset: u64,
     pub timed_out: u64,
     pub stalled: u64,
+    pub rebooted: u64,
     pub open: u64,
     /// Connections that more than one host has answered.
     pub answered_twice: u64,
@@ -36,6 +37,10 @@ pub struct Summary {
     pub share_of_host: Vec<f64>,
     pub collisions: u64,
     pub overflowed: u64,
+    /// SYN-ACKs that were SYN cookies.
+    pub cookies: u64,
+    /// SYNs dropped because something of an earlier attempt was left.
+    pub leftovers: u64,
     pub events: u64,
 }
 
@@ -61,6 +66,7 @@ figures! {
     "reset": |it| Some(it.reset as f64);
     "timed_out": |it| Some(it.timed_out as f64);
     "stalled": |it| Some(it.stalled as f64);
+    "rebooted": |it| Some(it.rebooted as f64);
     "open": |it| Some(it.open as f64);
     "answered_twice": |it| Some(it.answered_twice as f64);
     "second_syn_acks_per_100k": |it| Some(it.second_syn_acks_per_100k);
@@ -85,6 +91,8 @@ figures! {
     "least_share": |it| it.share_of_host.iter().copied().reduce(f64::min);
     "collisions": |it| Some(it.collisions as f64);
     "overflowed": |it| Some(it.overflowed as f64);
+    "cookies": |it| Some(it.cookies as f64);
+    "leftovers": |it| Some(it.leftovers as f64);
     "events": |it| Some(it.events as f64);
 }
 
@@ -149,6 +157,7 @@ impl Summary {
             reset: count(Outcome::Reset),
             timed_out: count(Outcome::TimedOut),
             stalled: count(Outcome::Stalled),
+            rebooted: count(Outcome::Rebooted),
             open: count(Outcome::Open),
             answered_twice: counted.iter().filter(|c| further(c.answered) > 0).count() as u64,
             second_syn_acks_per_100k: per_connection(second) * 1e5,
@@ -164,6 +173,8 @@ impl Summary {
             share_of_host: (0..scenario.hosts).map(share).collect(),
             collisions: network.collisions,
             overflowed: counts.overflowed + network.overflowed,
+            cookies: counts.cookies,
+            leftovers: counts.leftovers,
             events: world.happened(),
         }
     }

@@ -11,7 +11,8 @@ use crate::checker::{Promises, Violation};
 use crate::fault::{Fault, FaultKind};
 use crate::judge::{Judgement, judge};
 use crate::scenario::{
-    Arrivals, Conntrack, FirstWord, Guard, Medium, Mode, Pacing, Scenario, SynSchedule,
+    Arrivals, Class, Closes, Conntrack, FirstWord, Guard, Medium, Mode, Pacing, Scenario,
+    SynSchedule,
 };
 use crate::setting::{Rate, Setting, Share};
 use crate::shrink::shrink;
@@ -156,7 +157,11 @@ pub fn draw(seed: u64) -> Drawn {
 }
 
 fn cluster(draw: &mut Draw, it: &mut Scenario) {
-    it.guard = draw.named(&[("guard rst", Guard::Rst), ("guard strict", Guard::Strict)]);
+    it.guard = draw.named(&[
+        ("guard rst", Guard::Rst),
+        ("guard strict", Guard::Strict),
+        ("guard gate", Guard::Gate),
+    ]);
     it.pacing = draw.named(&[("pacing rank", Pacing::Rank), ("pacing race", Pacing::Race)]);
     it.mode = draw.named(&[
         ("mode auto", Mode::Auto),
@@ -219,6 +224,20 @@ fn hosts(draw: &mut Draw, it: &mut Scenario) {
         it.pauses_per_second = draw.of(&[0.5, 5.0, 50.0]);
         it.pause = delay(draw.of(&["exp 2ms", "uniform 0us 30ms", "pareto 1ms 1.5"]));
     }
+    if draw.class("scheduling classes") {
+        it.classes = draw
+            .of(&[
+                [Class::Normal, Class::Fifo],
+                [Class::Fifo, Class::Guest],
+                [Class::Guest, Class::Normal],
+            ])
+            .to_vec();
+    }
+    if draw.class("small queues") {
+        it.backlog = draw.of(&[8, 64]);
+        it.syn_cookies = draw.chance.happens(0.7);
+        it.workers = draw.of(&[16, 256]);
+    }
     it.conntrack = draw.of(&[Conntrack::Since6_1, Conntrack::Before6_1]);
     it.service = delay(draw.of(&["exp 1ms", "100us", "exp 20ms"]));
 }
@@ -228,14 +247,19 @@ fn clients(draw: &mut Draw, it: &mut Scenario) {
         ("client speaks first", FirstWord::Client),
         ("server speaks first", FirstWord::Server),
     ]);
+    it.closes = draw
+        .named(&[("client closes first", Closes::Client), ("server closes first", Closes::Server)]);
     it.schedule = draw.of(&[SynSchedule::Linear, SynSchedule::Exponential]);
     it.access = delay(draw.of(&["20us", "100us", "exp 5ms", "uniform 10ms 50ms"]));
     it.arrivals = draw.of(&[Arrivals::Poisson, Arrivals::Regular, Arrivals::Bursts]);
     it.connections_per_second = draw.of(&[5.0, 30.0, 100.0, 300.0]);
     it.burst = draw.of(&[2, 10, 50]);
     if draw.class("port reuse") {
-        // Each is used again within a second or three.
-        it.ports = (it.connections_per_second * draw.of(&[1.0, 3.0])) as usize;
+        it.ports = draw.of(&[1, 3, 30, 300]);
+    }
+    if draw.class("clients start anew") {
+        it.reboots = draw.share(0.3);
+        it.reboot_after = delay(draw.of(&["exp 1ms", "exp 10ms", "uniform 0us 3s"]));
     }
     if draw.class("flood") {
         it.flood_per_second = draw.of(&[20.0, 200.0]);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use clusterd::protocol::{Counters, Instant, Verdict};
+use clusterd::protocol::{Instant, Verdict};
 
 use crate::arrivals::Trace;
 use crate::chance::{Chance, Entity, after};
@@ -71,6 +71,7 @@ enum ClientTimer {
     Syn,
     Again { wait: Duration },
     GiveUp,
+    Reboot,
 }
 
 /// A connection attempt: what its client and the simulator know.
@@ -135,6 +136,10 @@ pub struct Counts {
     pub takeovers: u64,
     /// Packets for which there was no room.
     pub overflowed: u64,
+    /// SYN-ACKs that were SYN cookies.
+    pub cookies: u64,
+    /// SYNs dropped because something of an earlier attempt was left.
+    pub leftovers: u64,
 }
 
 impl Counts {
@@ -149,10 +154,13 @@ impl Counts {
             eager: self.eager - earlier.eager,
             takeovers: self.takeovers - earlier.takeovers,
             overflowed: self.overflowed - earlier.overflowed,
+            cookies: self.cookies - earlier.cookies,
+            leftovers: self.leftovers - earlier.leftovers,
         }
     }
 
-    fn add(&mut self, counters: &Counters, overflowed: u64) {
+    fn add(&mut self, host: &Host) {
+        let counters = host.decider.counters();
         self.claims += counters.claims;
         self.owns += counters.owns;
         self.releases += counters.releases;
@@ -160,7 +168,9 @@ impl Counts {
         self.accepted += counters.accepted;
         self.eager += counters.eager;
         self.takeovers += counters.takeovers;
-        self.overflowed += overflowed;
+        self.overflowed += host.counters.queue_overflowed + host.kernel.overflows;
+        self.cookies += host.kernel.cookies;
+        self.leftovers += host.counters.leftovers;
     }
 }
 
@@ -175,6 +185,8 @@ impl std::iter::Sum for Counts {
             eager: sum.eager + one.eager,
             takeovers: sum.takeovers + one.takeovers,
             overflowed: sum.overflowed + one.overflowed,
+            cookies: sum.cookies + one.cookies,
+            leftovers: sum.leftovers + one.leftovers,
         })
     }
 }
@@ -202,14 +214,17 @@ pub struct World<'a, R> {
     pub connections: Vec<Connection>,
     /// The latest connection of each flow.
     by_flow: Vec<u32>,
+    /// Connections for which an address and port was sought.
+    turn: usize,
     load: Chance,
     ends: Ends,
     pauses: Vec<Chance>,
     balancer: Chance,
+    reboots: Chance,
     deeds: Vec<Deed>,
     happened: u64,
     flooded: u32,
-    /// Nothing pauses daemons any more.
+    /// Nothing pauses daemons any more, and no client starts anew.
     calm: bool,
     /// Claim frames, and their bytes on the wire.
     pub claim_frames: (u64, u64),
@@ -277,6 +292,7 @@ impl<'a, R: Record> World<'a, R> {
             slots: Vec::new(),
             connections: Vec::new(),
             by_flow: Vec::new(),
+            turn: 0,
             load: Chance::new(seed, Entity::Load),
             ends: Ends {
                 interrupt: scenario.interrupt.clone(),
@@ -287,6 +303,7 @@ impl<'a, R: Record> World<'a, R> {
             },
             pauses: Vec::new(),
             balancer: Chance::new(seed, Entity::Balancer),
+            reboots: Chance::new(seed, Entity::Reboots),
             deeds: Vec::new(),
             happened: 0,
             flooded: 0,
@@ -513,26 +530,67 @@ impl<'a, R: Record> World<'a, R> {
     }
 
     fn connect(&mut self) {
-        let number = self.connections.len();
-        let flow = self.free_flow(number);
-        let isn = self.load.number();
-        let client = Client::new(flow, isn, self.now, self.scenario.first_word);
+        let flow = self.free_flow();
+        self.connect_from(flow);
+    }
+
+    /// A client opens a connection from this address and port; it forgets an earlier one.
+    fn connect_from(&mut self, flow: FlowId) {
+        let now = self.now;
+        let number = self.connections.len() as u32;
+        let isn = self.draw_isn(flow);
+        let Scenario { first_word, closes, .. } = *self.scenario;
+        let client = Client::new(flow, isn, now, first_word, closes);
         let work = self.scenario.service.draw(&mut self.load);
         let chosen = self.balance();
+        if let Some(&latest) = self.by_flow.get(flow.0 as usize) {
+            self.reboot(latest);
+        }
         self.connections.push(Connection { client, answered: 0, accepted: 0, chosen, work });
         match self.by_flow.get_mut(flow.0 as usize) {
-            Some(latest) => *latest = number as u32,
-            None => self.by_flow.push(number as u32),
+            Some(latest) => *latest = number,
+            None => self.by_flow.push(number),
         }
-        self.client_timer(number as u32, ClientTimer::Syn);
-        let patience = after(self.now, self.scenario.patience.as_nanos() as u64);
-        self.events.schedule(patience, Event::Client(number as u32, ClientTimer::GiveUp));
+        self.client_timer(number, ClientTimer::Syn);
+        let patience = after(now, self.scenario.patience.as_nanos() as u64);
+        self.events.schedule(patience, Event::Client(number, ClientTimer::GiveUp));
+        if self.reboots.happens(self.scenario.reboots.0) && !self.calm {
+            let at = after(now, self.scenario.reboot_after.draw(&mut self.reboots));
+            self.events.schedule(at, Event::Client(number, ClientTimer::Reboot));
+        }
+    }
+
+    /// Initial sequence numbers of a client follow its clock (RFC 6528; `secure_tcp_seq`), from
+    /// another point after each start.
+    fn draw_isn(&mut self, flow: FlowId) -> u32 {
+        let drawn = self.load.number();
+        let latest = self.by_flow.get(flow.0 as usize).map(|&it| &self.connections[it as usize]);
+        let latest = latest
+            .map(|it| &it.client)
+            .filter(|client| !matches!(client.outcome, Outcome::Open | Outcome::Rebooted));
+        latest.map_or(drawn, |client| {
+            let ticks = (self.now.since(client.started).as_nanos() >> 6) as u32;
+            client.isn.wrapping_add(ticks.max(1))
+        })
+    }
+
+    /// The client of this connection forgets it. False if it is over.
+    fn reboot(&mut self, number: u32) -> bool {
+        let client = &mut self.connections[number as usize].client;
+        let open = client.outcome == Outcome::Open;
+        client.reboot(self.now);
+        if open {
+            let outcome = Outcome::Rebooted;
+            self.record.note(self.now, Happening::Ended { connection: number, outcome });
+        }
+        open
     }
 
     /// The next address and port of which no connection is open; if there is none soon, the
     /// client must have started anew.
-    fn free_flow(&self, number: usize) -> FlowId {
-        let ports = self.scenario.ports;
+    fn free_flow(&mut self) -> FlowId {
+        let (ports, number) = (self.scenario.ports, self.turn);
+        self.turn += 1;
         let free = |flow: &usize| match self.by_flow.get(*flow) {
             Some(&latest) => self.connections[latest as usize].client.outcome != Outcome::Open,
             None => true,
@@ -592,9 +650,18 @@ impl<'a, R: Record> World<'a, R> {
             }
             ClientTimer::GiveUp => {
                 if client.outcome == Outcome::Open {
-                    client.give_up(now);
+                    let fin = client.give_up(now);
                     let outcome = client.outcome;
                     self.record.note(now, Happening::Ended { connection: number, outcome });
+                    if let Some(fin) = fin {
+                        self.reply(number, fin);
+                    }
+                }
+            }
+            ClientTimer::Reboot => {
+                let flow = client.flow;
+                if self.reboot(number) {
+                    self.connect_from(flow);
                 }
             }
         }
@@ -843,10 +910,8 @@ impl<'a, R: Record> World<'a, R> {
             return;
         }
         let Some(flow) = slot.service.finish(self.now, epoch) else { return };
-        let answer = slot.host.as_mut().and_then(|host| host.kernel.answer(flow));
-        if let Some(segment) = answer {
-            self.carry_out(host, life, Deed::Tcp(self.now, segment));
-        }
+        let now = self.now;
+        self.with_host(host, life, |host, _, deeds| host.served(now, flow, deeds));
         self.predict(host, life);
     }
 }
@@ -855,7 +920,7 @@ impl Slot {
     fn counts(&self) -> Counts {
         let mut counts = self.counted;
         if let Some(host) = &self.host {
-            counts.add(&host.decider.counters(), host.counters.queue_overflowed);
+            counts.add(host);
         }
         counts
     }

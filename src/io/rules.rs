@@ -293,8 +293,7 @@ impl Ruleset {
 
     /// Overload form: SYNs of foreign buckets go before connection tracking makes
     /// an entry for each, whether or not their flow is tracked here: a flood
-    /// that repeats its SYNs must not find the way to the daemon, either. So do
-    /// datagrams of foreign flows.
+    /// that repeats its SYNs must not find the way to the daemon, either.
     fn divide(&self, text: &mut String) -> std::fmt::Result {
         let Self { interface, vip, .. } = self;
         writeln!(text, "  chain divide {{")?;
@@ -304,11 +303,6 @@ impl Ruleset {
             "    iifname \"{interface}\" ip daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
              tcp dport != @{UNDIVIDED} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
             self.bucket("tcp sport")
-        )?;
-        writeln!(
-            text,
-            "    iifname \"{interface}\" ip daddr {vip} ip saddr . udp sport . udp dport \
-             @{FOREIGN_FLOWS} drop"
         )?;
         writeln!(text, "  }}")
     }
@@ -320,6 +314,7 @@ impl Ruleset {
         // In flows that this host has opened: answers to its own questions, and what a client
         // says to a port from which a service has gone on with it (RFC 1350).
         writeln!(text, "    ct direction reply accept")?;
+        writeln!(text, "    ip saddr . udp sport . udp dport @{FOREIGN_FLOWS} drop")?;
         writeln!(
             text,
             "    meta l4proto @{BY_BUCKET} {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",

@@ -261,7 +261,7 @@ impl Attempt {
                 same
             }
             // The owner re-asserts a retransmitted SYN, or it is contested again.
-            (S::Foreign { owner, .. }, E::Syn(ticket)) => {
+            (S::Foreign { owner, until }, E::Syn(ticket)) => {
                 self.arrived = now;
                 if self.seen {
                     self.tries = self.tries.saturating_add(1);
@@ -269,6 +269,15 @@ impl Attempt {
                 }
                 self.seen = true;
                 match owner {
+                    // A host that is late hears the owner's answer to this SYN before the SYN.
+                    Some(to)
+                        if cx.view.is_live(to)
+                            && !self.incumbent
+                            && until >= now + timers.foreign.saturating_sub(timers.own) =>
+                    {
+                        self.yield_to_owner(cx, ticket);
+                        same
+                    }
                     Some(to) if cx.view.is_live(to) && !self.incumbent => {
                         let key = cx.view.claim_key(cx.id, to, 0, 0);
                         Some(self.defer(cx, Some(ticket), key))

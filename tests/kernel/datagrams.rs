@@ -352,6 +352,30 @@ fn a_late_answer_does_not_bring_a_flow_back() {
     }
 }
 
+/// What one host asks from the virtual IP costs no other host the answers to its own questions.
+#[test]
+fn hosts_ask_in_turn_from_one_port() {
+    const PORT: u16 = 5_353;
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    let upstream = lab.within("client", || UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    upstream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+    let port = upstream.local_addr().expect("bound").port();
+    let ask_from = |role: &str| {
+        let question = lab.within(role, || UdpSocket::bind((VIP, PORT))).expect("bind");
+        question.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+        question.send_to(b"?", (crate::sender::CLIENT, port)).expect("send");
+        let (_, asker) = upstream.recv_from(&mut [0; 4]).expect("asked");
+        upstream.send_to(b"!", asker).expect("send");
+        question.recv(&mut [0; 4]).expect("answered");
+    };
+    ask_from("h1");
+    let flow = format!("{} . {port} . {PORT}", crate::sender::CLIENT);
+    wait_until("h2 has heard the answer, too", || {
+        lab.shell("h2", "nft list ruleset").contains(&flow)
+    });
+    ask_from("h2");
+}
+
 #[test]
 fn another_host_goes_on_when_the_service_ends() {
     let Some(lab) = Lab::up(HOSTS, "rst") else { return };

@@ -253,7 +253,8 @@ impl Checker {
             self.blame(at, Invariant::I11, Some(host), Some(about), what);
             return;
         }
-        if !incumbent && lately.is_empty() {
+        // A peer may also have passed long before this host was told of the SYN.
+        if !incumbent && local.heard.is_empty() {
             self.in_turn(at, host, about, since);
         }
     }

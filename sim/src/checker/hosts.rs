@@ -172,7 +172,7 @@ impl Hosts {
     }
 
     fn look(&mut self, at: Instant, host: &Host, node: &Node) {
-        let (open, room) = host.kernel.open();
+        let (open, room) = host.kernel.waiting();
         let (slot, settle) = node.pace();
         let counters = node.counters();
         let snapshot = Snapshot {
@@ -185,6 +185,7 @@ impl Hosts {
             missed: node.hearing().map(|hearing| hearing.lost).sum(),
             refused: host.counters.queue_overflowed
                 + host.counters.slept
+                + host.kernel.overflows
                 + counters.held_full
                 + counters.table_full,
         };
@@ -291,7 +292,13 @@ impl Checker {
             match expected {
                 Expected::Answer { since } => {
                     let answered = attempt.is_some_and(|attempt| !attempt.answers.is_empty());
-                    if !answered && self.hosts.able(host, since) && self.hosts.without_hash(since) {
+                    // Meanwhile it may have answered another attempt with these ports.
+                    let other = self.attempts.has_answered(host, flow);
+                    if !answered
+                        && !other
+                        && self.hosts.able(host, since)
+                        && self.hosts.without_hash(since)
+                    {
                         let what = format!(
                             "it got the SYN at {:.6} s and can serve, and nobody has answered in {:?}",
                             since.0 as f64 / 1e9,

@@ -144,7 +144,7 @@ fn arrivals(handshakes: &[Handshake]) -> String {
 }
 
 fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
-    let RecordedRun { args, handshakes, attempts, wire } = *run;
+    let RecordedRun { args, handshakes, attempts, wire, faults: _ } = *run;
     let count = handshakes.len().max(1) as f64;
     let claims = &wire.claims;
     let entries = claims.claim_entries + claims.own_entries + claims.release_entries;

@@ -77,6 +77,8 @@ struct World {
     incumbent: bool,
     tries: u8,
     age: Duration,
+    /// How long states last.
+    left: Duration,
     /// The node whose turn comes right away.
     first: NodeId,
     /// Ports of the peers are closed as well.
@@ -103,6 +105,7 @@ impl Default for World {
             incumbent: false,
             tries: 0,
             age: Duration::from_millis(10),
+            left: LEFT,
             first: A,
             all_absent: false,
             lossy: false,
@@ -154,6 +157,8 @@ fn every_circumstance_has_its_rows() {
         ("incumbent", World { incumbent: true, ..new() }, "SYN"),
         ("incumbent", World { incumbent: true, ..new() }, "OWN of a"),
         ("owner not live", World { peers: &[B], ..new() }, "SYN"),
+        ("owner just heard", World { left: Duration::from_millis(2_980), ..new() }, "SYN"),
+        ("owner heard before", World { left: Duration::from_millis(2_979), ..new() }, "SYN"),
         ("racing", World { pacing: Pacing::Race, ..new() }, "SYN"),
         ("a by hash", World { peers_by_hash: true, ..new() }, "SYN"),
         ("by hash", by_hash(A), "SYN"),
@@ -255,7 +260,7 @@ fn row(world: &World, state: &str, event: &str) -> String {
     let mut cx = Context { id, view, outbox: &mut outbox, counters: &mut counters };
 
     let seen = !state.ends_with("unseen");
-    let left = if event == "timeout" { Duration::ZERO } else { LEFT };
+    let left = if event == "timeout" { Duration::ZERO } else { world.left };
     let before = state_named(state, &cx, &flow, world, NOW + left);
     let event = event_named(event, &cx);
     // What the node tells an attempt that did not know its flow.
