@@ -599,7 +599,6 @@ impl Host {
         while let Some(bytes) = self.decider.poll_frame(now) {
             took += scenario.send_cost.as_nanos() as u64;
             deeds.push(Deed::Claim(after(now, took), bytes.into()));
-            took += scenario.send_rest.draw(&mut self.scheduler);
         }
         took
     }

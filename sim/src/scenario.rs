@@ -206,7 +206,6 @@ pub struct Scenario {
     pub answer_cost: Duration,
     pub answer_rest: Delay,
     pub send_cost: Duration,
-    pub send_rest: Delay,
     pub pauses_per_second: f64,
     pub pause: Delay,
     pub queue: usize,
@@ -334,7 +333,6 @@ parameters! {
     "host.answer_cost", answer_cost: Duration [None, ms(1)], "how much more until a SYN-ACK leaves, if the verdict is to accept";
     "host.answer_rest", answer_rest: Delay, "how long the daemon is not back yet when the SYN-ACK has left";
     "host.send_cost", send_cost: Duration [None, ms(1)], "to send a claim frame";
-    "host.send_rest", send_rest: Delay, "how long the daemon is not back yet when the frame has left";
     "host.pauses_per_second", pauses_per_second: f64 [Some(0.0), Some(1e4)], "how often a daemon is kept from running, between any two steps";
     "host.pause", pause: Delay, "for how long then";
     "host.queue", queue: usize [Some(1), Some(1_000_000)], "packets that the kernel holds for the daemon";
@@ -407,7 +405,6 @@ impl Default for Scenario {
             answer_cost: Duration::ZERO,
             answer_rest: Delay::NONE,
             send_cost: micros(3),
-            send_rest: Delay::NONE,
             pauses_per_second: 0.0,
             pause: delay("exp 2ms"),
             queue: 8_192,

@@ -42,8 +42,10 @@ pub struct RecordedRun<'a> {
 /// The delays and costs of which a connection's time is made up.
 #[derive(Debug, Default)]
 pub struct Components {
-    /// From the arrival of a packet or frame to the daemon's turn, if it slept.
+    /// From when a SYN was in the queue to the daemon's turn, if it slept.
     pub wake: Histogram,
+    /// From when a frame had come to the interface to the daemon's turn, if it slept.
+    pub wake_by_frame: Histogram,
     /// How much too late a timer woke the daemon.
     pub timer: Histogram,
     /// From the client's interface to the first host's kernel.
@@ -55,10 +57,9 @@ pub struct Components {
     pub answering: Histogram,
     /// From then until the daemon goes on.
     pub answer_rest: Histogram,
-    /// From the moment that a daemon begins to send a frame to its arrival at the first host.
+    /// From the moment that a daemon begins to send a frame to its arrival at the first host's
+    /// interface. It gets to the sockets later, within the sender's system call.
     pub sending: Histogram,
-    /// From then until the sender goes on.
-    pub send_rest: Histogram,
     /// From the moment that a daemon begins to send a frame until another daemon reads it.
     pub one_way: Histogram,
     /// There and back, without the time in between.
@@ -104,6 +105,7 @@ impl Components {
         let mut all = Self::default();
         for host in hosts {
             all.wake.merge(&host.wake);
+            all.wake_by_frame.merge(&host.wake_by_frame);
             all.timer.merge(&host.timer);
             all.work.add(&host.work);
             all.by_host.push((Histogram::default(), host.wake.clone()));
@@ -170,7 +172,6 @@ impl Components {
             let sent = place(node).and_then(|sender| hosts[sender].sent.get(&sequence));
             if let Some(sent) = sent {
                 self.sending.add(at.saturating_sub(sent.began));
-                self.send_rest.add(sent.ended.saturating_sub(at));
             }
         }
         // The last way of a frame from one host to another, in time order of the receivers.

@@ -97,10 +97,7 @@ pub fn write(
         timer,
         access,
         fabric,
-        answering,
         answer_rest,
-        sending,
-        send_rest,
         one_way,
         claim_round_trip,
         service,
@@ -111,10 +108,7 @@ pub fn write(
         ("timer.hist", timer),
         ("access.hist", access),
         ("fabric.hist", fabric),
-        ("answering.hist", answering),
         ("answer_rest.hist", answer_rest),
-        ("sending.hist", sending),
-        ("send_rest.hist", send_rest),
         ("claim_one_way.hist", one_way),
         ("claim_round_trip.hist", claim_round_trip),
         ("service.hist", service),
@@ -162,12 +156,12 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
         answering,
         answer_rest,
         sending,
-        send_rest,
         one_way,
         claim_round_trip,
         service,
         work,
         by_host,
+        ..
     } = components;
     let all = span.as_secs_f64() * args.cluster.nodes as f64;
     LabFigures {
@@ -199,13 +193,13 @@ fn figures(run: &RecordedRun<'_>, components: &Components) -> LabFigures {
         .into(),
         components_us: [
             ("wake", wake),
+            ("wake_by_frame", &components.wake_by_frame),
             ("timer", timer),
             ("access", access),
             ("fabric", fabric),
             ("answering", answering),
             ("answer_rest", answer_rest),
             ("sending", sending),
-            ("send_rest", send_rest),
             ("claim_one_way", one_way),
             ("claim_round_trip", claim_round_trip),
             ("service", service),
@@ -245,6 +239,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
     let answer_us = components.answering.quantile_us(0.5) - way.iter().sum::<f64>() - verdict;
     let begin = handshakes.first().map_or(Duration::ZERO, |first| first.opened);
     let faults: String = run.faults.iter().map(|fault| fault_line(fault, begin)).collect();
+    let faults = if faults.is_empty() { faults } else { format!("faults = [\n{faults}]\n\n") };
     let pacing = match config.pacing {
         Pacing::Rank => "rank",
         Pacing::Race => "race",
@@ -257,7 +252,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
     format!(
         "# {command}\n\
          # What it has measured; the file names are looked for beside this file.\n\
-         faults = [\n{faults}]\n\n[run]\nduration = \"{duration}\"\nwarm_up = \"{warm_up}\"\n\n\
+         {faults}[run]\nduration = \"{duration}\"\nwarm_up = \"{warm_up}\"\n\n\
          [cluster]\nhosts = {hosts}\npacing = \"{pacing}\"\nmode = \"{mode}\"\nguard = \"{guard}\"\n\
          slot = \"{slot}\"\nslot_adapts = {slot_adapts}\n\
          settle = \"{settle}\"\nsettle_adapts = {settle_adapts}\nown = \"{own}\"\n\n\
@@ -267,8 +262,7 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
          [host]\ninterrupt = \"0\"\nqueueing = \"{queueing}\"\nwake = \"measured wake.hist\"\n\
          timer_error = \"measured timer.hist\"\nframe_cost = \"{frame}\"\npacket_cost = \"{packet}\"\n\
          verdict_cost = \"{drop}\"\nanswer_cost = \"{answer}\"\n\
-         answer_rest = \"measured answer_rest.hist\"\nsend_cost = \"{send}\"\n\
-         send_rest = \"measured send_rest.hist\"\n\n\
+         answer_rest = \"measured answer_rest.hist\"\nsend_cost = \"{send}\"\n\n\
          [service]\ntime = \"measured service.hist\"\n\n\
          [client]\naccess = \"measured access.hist\"\n\n\
          [load]\narrivals = \"trace arrivals.csv\"\n",
@@ -288,6 +282,6 @@ fn scenario(run: &RecordedRun<'_>, config: &Config, components: &Components) -> 
         packet = cost(work.packets),
         drop = cost(work.drops),
         answer = median(answer_us),
-        send = median(components.sending.quantile_us(0.5)),
+        send = cost(work.sent),
     )
 }

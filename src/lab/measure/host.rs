@@ -20,8 +20,10 @@ use super::histogram::Histogram;
 pub struct HostTimes {
     /// Its configuration.
     pub config: Config,
-    /// From the arrival of what woke the daemon to the beginning of its turn.
+    /// From when a SYN that woke the daemon was in the queue to the beginning of its turn.
     pub wake: Histogram,
+    /// From when a frame that woke the daemon had come to its interface to that.
+    pub wake_by_frame: Histogram,
     /// From when the daemon wanted to be woken to the beginning of its turn.
     pub timer: Histogram,
     /// What the turns spent their time on.
@@ -101,6 +103,7 @@ impl HostTimes {
         let mut times = Self {
             config: header.config.clone(),
             wake: Histogram::default(),
+            wake_by_frame: Histogram::default(),
             timer: Histogram::default(),
             work: WorkDone::default(),
             syns: BTreeMap::new(),
@@ -109,7 +112,7 @@ impl HostTimes {
             heard: Vec::new(),
         };
         // Of the turn that is being read.
-        let (mut due, mut first) = (Instant::default(), None::<Instant>);
+        let (mut due, mut first) = (Instant::default(), None::<(Instant, bool)>);
         // SYNs that are held, and those let through in that turn.
         let (mut held, mut answered) = (BTreeMap::new(), Vec::new());
         let mut frames = Vec::new();
@@ -120,7 +123,8 @@ impl HostTimes {
                     if let Input::Syn(syn) = &input {
                         held.insert(syn.ticket, (syn.flow.client, syn.isn));
                     }
-                    first = Some(first.map_or(arrived, |first| first.min(arrived)));
+                    let this = (arrived, matches!(input, Input::Syn(_)));
+                    first = Some(first.map_or(this, |first| first.min(this)));
                     if span.contains(&clock(arrived)) {
                         times.note_arrival(clock(at), clock(arrived), input);
                     }
@@ -179,11 +183,12 @@ impl HostTimes {
         }
     }
 
-    fn measure(&mut self, turn: &Turn, due: Instant, first: Option<Instant>) {
+    fn measure(&mut self, turn: &Turn, due: Instant, first: Option<(Instant, bool)>) {
         match first {
             // What had come before it slept has not woken it.
-            Some(first) if !turn.timer && first >= turn.slept => {
-                self.wake.add(turn.woke.since(first));
+            Some((first, by_syn)) if !turn.timer && first >= turn.slept => {
+                let wake = if by_syn { &mut self.wake } else { &mut self.wake_by_frame };
+                wake.add(turn.woke.since(first));
             }
             None if turn.timer && due > turn.slept => self.timer.add(turn.woke.since(due)),
             Some(_) | None => {}
