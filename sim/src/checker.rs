@@ -7,7 +7,7 @@
 //! |---|---|
 //! | I1 | an attempt is handed to an application once, by one host. Only if the scenario has a guard |
 //! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard; with guard `rst` not if the two sequence numbers lie within 66 001 of each other |
-//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), and not while a host decides by hash: then it is the client's retransmission that leads to one |
+//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host that does not know of this one has refused it, and not while a host decides by hash: then it is the client's retransmission that leads to one |
 //! | I4 | a half-open connection is removed only if a segment of the client has come that names another number |
 //! | I5 | a verdict is about a packet that is held; none is held for longer than T_stale once the core was told, as soon as the daemon runs |
 //! | I6 | two hosts' claims of one attempt are never equal in order |
@@ -20,10 +20,10 @@
 //! I11, exactly one SYN-ACK, is promised for equal views, no loss and delays below S. It is checked as the
 //! steps of its proof, each where its own assumption holds: a host that has heard, before it decides
 //! and while it held the SYN, that a peer it trusts owns the attempt does not accept it, nor one that has heard a
-//! claim it must defer to within T_own (always, but without draining, which is an ablation); while
+//! claim it must defer to within T_own, unless it decides by hash (always, but without draining, which is an ablation); while
 //! all hosts have ranked each other for a second, none accepts before its turn by the true ranks, the first
 //! says OWN once it has answered, and, if it has missed no frame yet, does not claim. What is left is an answer that
-//! was heard later than S. By hash, and after the act of healing, [`crate::judge`] demands exactly one outright.
+//! was heard later than S. In mode hash, after the act of healing, [`crate::judge`] demands exactly one outright.
 //!
 //! I3 to I11 are promises of clusterd: of its ancestors only what is about held packets and
 //! queues is checked.
@@ -67,15 +67,12 @@ pub enum Invariant {
     I11,
     /// Once everything is healed, the cluster works as at the beginning.
     Convergence,
-    /// Something that a test made up.
-    MadeUp,
 }
 
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Invariant::Convergence => f.pad("convergence"),
-            Invariant::MadeUp => f.pad("made up"),
             numbered => f.pad(&format!("{numbered:?}")),
         }
     }
@@ -280,7 +277,7 @@ impl Record for Checker {
                 self.hosts.disturbed(at, fault);
             }
             Happening::Started { host } => self.frames.started(host),
-            Happening::Paused { host, until } => self.hosts.paused(host, until),
+            Happening::Paused { host, until } => self.hosts.paused(at, host, until),
             Happening::Heard { .. }
             | Happening::Claimed { .. }
             | Happening::Ended { .. }
@@ -321,7 +318,11 @@ impl Checker {
                 }
             }
             Flag::Rst => self.attempts.said_rst(host, segment),
-            Flag::Syn | Flag::Ack | Flag::Fin | Flag::Refusal => {}
+            Flag::Refusal => {
+                let ranked = self.hosts.snapshot(host).map_or(0, |snapshot| snapshot.peers);
+                self.attempts.refuses(segment, ranked | 1 << host);
+            }
+            Flag::Syn | Flag::Ack | Flag::Fin => {}
         }
     }
 

@@ -81,7 +81,7 @@ pub trait Record {
     /// Something happens at this time. What is sent is noted when it is given to the interface.
     fn note(&mut self, at: Instant, happening: Happening<'_>);
 
-    /// An event at this host is over. Who only takes notes does not look.
+    /// An event at this host is over; notes of what it did follow. Who only takes notes does not look.
     fn after(&mut self, _at: Instant, _host: &Host) {}
 }
 

@@ -823,13 +823,11 @@ impl<'a, R: Record> World<'a, R> {
         let Some(host) = slot.host.as_mut().filter(|_| slot.life == life) else { return };
         let mut deeds = std::mem::take(&mut self.deeds);
         act(host, self.scenario, &mut deeds);
+        self.record.after(self.now, host);
         for deed in deeds.drain(..) {
             self.carry_out(index, life, deed);
         }
         self.deeds = deeds;
-        if let Some(host) = &self.slots[usize::from(index)].host {
-            self.record.after(self.now, host);
-        }
     }
 
     fn carry_out(&mut self, host: u16, life: u32, deed: Deed) {

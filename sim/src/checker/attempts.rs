@@ -51,6 +51,8 @@ pub(super) struct Attempt {
     pub answers: Vec<(u16, u32)>,
     /// Whose application has it.
     owner: Option<u16>,
+    /// Hosts known to all that have refused it, as bits, if any has.
+    pub refused: Option<u64>,
     /// A SYN of it came last, or an answer left.
     pub active: Instant,
     /// All claims, one for each host and contest.
@@ -126,6 +128,14 @@ impl Attempts {
             attempt.answers.push(answer);
         }
         new
+    }
+
+    /// A host that knows of these refuses a SYN on behalf of all.
+    pub fn refuses(&mut self, refusal: &Segment, known: u64) {
+        let about = (refusal.flow, refusal.acknowledgement.wrapping_sub(1));
+        if let Some(attempt) = self.attempts.get_mut(&about) {
+            attempt.refused = Some(attempt.refused.map_or(known, |all| all & known));
+        }
     }
 
     pub fn said_rst(&mut self, host: u16, rst: &Segment) {

@@ -133,7 +133,8 @@ impl Checker {
             ClaimKey::new(contest.attempt, node_id(usize::from(host)), contest.tries, contest.rank);
         let settled = self.hosts.settled(at);
         let ready = self.hosts.known(host).is_some_and(|known| known.ready);
-        let missed = self.hosts.snapshot(host).is_none_or(|snapshot| snapshot.missed > 0);
+        let missed =
+            self.hosts.snapshot(host).is_none_or(|snapshot| snapshot.missed > 0 || snapshot.mute);
         let Some((about, attempt)) = self.attempts.find(contest.attempt) else { return };
         let twin = attempt.claims.iter().copied().find(|other| {
             let order = |key: &ClaimKey| (key.tries, key.rank, key.tie_break);
@@ -241,8 +242,11 @@ impl Checker {
             }
             Word::Claim(_) | Word::Own(_) | Word::Release(_) => None,
         });
+        // By hash it waits for a claim as well, but not for a worse one that comes meanwhile.
+        let by_hash = self.hosts.snapshot(host).is_some_and(|snapshot| snapshot.by_hash);
         if let Some((heard, theirs)) = first
             && !released
+            && !by_hash
             && trusted(theirs.node)
             && at.since(heard) < self.own
         {

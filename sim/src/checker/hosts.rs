@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clusterd::flow::NodeId;
-use clusterd::protocol::{Instant, Limits, Node, Timers};
+use clusterd::protocol::{Cause, Instant, Limits, Node, Timers};
 
 use super::{Checker, Due, Expected, Invariant, host_of};
 use crate::fault::FaultKind;
@@ -15,6 +15,8 @@ use crate::scenario::{Pacing, Scenario};
 /// For so long views must have been equal, or nobody by hash, for claims to be what decides: longer than
 /// any word about a change is on its way.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Others notice a pause that is longer than the time between two HELLOs.
+const NOTICED: Duration = Duration::from_millis(200);
 /// Interrupts, wake-ups, timers and costs of a host, added up over a contest.
 const WAKES: Duration = Duration::from_millis(100);
 /// By then a host that has answered has said so.
@@ -35,6 +37,10 @@ pub(super) struct Snapshot {
     settle: Duration,
     /// Frames of peers that it has missed.
     pub missed: u64,
+    /// Its claims do not get through, as far as it knows.
+    pub mute: bool,
+    /// Peers that it remembers, alive or not.
+    remembered: usize,
     /// Packets that it had no room or time for.
     refused: u64,
 }
@@ -138,7 +144,10 @@ impl Hosts {
     }
 
     /// A daemon does not run before `until`.
-    pub fn paused(&mut self, host: u16, until: Instant) {
+    pub fn paused(&mut self, at: Instant, host: u16, until: Instant) {
+        if until.since(at) >= NOTICED {
+            self.settled_since = self.settled_since.map(|since| since.max(until));
+        }
         if let Some(known) = self.known(host) {
             known.paused_until = known.paused_until.max(until);
             known.able_since = None;
@@ -183,6 +192,8 @@ impl Hosts {
             slot,
             settle,
             missed: node.hearing().map(|hearing| hearing.lost).sum(),
+            mute: node.causes().any(|cause| cause == Cause::Mute),
+            remembered: node.hearing().count(),
             refused: host.counters.queue_overflowed
                 + host.counters.slept
                 + host.kernel.overflows
@@ -194,6 +205,10 @@ impl Hosts {
         let refused = before.is_some_and(|before| before.refused != snapshot.refused);
         let able = snapshot.joined && snapshot.serves && at >= known.paused_until && !refused;
         known.able_since = if able { known.able_since.or(Some(at)) } else { None };
+        // The view of one that forgets somebody is new, too.
+        if before.is_some_and(|before| before.remembered != snapshot.remembered) {
+            self.settled_since = self.settled_since.map(|_| at);
+        }
         if before.is_none_or(|before| before.slot != snapshot.slot) {
             known.slot_since = at;
         }
@@ -294,8 +309,11 @@ impl Checker {
                     let answered = attempt.is_some_and(|attempt| !attempt.answers.is_empty());
                     // Meanwhile it may have answered another attempt with these ports.
                     let other = self.attempts.has_answered(host, flow);
+                    let refused = attempt.and_then(|attempt| attempt.refused);
+                    let unknown = refused.is_some_and(|known| known & 1 << host == 0);
                     if !answered
                         && !other
+                        && !unknown
                         && self.hosts.able(host, since)
                         && self.hosts.without_hash(since)
                     {

@@ -9,6 +9,10 @@ use crate::packet::{FULL_FRAME, Packet};
 use crate::scenario::Scenario;
 use crate::setting::Rate;
 
+/// A queue with utilization u forgets where it began within some times service / (1 - u)^2: its
+/// relaxation time (M/D/1 in heavy traffic). So long after that nothing is left.
+const RELAXATIONS: f64 = 20.0;
+
 /// The other end of a cable from a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
@@ -27,6 +31,8 @@ struct Port {
     background_at: Instant,
     /// Mean time between two of these in nanoseconds; infinite without other traffic.
     background_every: f64,
+    /// Other traffic further back has no bearing on the queue any more, in nanoseconds.
+    memory: u64,
 }
 
 struct Switch {
@@ -89,6 +95,7 @@ impl Switches {
     ) -> Self {
         let full_frame = scenario.rate.time_of(FULL_FRAME) as f64;
         let background_every = full_frame / scenario.background.0;
+        let memory = RELAXATIONS * full_frame / (1.0 - scenario.background.0).powi(2);
         let mut number = 0;
         let mut port = |(to, background): (Hop, bool)| {
             number += 1;
@@ -101,6 +108,7 @@ impl Switches {
                 busy_until: Instant::default(),
                 background_at,
                 background_every: every,
+                memory: memory as u64,
             }
         };
         let switches = switches.into_iter().map(|(ports, upwards)| Switch {
@@ -176,6 +184,11 @@ impl Switches {
 impl Port {
     /// Queues a frame. Returns when its last bit leaves, or `None` if there is no room.
     fn send(&mut self, at: Instant, time: u64, rate: Rate, buffer: u64) -> Option<Instant> {
+        // Poisson arrivals remember nothing, so they may begin anew shortly before.
+        let recent = Instant(at.0.saturating_sub(self.memory));
+        if self.background_at < recent {
+            self.background_at = arrival(recent, self.background_every, &mut self.chance);
+        }
         while self.background_at <= at {
             let queued = self.busy_until.max(self.background_at);
             if queued.0 - self.background_at.0 <= buffer {
