@@ -6,7 +6,7 @@
 //!
 //! Everything that decides the core's outputs is in it: the configuration (with node id,
 //! incarnation, key of the hashes and roster) in the header, and each input with its time.
-//! The core draws nothing at random and looks at no clock. So [`replay`] must
+//! The core draws nothing at random and looks at no clock. So [`replay()`] must
 //! find the same outputs, in the same order. The cluster's secret is not in it: frames are
 //! recorded as they were decoded.
 

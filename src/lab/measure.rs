@@ -200,7 +200,7 @@ impl Components {
     }
 }
 
-/// What one of these takes, in nanoseconds.
+/// The mean of what one of these takes, in nanoseconds.
 fn each(work: Work) -> u64 {
     work.took.checked_div(u64::from(work.count)).unwrap_or(0)
 }

@@ -75,7 +75,8 @@ impl Histogram {
 
 /// The bucket of a delay: above the first bound, not above the second.
 fn bounds(nanoseconds: u64) -> (u64, u64) {
-    let digits = nanoseconds.max(1).ilog10() + 1;
+    // A power of ten is the last of its bucket.
+    let digits = nanoseconds.saturating_sub(1).max(1).ilog10() + 1;
     let width = 10u64.pow(digits.saturating_sub(DIGITS)).max(100);
     let upper = nanoseconds.div_ceil(width).max(1) * width;
     (upper - width, upper)
