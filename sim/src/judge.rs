@@ -203,7 +203,9 @@ impl<R: Watch> Judge<'_, '_, R> {
             let connection = &self.world.connections[number];
             let outcome = connection.client.outcome;
             let answers = connection.answered.count_ones();
-            let by_hash = self.scenario.mode == Mode::Hash;
+            // A host that had something left of an earlier connection has used its try up on
+            // that, and takes the next SYN for the first.
+            let by_hash = self.scenario.mode == Mode::Hash && connection.client.syns == 1;
             let what = if outcome != Outcome::Served {
                 format!("a new connection is {outcome:?} after everything was healed")
             } else if answers > 1 && by_hash {

@@ -143,7 +143,7 @@ pub fn draw(seed: u64) -> Drawn {
     let mut draw = Draw { chance: Chance::new(seed, Entity::Swarm), classes: Vec::new() };
     let mut scenario = Scenario {
         hosts: 2 + draw.chance.below(6) as usize,
-        duration: draw.millis(1_000, 6_000),
+        duration: draw.millis(500, 4_000),
         warm_up: Duration::from_millis(1_500),
         patience: Duration::from_secs(15),
         ..Scenario::default()
@@ -339,7 +339,7 @@ mod tests {
         for seed in 0..200 {
             draw(seed).classes.into_iter().for_each(|class| *totals.entry(class).or_insert(0) += 1);
         }
-        assert_eq!(totals.len(), 29, "{totals:?}");
+        assert_eq!(totals.len(), 35, "{totals:?}");
         for (class, times) in totals {
             assert!((10..190).contains(&times), "{class}: {times} of 200");
         }

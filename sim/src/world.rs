@@ -20,6 +20,9 @@ use crate::service::Service;
 
 /// How long a client waits for an answer before it says its request again, the first time.
 const REPEAT_REQUEST: Duration = Duration::from_secs(1);
+/// Most connections are over before their client says anything twice; patience is not looked after
+/// before that.
+const UNEVENTFUL: Duration = REPEAT_REQUEST;
 /// How long a run goes on after the last connection: most of them end in that time.
 const COOL_DOWN: Duration = Duration::from_secs(5);
 /// A client that finds so many ports in use takes one nevertheless.
@@ -552,12 +555,19 @@ impl<'a, R: Record> World<'a, R> {
             None => self.by_flow.push(number),
         }
         self.client_timer(number, ClientTimer::Syn);
-        let patience = after(now, self.scenario.patience.as_nanos() as u64);
-        self.events.schedule(patience, Event::Client(number, ClientTimer::GiveUp));
+        if self.scenario.patience < UNEVENTFUL {
+            self.schedule_give_up(number);
+        }
         if self.reboots.happens(self.scenario.reboots.0) && !self.calm {
             let at = after(now, self.scenario.reboot_after.draw(&mut self.reboots));
             self.events.schedule(at, Event::Client(number, ClientTimer::Reboot));
         }
+    }
+
+    fn schedule_give_up(&mut self, number: u32) {
+        let started = self.connections[number as usize].client.started;
+        let at = after(started, self.scenario.patience.as_nanos() as u64);
+        self.events.schedule(at, Event::Client(number, ClientTimer::GiveUp));
     }
 
     /// Initial sequence numbers of a client follow its clock (RFC 6528; `secure_tcp_seq`), from
@@ -630,21 +640,37 @@ impl<'a, R: Record> World<'a, R> {
 
     fn client_timer(&mut self, number: u32, timer: ClientTimer) {
         let now = self.now;
+        let patient = self.scenario.patience >= UNEVENTFUL;
         let client = &mut self.connections[number as usize].client;
         match timer {
             ClientTimer::Syn => {
                 if let Some((syn, wait)) = client.syn(self.scenario.schedule) {
+                    let syns = client.syns;
                     let happening =
-                        Happening::Syn { connection: number, number: client.syns, segment: &syn };
+                        Happening::Syn { connection: number, number: syns, segment: &syn };
                     self.record.note(now, happening);
                     self.events.schedule(now + wait, Event::Client(number, ClientTimer::Syn));
+                    if syns == 2 && patient {
+                        self.schedule_give_up(number);
+                    }
                     self.leave_client(syn);
+                } else if let (Some(at), 1, Outcome::Open) =
+                    (client.connected, client.syns, client.outcome)
+                {
+                    // This timer has waited for the first SYN-ACK, and now waits for the answer.
+                    let wait = REPEAT_REQUEST;
+                    let timer = ClientTimer::Again { wait };
+                    self.events.schedule(at + wait, Event::Client(number, timer));
                 }
             }
             ClientTimer::Again { wait } => {
                 if let Some(segment) = client.say_again() {
+                    let first = wait == REPEAT_REQUEST && client.syns == 1;
                     let timer = ClientTimer::Again { wait: wait * 2 };
                     self.events.schedule(now + wait * 2, Event::Client(number, timer));
+                    if first && patient {
+                        self.schedule_give_up(number);
+                    }
                     self.reply(number, segment);
                 }
             }
@@ -682,8 +708,10 @@ impl<'a, R: Record> World<'a, R> {
         let outcome = client.outcome;
         if connected.is_none() && client.connected.is_some() {
             self.record.note(now, Happening::Connected { connection: number });
-            let timer = ClientTimer::Again { wait: REPEAT_REQUEST };
-            self.events.schedule(now + REPEAT_REQUEST, Event::Client(number, timer));
+            if self.connections[number as usize].client.syns > 1 {
+                let timer = ClientTimer::Again { wait: REPEAT_REQUEST };
+                self.events.schedule(now + REPEAT_REQUEST, Event::Client(number, timer));
+            }
         }
         if outcome != before {
             self.record.note(now, Happening::Ended { connection: number, outcome });

@@ -10,8 +10,8 @@ use crate::scenario::Scenario;
 use crate::setting::Rate;
 
 /// A queue with utilization u forgets where it began within some times service / (1 - u)^2: its
-/// relaxation time (M/D/1 in heavy traffic). So long after that nothing is left.
-const RELAXATIONS: f64 = 20.0;
+/// relaxation time (M/D/1 in heavy traffic). So long after that next to nothing is left.
+const RELAXATIONS: f64 = 8.0;
 
 /// The other end of a cable from a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
