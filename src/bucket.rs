@@ -10,6 +10,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// A share of all clients: those whose address and port hash to this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bucket(pub u8);
@@ -103,7 +105,7 @@ fn finish(a: &mut u32, b: &mut u32, c: &mut u32) {
 }
 
 /// A set of buckets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buckets([u64; 4]);
 
 impl Buckets {

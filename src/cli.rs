@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -116,6 +117,15 @@ pub struct ClusterArgs {
     /// Remember nothing from one start to the next.
     #[arg(long, conflicts_with = "state_dir")]
     pub no_state: bool,
+
+    /// Write all that the protocol core is told and says to a new file, to be replayed
+    /// by `clusterd-sim replay`.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Length at which a recording ends.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", requires = "record")]
+    pub record_limit: Size,
 }
 
 impl ClusterArgs {
@@ -144,6 +154,34 @@ pub struct StatusArgs {
     /// One JSON object per virtual IP.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of bytes, such as `64MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(u64);
+
+impl Size {
+    /// It in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let found = units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+        let number = found.and_then(|(number, shift)| {
+            let number: u64 = number.trim().parse().ok()?;
+            number.checked_mul(1 << shift)
+        });
+        number
+            .filter(|&bytes| bytes > 0)
+            .map(Self)
+            .ok_or_else(|| "must be a whole number of KiB, MiB or GiB, such as 64MiB".to_owned())
+    }
 }
 
 /// [`Pacing`] by name.
@@ -256,5 +294,13 @@ mod tests {
         assert_eq!((cluster.interface.as_str(), cluster.slot), ("eth0", None));
         assert!(Cli::try_parse_from(["clusterd", "eth0"]).is_err());
         assert!(Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2", "--slot", "1s"]).is_err());
+    }
+
+    #[test]
+    fn a_size_has_a_unit() {
+        assert_eq!("64MiB".parse(), Ok(Size(64 << 20)));
+        for text in ["64", "0KiB", "MiB", "-1GiB", "1.5GiB", "99999999999GiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
     }
 }

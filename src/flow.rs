@@ -43,7 +43,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A port of the virtual IP, where a service may listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -86,7 +86,7 @@ impl fmt::Debug for NodeId {
 }
 
 /// The two ends of a connection, or of an exchange of datagrams, as the client names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowKey {
     /// What travels between them.
     pub protocol: Protocol,
@@ -143,7 +143,7 @@ impl fmt::Debug for AttemptId {
 
 /// The key of all hashes that the hosts of one cluster must agree on, and of the
 /// tag of unsigned frames.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterKey {
     key: [u8; 16],
     id: u32,

@@ -2,7 +2,7 @@
 //!
 //! Two modules matter. [`wire`] turns claim frames into bytes and back;
 //! [`protocol`] is the state machine that says which host answers which
-//! connection attempt. [`protocol::Node`] is the type to know: it takes
+//! connection attempt. [`recording`] keeps what went into it and came out of it. [`protocol::Node`] is the type to know: it takes
 //! `(now, event)` and returns [`protocol::Output`]s.
 //!
 //! What you will not find here: sockets, clocks, threads, global state, or a
@@ -13,4 +13,5 @@
 pub mod bucket;
 pub mod flow;
 pub mod protocol;
+pub mod recording;
 pub mod wire;

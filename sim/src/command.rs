@@ -3,10 +3,12 @@
 pub mod explain;
 pub mod merge;
 pub mod parameters;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod swarm;
 pub mod sweep;
+pub mod validate;
 
 use std::fmt::{self, Display};
 use std::io::{self, Write};
@@ -20,6 +22,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// The exit code when an invariant is violated.
 pub const VIOLATED: u8 = 1;
+/// The exit code when a recording or a lab and the simulator differ.
+pub const DIFFERENT: u8 = 1;
 
 /// What all subcommands about one scenario take.
 #[derive(Clone, Debug, clap::Args)]

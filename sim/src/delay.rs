@@ -45,6 +45,9 @@ enum Shape {
     Measured { name: String, histogram: Arc<Histogram> },
 }
 
+/// What the name of a file comes after. A name with a `+` is not understood.
+const MEASURED: &str = "measured ";
+
 /// Longer than any run: heavy tails end here.
 const LONGEST: f64 = 3.6e12;
 
@@ -140,6 +143,11 @@ impl Term {
 
 impl Shape {
     fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix(MEASURED) {
+            let name = name.trim();
+            let histogram = Histogram::read(Path::new(name)).map_err(|e| format!("{e:#}"))?;
+            return Ok(Shape::Measured { name: name.to_owned(), histogram: Arc::new(histogram) });
+        }
         let words: Vec<&str> = text.split_whitespace().collect();
         let positive = |text: &str| match text.parse::<f64>() {
             Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
@@ -157,10 +165,6 @@ impl Shape {
             }
             ["pareto", least, shape] => {
                 Ok(Shape::Pareto { least: time(least)? as f64, shape: positive(shape)? })
-            }
-            ["measured", name] => {
-                let histogram = Histogram::read(Path::new(name)).map_err(|e| format!("{e:#}"))?;
-                Ok(Shape::Measured { name: name.to_owned(), histogram: Arc::new(histogram) })
             }
             _ => Err(format!(
                 "`{text}` is no delay; one is `20us`, `uniform 5us 20us`, `exp 10us`, \

@@ -1,6 +1,7 @@
 //! Scenario files: TOML with the keys of [`crate::scenario::PARAMETERS`], and faults.
 //!
 //! Whatever is wrong is named with file, line and key, the range, and the nearest valid key.
+//! Files that a scenario names are looked for beside it first, and then where the program runs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -26,6 +27,7 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
         let at = error.span().map_or(1, |span| line(span.start));
         format!("{name}:{at}: {}", error.message())
     })?;
+    let base = Path::new(name).parent().unwrap_or(Path::new(""));
     let mut scenario = Scenario::default();
     for (key, item) in document.iter() {
         let place = |item: &Item| {
@@ -42,7 +44,7 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
                         .and_then(plain)
                         .ok_or_else(|| format!("{}: {key} is not a single value", place(item)))?;
                     scenario
-                        .set(&key, &text)
+                        .set(&key, &beside(&text, base))
                         .map_err(|error| format!("{}: {error}", place(item)))?;
                 }
             }
@@ -62,6 +64,19 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
     }
     scenario.check().map_err(|error| format!("{name}: {error}"))?;
     Ok(scenario)
+}
+
+/// A value in which the names of files are those of files beside the scenario, if these exist.
+fn beside(text: &str, base: &Path) -> String {
+    let terms = text.split('+').map(|term| {
+        let named = ["measured ", "trace "].iter().find_map(|word| {
+            let (before, name) = term.split_once(word)?;
+            let path = base.join(name.trim());
+            path.is_file().then(|| format!("{before}{word}{} ", path.display()))
+        });
+        named.unwrap_or_else(|| term.to_owned())
+    });
+    terms.collect::<Vec<_>>().join("+").trim_end().to_owned()
 }
 
 /// A value as it would be written on the command line.

@@ -524,7 +524,14 @@ impl Host {
                     Output::Decide(ticket, verdict) => {
                         took += scenario.verdict_cost.as_nanos() as u64;
                         accepted |= verdict == Verdict::Accept;
+                        let opens = verdict == Verdict::Accept && self.holds_syn(ticket);
+                        if opens {
+                            took += scenario.answer_cost.as_nanos() as u64;
+                        }
                         self.give(after(now, took), ticket, verdict, deeds);
+                        if opens {
+                            took += scenario.answer_rest.draw(&mut self.scheduler);
+                        }
                     }
                     Output::Destroy(flow) => {
                         if let Some(flow) = FlowId::of(&flow) {
@@ -543,6 +550,11 @@ impl Host {
             }
             self.read_log(after(now, took));
         }
+    }
+
+    fn holds_syn(&self, ticket: Ticket) -> bool {
+        let held = self.held.get(&ticket).map(|held| held.packet);
+        matches!(held, Some(HeldPacket::Syn(_)))
     }
 
     fn give(&mut self, at: Instant, ticket: Ticket, verdict: Verdict, deeds: &mut Vec<Deed>) {

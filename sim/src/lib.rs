@@ -6,6 +6,7 @@
 //!
 //! [`world::World`] puts everything together; each other module is one model or one use of it.
 
+pub mod arrivals;
 pub mod chance;
 pub mod checker;
 pub mod client;
@@ -39,4 +40,5 @@ pub mod swarm;
 pub mod sweep;
 pub mod table;
 pub mod trace;
+pub mod validation;
 pub mod world;

@@ -24,6 +24,10 @@ enum Cli {
     Check(command::swarm::CheckArgs),
     /// Does the experiments and writes one page with figures
     Report(command::report::ReportArgs),
+    /// Feeds what `clusterd --record` has written to the core once more; exits with 1 if an output differs
+    Replay(command::replay::ReplayArgs),
+    /// Repeats what a lab on real kernels has recorded, and compares; exits with 1 if a figure is outside of its band
+    Validate(command::validate::ValidateArgs),
     /// Draws what happens to one connection on all hosts, and why
     Explain(command::explain::ExplainArgs),
 }
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
         Cli::Swarm(args) => command::swarm::execute(&args),
         Cli::Check(args) => command::swarm::check(&args),
         Cli::Report(args) => command::report::execute(&args),
+        Cli::Replay(args) => command::replay::execute(&args),
+        Cli::Validate(args) => command::validate::execute(&args),
         Cli::Explain(args) => command::explain::execute(&args),
     };
     result.unwrap_or_else(|error| {

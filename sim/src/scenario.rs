@@ -4,8 +4,11 @@
 //! set something (file, `--set`, a sweep, a swarm) go through [`PARAMETERS`], so each
 //! of them knows the same keys, ranges and messages.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::arrivals::Trace;
 use crate::delay::Delay;
 use crate::fault::Fault;
 use crate::setting::{Bounds, Rate, Setting, Share, choice};
@@ -112,12 +115,49 @@ choice! {
         Guest = "guest" }
 }
 
-choice! {
-    /// How connections arrive.
-    Arrivals { /// Independent of each other.
-        Poisson = "poisson", /// Equally spaced.
-        Regular = "regular", /// In bursts that are independent of each other.
-        Bursts = "bursts" }
+/// How connections arrive.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arrivals {
+    /// Independent of each other.
+    Poisson,
+    /// Equally spaced.
+    Regular,
+    /// In bursts that are independent of each other.
+    Bursts,
+    /// As recorded, from the end of the warm-up on.
+    Trace {
+        /// The name of the file.
+        name: String,
+        /// What is in it.
+        trace: Arc<Trace>,
+    },
+}
+
+impl Setting for Arrivals {
+    const KIND: &'static str = "one of poisson regular bursts, or trace FILE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text.split_once(' ') {
+            None if text == "poisson" => Ok(Self::Poisson),
+            None if text == "regular" => Ok(Self::Regular),
+            None if text == "bursts" => Ok(Self::Bursts),
+            Some(("trace", name)) => {
+                let name = name.trim();
+                let trace = Trace::read(Path::new(name)).map_err(|error| format!("{error:#}"))?;
+                Ok(Self::Trace { name: name.to_owned(), trace: Arc::new(trace) })
+            }
+            _ => Err(format!("`{text}` is not {}", Self::KIND)),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Poisson => "poisson".to_owned(),
+            Self::Regular => "regular".to_owned(),
+            Self::Bursts => "bursts".to_owned(),
+            Self::Trace { name, .. } => format!("trace {name}"),
+        }
+    }
 }
 
 /// Everything about a run but its seed.
@@ -158,6 +198,7 @@ pub struct Scenario {
     pub reordering: Share,
     pub reordering_delay: Delay,
     pub interrupt: Delay,
+    pub queueing: Vec<Duration>,
     pub classes: Vec<Class>,
     pub wake: Delay,
     pub wake_normal: Delay,
@@ -166,6 +207,8 @@ pub struct Scenario {
     pub frame_cost: Duration,
     pub packet_cost: Duration,
     pub verdict_cost: Duration,
+    pub answer_cost: Duration,
+    pub answer_rest: Delay,
     pub send_cost: Duration,
     pub pauses_per_second: f64,
     pub pause: Delay,
@@ -286,6 +329,7 @@ parameters! {
     "network.reordering", reordering: Share, "frames that others may overtake on the way to a receiver";
     "network.reordering_delay", reordering_delay: Delay, "how much later these come";
     "host.interrupt", interrupt: Delay, "from the end of a frame to socket or queue";
+    "host.queueing", queueing: Vec<Duration>, "what a client's segment needs more than a claim until it is in the queue, for connection tracking and rules: at each host; the last one holds for all further hosts";
     "host.classes", classes: Vec<Class>, "how each host schedules its daemon: fifo, normal or guest; the last one holds for all further hosts";
     "host.wake", wake: Delay, "fifo: until the daemon runs once there is something to do";
     "host.wake_normal", wake_normal: Delay, "the same of class normal";
@@ -294,6 +338,8 @@ parameters! {
     "host.frame_cost", frame_cost: Duration [None, ms(1)], "to read a claim frame";
     "host.packet_cost", packet_cost: Duration [None, ms(1)], "to read a held packet or a log entry";
     "host.verdict_cost", verdict_cost: Duration [None, ms(1)], "to give a verdict; the kernel's answer is part of it";
+    "host.answer_cost", answer_cost: Duration [None, ms(1)], "how much more until a SYN-ACK leaves, if the verdict is to accept";
+    "host.answer_rest", answer_rest: Delay, "how long the daemon is not back yet when the SYN-ACK has left";
     "host.send_cost", send_cost: Duration [None, ms(1)], "to send a claim frame";
     "host.pauses_per_second", pauses_per_second: f64 [Some(0.0), Some(1e4)], "how often a daemon is kept from running, between any two steps";
     "host.pause", pause: Delay, "for how long then";
@@ -359,6 +405,7 @@ impl Default for Scenario {
             reordering: Share(0.0),
             reordering_delay: delay("exp 100us"),
             interrupt: delay("exp 1500ns + 1% exp 60us"),
+            queueing: vec![Duration::ZERO],
             classes: vec![Class::Fifo],
             wake: delay("lognormal 6us 0.7 + 0.1% exp 300us"),
             wake_normal: delay("lognormal 8us 0.8 + 1% exp 1ms"),
@@ -367,6 +414,8 @@ impl Default for Scenario {
             frame_cost: Duration::from_nanos(700),
             packet_cost: Duration::from_nanos(1_200),
             verdict_cost: micros(4),
+            answer_cost: Duration::ZERO,
+            answer_rest: Delay::NONE,
             send_cost: micros(3),
             pauses_per_second: 0.0,
             pause: delay("exp 2ms"),
@@ -439,6 +488,11 @@ impl Scenario {
     /// How fast a host works.
     pub fn speed(&self, host: usize) -> f64 {
         self.speeds.get(host).or(self.speeds.last()).copied().unwrap_or(1.0)
+    }
+
+    /// What a segment needs more than a claim at a host.
+    pub fn queueing(&self, host: usize) -> Duration {
+        self.queueing.get(host).or(self.queueing.last()).copied().unwrap_or_default()
     }
 
     /// How long the daemon of a host needs to wake up.

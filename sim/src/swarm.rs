@@ -116,12 +116,12 @@ impl Draw {
         drawn
     }
 
-    fn of<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.chance.below(values.len() as u64) as usize]
+    fn of<T: Clone>(&mut self, values: &[T]) -> T {
+        values[self.chance.below(values.len() as u64) as usize].clone()
     }
 
     /// One of these, each as a class of its own.
-    fn named<T: Copy>(&mut self, values: &[(&'static str, T)]) -> T {
+    fn named<T: Clone>(&mut self, values: &[(&'static str, T)]) -> T {
         let (name, value) = self.of(values);
         self.classes.push(name);
         value

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clusterd::protocol::{Instant, Verdict};
 
+use crate::arrivals::Trace;
 use crate::chance::{Chance, Entity, after};
 use crate::client::{Client, Outcome};
 use crate::delay::Delay;
@@ -245,6 +246,8 @@ pub struct World<'a, R> {
 /// The ends of the cables: what a frame goes through behind them.
 struct Ends {
     interrupt: Delay,
+    /// What segments need more, at each host.
+    queueing: Vec<Duration>,
     access: Delay,
     /// Draws for each host, and when the last frame has got through its interface: that is a
     /// queue.
@@ -264,13 +267,16 @@ impl Outlet for Wires<'_> {
     }
 
     fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool) {
-        let Ends { interrupt, access, hosts, clients } = &mut *self.ends;
+        let Ends { interrupt, queueing, access, hosts, clients } = &mut *self.ends;
         match (hosts.get_mut(usize::from(to.0)), packet) {
             (Some((chance, last)), packet) => {
                 let mut at = after(at, interrupt.draw(chance));
                 if in_order {
                     at = at.max(*last);
                     *last = at;
+                }
+                if !packet.is_claim() {
+                    at = at + queueing[usize::from(to.0)];
                 }
                 self.events.schedule(at, Event::Arrives(to, packet));
             }
@@ -299,6 +305,7 @@ impl<'a, R: Record> World<'a, R> {
             load: Chance::new(seed, Entity::Load),
             ends: Ends {
                 interrupt: scenario.interrupt.clone(),
+                queueing: (0..scenario.hosts).map(|host| scenario.queueing(host)).collect(),
                 access: scenario.access.clone(),
                 hosts: Vec::new(),
                 clients: Chance::new(seed, Entity::Access),
@@ -517,7 +524,8 @@ impl<'a, R: Record> World<'a, R> {
             return;
         }
         let mean = 1e9 / scenario.connections_per_second;
-        let (connections, gap) = match scenario.arrivals {
+        let (connections, gap) = match &scenario.arrivals {
+            Arrivals::Trace { trace, .. } => return self.arrive_as_recorded(trace),
             Arrivals::Poisson => (1, -(1.0 - self.load.unit()).ln() * mean),
             Arrivals::Regular => (1, mean),
             Arrivals::Bursts => {
@@ -529,6 +537,19 @@ impl<'a, R: Record> World<'a, R> {
             self.connect();
         }
         self.events.schedule(after(self.now, gap as u64), Event::Arrival);
+    }
+
+    /// Connections of a trace: those of this moment now, the others later.
+    fn arrive_as_recorded(&mut self, trace: &Trace) {
+        let begin = Instant::default() + self.scenario.warm_up;
+        while let Some(time) = trace.time(self.connections.len()) {
+            let at = after(begin, time);
+            if at > self.now {
+                self.events.schedule(at, Event::Arrival);
+                return;
+            }
+            self.connect();
+        }
     }
 
     fn connect(&mut self) {

@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub datagrams: DatagramCounters,
     /// State changes that the log could not keep up with.
     pub unlogged: u64,
+    /// Inputs and outputs of the core that are not in the recording, because it was full.
+    pub unrecorded: u64,
 }
 
 fn roster_in_seconds<S: serde::Serializer>(

@@ -18,18 +18,21 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{self, Duration};
+use std::time::{self, Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clusterd::flow::{FlowKey, Protocol, ServicePort};
 use clusterd::protocol::{
-    self, Instant, KernelShare, Listener, Load, Node, Notice, Output, Syn, Ticket, Verdict,
+    self, Instant, KernelShare, Listener, Load, Notice, Output, Syn, Ticket, Verdict,
 };
+use clusterd::recording::{Turn, Work};
 use clusterd::wire::{self, DecodeError, Frame, KeyRing};
 use tokio::sync::mpsc;
 
+use super::core::Core;
 use super::datagrams::Datagrams;
 use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters};
+use super::recorder::Recorder;
 use crate::failure::Failure;
 use crate::io::claim_socket::ClaimSocket;
 use crate::io::conntrack::Conntrack;
@@ -156,7 +159,9 @@ struct Measured {
 
 /// State of the loop.
 pub struct HotLoop {
-    node: Node,
+    node: Core,
+    /// The host's clock at time 0 of this loop, if kernel time stamps are wanted.
+    epoch: Option<Duration>,
     ring: KeyRing,
     vip: Ipv4Addr,
     kernel: Kernel,
@@ -202,7 +207,9 @@ impl HotLoop {
         stopped: UnixStream,
         shared: Arc<Shared>,
         notices: mpsc::Sender<Notice>,
+        recorder: Option<Recorder>,
     ) -> Result<Self> {
+        let started = recorder.as_ref().map_or_else(time::Instant::now, |it| it.started);
         let poller = Poller::new()?;
         poller.add(&stopped, STOP)?;
         poller.add(&kernel.claims, CLAIMS)?;
@@ -210,11 +217,12 @@ impl HotLoop {
         poller.add(&kernel.log, LOG)?;
         Ok(Self {
             ring,
-            node: Node::new(config, Instant::default()),
+            node: Core::new(config, recorder),
+            epoch: None,
             vip,
             kernel,
             poller,
-            started: time::Instant::now(),
+            started,
             listeners: BTreeMap::new(),
             heard: Frame::default(),
             bytes: Vec::new(),
@@ -246,11 +254,16 @@ impl HotLoop {
         // Others have taken them over, or will: no client of theirs decides who goes on.
         self.forget_datagrams(|_| true);
         loop {
-            let due = self.node.poll_timeout();
-            let ready = self.poller.wait(Some(due.since(self.now())))?;
+            let due = self.node.wait_until();
+            let slept = self.now();
+            let ready = self.poller.wait(Some(due.since(slept)))?;
+            if self.node.is_recorded() {
+                self.begin_turn(slept, ready.tokens().is_empty());
+            }
             if ready.contains(STOP) {
                 let frame = self.node.leave();
                 self.kernel.claims.send(&wire::encode(&frame, &self.ring));
+                self.node.turn_ends(self.now());
                 return Ok(());
             }
             if self.now().since(due) >= SLEPT {
@@ -260,12 +273,14 @@ impl HotLoop {
             if ready.contains(CLAIMS) {
                 self.hear()?;
             }
+            let (began, mut read) = (self.begin(), 0);
             if ready.contains(LOG) {
-                self.read_log()?;
+                read += self.read_log()?;
             }
             if ready.contains(QUEUE) {
-                self.read_queue(false)?;
+                read += self.read_queue(false)?;
             }
+            self.worked(|turn| &mut turn.packets, read, began);
             let joined = self.node.joined();
             if self.node.poll_timeout() <= self.now() {
                 self.hear()?;
@@ -280,6 +295,29 @@ impl HotLoop {
             // Who reads "ready" in the log finds the same in the status.
             self.publish(self.node.joined() != joined);
             self.carry_out()?;
+            if self.node.is_recorded() {
+                self.node.turn_ends(self.now());
+            }
+        }
+    }
+
+    fn begin_turn(&mut self, slept: Instant, timer: bool) {
+        let now = self.now();
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.epoch = clock.checked_sub(now.since(Instant::default()));
+        self.node.turn_begins(slept, now, timer);
+    }
+
+    /// The time, if it is to be known how long something takes.
+    fn begin(&self) -> Option<Instant> {
+        self.node.is_recorded().then(|| self.now())
+    }
+
+    /// So many things of a kind have been done since then.
+    fn worked(&mut self, on: fn(&mut Turn) -> &mut Work, count: usize, began: Option<Instant>) {
+        if let Some(began) = began {
+            let now = self.now();
+            self.node.worked(on, count, began, now);
         }
     }
 
@@ -289,6 +327,7 @@ impl HotLoop {
 
     /// Hands all frames that have arrived to the core.
     fn hear(&mut self) -> Result<()> {
+        let (began, mut count) = (self.begin(), 0);
         let mut buffer = [MaybeUninit::uninit(); 2048];
         for _ in 0..FRAMES_BUDGET {
             let bytes = match self.kernel.claims.receive(&mut buffer) {
@@ -298,6 +337,10 @@ impl HotLoop {
                 Err(error) if errno(&error) == Some(libc::ENETDOWN) => break,
                 Err(error) => return Err(error).context("receive claims"),
             };
+            count += 1;
+            if let Some(epoch) = self.epoch {
+                self.node.arrived(since(epoch, self.kernel.claims.arrived()));
+            }
             let Some((ttl, payload)) = packet::ipv4_payload(bytes) else {
                 self.wire.truncated += 1;
                 continue;
@@ -320,15 +363,16 @@ impl HotLoop {
                 }
             }
         }
+        self.worked(|turn| &mut turn.frames, count, began);
         Ok(())
     }
 
-    /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core.
-    fn read_log(&mut self) -> Result<()> {
+    /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core. Returns how many.
+    fn read_log(&mut self) -> Result<usize> {
         let now = self.now();
         let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
         let Kernel { log, sockets, .. } = kernel;
-        log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
+        let got = log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
             Some(Segment::SynAck { flow, client_isn, isn }) => {
                 node.handle_syn_ack(now, flow, client_isn, isn);
                 directory.answered(shared, now, flow);
@@ -346,7 +390,7 @@ impl HotLoop {
             Some(Segment::Syn { .. } | Segment::Datagram { .. } | Segment::Unasked { .. })
             | None => *unexpected += 1,
         })?;
-        Ok(())
+        Ok(got)
     }
 
     /// Drops the SYNs and datagrams that have waited while this process did not run. Their age is
@@ -369,11 +413,20 @@ impl HotLoop {
     fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
         let Self {
-            kernel, node, listeners, unexpected, slept, leftovers, undestroyed, vip, ..
+            kernel,
+            node,
+            listeners,
+            unexpected,
+            slept,
+            leftovers,
+            undestroyed,
+            vip,
+            epoch,
+            ..
         } = self;
         let Kernel { queue, sockets, conntrack, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
-        let mut look = |sockets: &mut SockDiag, node: &mut Node, service: ServicePort| {
+        let mut look = |sockets: &mut SockDiag, node: &mut Core, service: ServicePort| {
             let age = listeners.get(&service).map(|&looked| now.since(looked));
             if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
                 if listeners.len() >= LISTENERS_MAX {
@@ -407,6 +460,7 @@ impl HotLoop {
                         }
                     }
                     look(sockets, node, flow.service_port());
+                    node.arrived(epoch.and_then(|epoch| since(epoch, packet.arrived)));
                     node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
                 }
                 Some(Segment::Datagram { flow }) => {
@@ -414,7 +468,7 @@ impl HotLoop {
                     datagrams.hold(ticket, flow);
                     node.handle_datagram(now, ticket, flow);
                 }
-                Some(Segment::Unasked { flow }) => node.handle_unasked(flow, ticket),
+                Some(Segment::Unasked { flow }) => node.handle_unasked(now, flow, ticket),
                 Some(Segment::Ack { flow, number }) => {
                     node.handle_ack(now, flow, number, Some(ticket));
                 }
@@ -449,8 +503,9 @@ impl HotLoop {
 
     /// Does what the core wants, until it wants nothing more.
     fn carry_out(&mut self) -> Result<()> {
+        let mut dropped = 0;
         loop {
-            let mut accepted = false;
+            let mut accepted = 0;
             while let Some(output) = self.node.poll_output() {
                 match output {
                     Output::Decide(ticket, verdict) => {
@@ -458,8 +513,9 @@ impl HotLoop {
                         match datagram {
                             Some(flow) if verdict == Verdict::Accept => self.serve(flow),
                             Some(_) => {}
-                            None => accepted |= verdict == Verdict::Accept,
+                            None => accepted += usize::from(verdict == Verdict::Accept),
                         }
+                        dropped += usize::from(verdict == Verdict::Drop);
                         let verdict = match verdict {
                             Verdict::Accept => nfqueue::Verdict::Accept,
                             Verdict::Drop => nfqueue::Verdict::Drop,
@@ -486,22 +542,33 @@ impl HotLoop {
                 }
             }
             // Only an accepted packet makes the kernel answer.
-            if !accepted {
+            if accepted == 0 {
                 break;
             }
+            let began = self.begin();
             self.kernel.queue.flush()?;
             self.read_log()?;
+            self.worked(|turn| &mut turn.accepts, accepted, began);
+            self.node.answered(began);
+            dropped = 0;
         }
+        let began = self.begin();
         self.kernel.queue.flush()?;
+        self.worked(|turn| &mut turn.drops, dropped, began);
         self.kernel.datagrams.settle(&mut self.kernel.conntrack);
         if self.kernel.datagrams.answers_on_more() {
             self.apply_share()?;
         }
-        while let Some(frame) = self.node.poll_frame(self.now()) {
+        let (began, mut sent) = (self.begin(), 0);
+        loop {
+            let now = self.now();
+            let Some(frame) = self.node.poll_frame(now) else { break };
             tracing::trace!(%frame, "sent");
             wire::encode_into(frame, &self.ring, &mut self.bytes);
             self.kernel.claims.send(&self.bytes);
+            sent += 1;
         }
+        self.worked(|turn| &mut turn.sent, sent, began);
         Ok(())
     }
 
@@ -676,6 +743,7 @@ impl HotLoop {
             undestroyed: self.undestroyed,
             datagrams: self.kernel.datagrams.counters,
             unlogged: self.unlogged,
+            unrecorded: self.node.unrecorded(),
         });
     }
 }
@@ -735,6 +803,11 @@ fn remove_leftover(
     }
     conntrack.delete(flow)?;
     Ok(true)
+}
+
+/// A time by the host's clock as the loop counts, which has begun at `epoch`.
+fn since(epoch: Duration, time: Option<Duration>) -> Option<Instant> {
+    Some(Instant(time?.checked_sub(epoch)?.as_nanos() as u64))
 }
 
 fn pack(ticket: nfqueue::Ticket) -> Ticket {

@@ -5,12 +5,14 @@
 //! waits for anything but its own descriptors. The *main* thread answers ARP,
 //! logs, serves `clusterd status` and waits for signals, on tokio.
 
+mod core;
 mod datagrams;
 mod directory;
 mod hot_loop;
 mod identity;
 pub mod install;
 mod keyfile;
+mod recorder;
 mod state;
 
 use std::net::Ipv4Addr;
@@ -39,6 +41,7 @@ use crate::io::rules::{QueueBackend, Ruleset, group_mac};
 use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
+use recorder::Recording;
 use state::{State, StateFile};
 
 /// Notices that wait for the log; beyond it they are counted as unlogged.
@@ -118,6 +121,14 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         timers: args.timers(),
         ..protocol::Config::new(node, incarnation, public)
     };
+    let (recorder, writer) = match &args.record {
+        Some(path) => {
+            let (recorder, writer) =
+                Recording::create(path, args.record_limit.bytes())?.start(&config)?;
+            (Some(recorder), Some(writer))
+        }
+        None => (None, None),
+    };
     let shared = Arc::new(Shared::new([queue, queue + 1]));
     let (notices, heard) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = UnixStream::pair().context("make the stop signal")?;
@@ -126,8 +137,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         UdpArg::Claim => None,
         UdpArg::Hash => Some(Protocol::Udp),
     };
-    let hot_loop =
-        HotLoop::new(config, ring, vip, divided, kernel, stopped, Arc::clone(&shared), notices)?;
+    let hot_loop = HotLoop::new(
+        config,
+        ring,
+        vip,
+        divided,
+        kernel,
+        stopped,
+        Arc::clone(&shared),
+        notices,
+        recorder,
+    )?;
     thread::Builder::new()
         .name("hot-loop".to_owned())
         .spawn(move || drop(ended.send(hot_loop.run(warn_of_missing))))
@@ -171,6 +191,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     // Asked twice, the receiver panics, and what was installed would stay.
     let left = if end.is_terminated() { Ok(Ok(())) } else { end.await };
     installed.remove().await?;
+    if let Some(writer) = writer {
+        writer.finish();
+    }
     // Why the hot loop ended says more than that it ended.
     left.unwrap_or(Ok(())).and(outcome)
 }

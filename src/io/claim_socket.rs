@@ -9,6 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use clusterd::wire::{IP_PROTOCOL, TTL};
 use pnet::packet::ip::IpNextHeaderProtocol;
@@ -80,6 +81,12 @@ impl ClaimSocket {
     /// The next IP packet of the claim protocol, or `None` when there is no more.
     pub fn receive<'b>(&self, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<Option<&'b [u8]>> {
         packet_socket::receive(&self.socket, buffer)
+    }
+
+    /// When the kernel got the packet received last, since 1970. Asking makes the kernel take
+    /// the time of every packet on this host, those in the queues included.
+    pub fn arrived(&self) -> Option<Duration> {
+        packet_socket::arrived(&self.socket)
     }
 }
 

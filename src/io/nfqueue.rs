@@ -19,6 +19,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -60,6 +61,9 @@ pub struct Packet<'a> {
     pub hook: u8,
     /// Its beginning, from the IP header on. Empty if the kernel sent none.
     pub payload: &'a [u8],
+    /// When the kernel got it, since 1970, to the microsecond; only if something on this host
+    /// has asked the kernel to take that time.
+    pub arrived: Option<Duration>,
 }
 
 /// What becomes of a held packet.
@@ -251,10 +255,12 @@ fn packet(message: Message<'_>) -> Option<Packet<'_>> {
     let (&[_, _, high, low], attributes) = message.payload.split_first_chunk()?;
     let mut header = None;
     let mut payload = &[][..];
+    let mut arrived = None;
     for (kind, value) in Attributes(attributes) {
         match kind {
             libc::NFQA_PACKET_HDR => header = value.first_chunk::<7>(),
             libc::NFQA_PAYLOAD => payload = value,
+            libc::NFQA_TIMESTAMP => arrived = timestamp(value),
             _ => {}
         }
     }
@@ -262,7 +268,14 @@ fn packet(message: Message<'_>) -> Option<Packet<'_>> {
     let &[a, b, c, d, _, _, hook] = header?;
     let ticket =
         Ticket { queue: u16::from_be_bytes([high, low]), id: u32::from_be_bytes([a, b, c, d]) };
-    Some(Packet { ticket, hook, payload })
+    Some(Packet { ticket, hook, payload, arrived })
+}
+
+/// struct nfqnl_msg_packet_timestamp: seconds and microseconds, each of 64 bits.
+fn timestamp(value: &[u8]) -> Option<Duration> {
+    let (seconds, rest) = value.split_first_chunk()?;
+    let microseconds = u64::from_be_bytes(*rest.first_chunk()?);
+    Some(Duration::from_secs(u64::from_be_bytes(*seconds)) + Duration::from_micros(microseconds))
 }
 
 /// What the kernel counts for a set of queues.

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use pnet::util::MacAddr;
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
@@ -92,6 +93,18 @@ pub fn receive<'b>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// `SIOCGSTAMPNS` of linux/sockios.h, where time has 64 bits by nature.
+const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
+
+/// When the kernel got the packet received last, since 1970.
+pub fn arrived(socket: &Socket) -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the request writes one timespec, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).ok().filter(|_| result == 0)?;
+    Some(Duration::new(seconds, time.tv_nsec as u32))
 }
 
 /// Sets a socket option.

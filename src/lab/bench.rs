@@ -182,6 +182,7 @@ fn sample(cluster: &Cluster, throughput: f64, args: &BenchArgs) -> Result<Sample
     let plan = LoadPlan {
         connections: singles as u64,
         concurrency: 1,
+        starts: Vec::new(),
         sources: cluster.sources.clone(),
         milestones: Vec::new(),
     };

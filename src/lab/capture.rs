@@ -97,7 +97,10 @@ fn listen(
         loop {
             match capture.next_packet() {
                 Ok(packet) => {
-                    oracle.observe(packet.data, u64::from(packet.header.len));
+                    let time = packet.header.ts;
+                    let at = Duration::from_secs(time.tv_sec as u64)
+                        + Duration::from_micros(time.tv_usec as u64);
+                    oracle.observe(packet.data, u64::from(packet.header.len), at);
                     if let Some(file) = &mut savefile {
                         file.write(&packet);
                     }

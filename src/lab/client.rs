@@ -94,6 +94,8 @@ pub struct LoadPlan {
     pub connections: u64,
     /// How many are attempted at a time.
     pub concurrency: usize,
+    /// When each is to begin, from the start of the load on; those beyond the list at once.
+    pub starts: Vec<Duration>,
     /// The addresses to connect from, taken in turn by the threads.
     pub sources: Vec<Ipv4Addr>,
     /// Connections (from 0) whose start is to be reported, with a number for each.
@@ -201,6 +203,9 @@ impl Shared {
                 if connection == number {
                     report(LoadEvent::Milestone(milestone));
                 }
+            }
+            if let Some(&start) = self.plan.starts.get(number as usize) {
+                thread::sleep(start.saturating_sub(self.epoch.elapsed()));
             }
             let attempt = self.attempt(source);
             self.attempts[index].lock().expect("only this thread writes").push(attempt);

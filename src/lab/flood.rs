@@ -198,6 +198,7 @@ fn connect_for(cluster: &Cluster, time: Duration) -> Result<Vec<Attempt>> {
     let plan = LoadPlan {
         connections: 1_000_000,
         concurrency: CLIENTS,
+        starts: Vec::new(),
         sources: cluster.sources.clone(),
         milestones: Vec::new(),
     };

@@ -60,11 +60,13 @@ pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
     Ok(command)
 }
 
-/// The daemon of a host. What it remembers is in `state`, or lost.
+/// The daemon of a host. What it remembers is in `state`, or lost; what its core does is in
+/// `record`, if that is wanted.
 pub fn daemon_command(
     namespace: &Namespace,
     args: &DaemonArgs,
     state: Option<&Path>,
+    record: Option<&Path>,
 ) -> Result<Command> {
     let mut command = this_program_in(namespace)?;
     command.arg("eth0").arg(VIP.to_string()).args(args.to_daemon_arguments());
@@ -72,6 +74,9 @@ pub fn daemon_command(
         Some(directory) => command.arg("--state-dir").arg(directory),
         None => command.arg("--no-state"),
     };
+    if let Some(file) = record {
+        command.arg("--record").arg(file);
+    }
     Ok(command)
 }
 

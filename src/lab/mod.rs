@@ -15,6 +15,7 @@ mod hosts;
 mod isn;
 mod latency;
 mod loss;
+mod measure;
 mod netns;
 mod oracle;
 mod process;
@@ -109,6 +110,14 @@ pub struct RunArgs {
     /// Stop the daemon of a host for a while (SIGSTOP): h2@30%:2s; repeatable.
     #[arg(long, value_name = "HOST@WHEN:FOR")]
     pause: Vec<PauseTarget>,
+    /// Begin so many connections per second, independent of each other, instead of each as soon
+    /// as one before it has ended.
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Record the daemons, and write to this new directory what the simulator needs to repeat
+    /// the run: see `clusterd-sim validate`.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
     /// Write what the client's interface saw to a capture file.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -165,6 +174,9 @@ impl RunArgs {
         );
         option("--connections", &self.connections);
         option("--concurrency", &self.concurrency);
+        if let Some(rate) = &self.rate {
+            option("--rate", rate);
+        }
         option("--client-addresses", &cluster.client_addresses);
         option("--claim-loss", &cluster.claim_loss);
         option("--isn", &hosts::name_of(&cluster.isn));
@@ -193,6 +205,13 @@ pub fn execute(command: &LabCommand) -> Result<ExitCode> {
         LabCommand::Down(args) => standing::down(args).map(|()| ExitCode::SUCCESS),
         LabCommand::AcceptAll(args) => accept_all::accept_all(args).map(|()| ExitCode::SUCCESS),
         LabCommand::Serve(args) => service::serve(args).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.1..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("not a number from 0.1 to 1000000".to_owned()),
     }
 }
 

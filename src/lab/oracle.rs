@@ -3,7 +3,8 @@
 //! This is the judge of the lab. It knows frames only, never what a daemon says.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use clusterd::wire::{self, Entry, KeyRing};
 use pnet::packet::Packet;
@@ -80,6 +81,25 @@ struct AttemptOnWire {
     syns: u32,
     /// One bit per host that sent a SYN-ACK; the highest stands for a stranger.
     answered_by: u64,
+    /// When the first SYN was seen, since 1970, and by which host the first SYN-ACK, and when.
+    opened: Option<Duration>,
+    connected: Option<(u32, Duration)>,
+}
+
+/// One attempt as the client's interface saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// Who connected.
+    pub client: SocketAddrV4,
+    /// The client's sequence number.
+    pub isn: u32,
+    /// When the first SYN left, since 1970.
+    pub opened: Duration,
+    /// The host of the first SYN-ACK (a stranger has a number that no host has), and how long
+    /// after the SYN that came.
+    pub connected: Option<(usize, Duration)>,
+    /// Hosts that sent a SYN-ACK.
+    pub answered_by: u32,
 }
 
 const STRANGER: u32 = u64::BITS - 1;
@@ -97,8 +117,8 @@ impl Oracle {
         }
     }
 
-    /// Takes one frame as it was captured, with its length on the wire.
-    pub fn observe(&mut self, frame: &[u8], wire_length: u64) {
+    /// Takes one frame as it was captured at a time since 1970, with its length on the wire.
+    pub fn observe(&mut self, frame: &[u8], wire_length: u64, at: Duration) {
         self.frames += 1;
         let Some(ethernet) = EthernetPacket::new(frame) else {
             return;
@@ -112,7 +132,7 @@ impl Oracle {
         match ip.get_next_level_protocol() {
             IpNextHeaderProtocols::Tcp => {
                 if let Some(tcp) = TcpPacket::new(payload) {
-                    self.observe_tcp(&ethernet, &ip, &tcp);
+                    self.observe_tcp(&ethernet, &ip, &tcp, at);
                 }
             }
             IpNextHeaderProtocol(wire::IP_PROTOCOL) => {
@@ -124,7 +144,13 @@ impl Oracle {
         }
     }
 
-    fn observe_tcp(&mut self, ethernet: &EthernetPacket, ip: &Ipv4Packet, tcp: &TcpPacket) {
+    fn observe_tcp(
+        &mut self,
+        ethernet: &EthernetPacket,
+        ip: &Ipv4Packet,
+        tcp: &TcpPacket,
+        at: Duration,
+    ) {
         let flags = tcp.get_flags();
         let from_vip = ip.get_source() == VIP;
         if flags & TcpFlags::RST != 0 {
@@ -139,12 +165,16 @@ impl Oracle {
             }
         } else if flags & TcpFlags::ACK == 0 {
             let key = (ip.get_source(), tcp.get_source(), tcp.get_sequence());
-            self.attempts.entry(key).or_default().syns += 1;
+            let attempt = self.attempts.entry(key).or_default();
+            attempt.syns += 1;
+            attempt.opened.get_or_insert(at);
         } else if from_vip {
             let isn = tcp.get_acknowledgement().wrapping_sub(1);
             let key = (ip.get_destination(), tcp.get_destination(), isn);
             let host = host_of_mac(ethernet.get_source()).map_or(STRANGER, |host| host as u32);
-            self.attempts.entry(key).or_default().answered_by |= 1 << host;
+            let attempt = self.attempts.entry(key).or_default();
+            attempt.answered_by |= 1 << host;
+            attempt.connected.get_or_insert((host, at));
         }
     }
 
@@ -152,6 +182,25 @@ impl Oracle {
     pub fn syn_acks_of(&self, host: usize) -> u64 {
         self.attempts.values().filter(|attempt| attempt.answered_by & (1 << host) != 0).count()
             as u64
+    }
+
+    /// The attempts whose SYN was seen, in the order of their SYNs.
+    pub fn handshakes(&self) -> Vec<Handshake> {
+        let handshake = |(&(address, port, isn), attempt): (&AttemptKey, &AttemptOnWire)| {
+            let opened = attempt.opened?;
+            Some(Handshake {
+                client: SocketAddrV4::new(address, port),
+                isn,
+                opened,
+                connected: attempt
+                    .connected
+                    .map(|(host, at)| (host as usize, at.saturating_sub(opened))),
+                answered_by: attempt.answered_by.count_ones(),
+            })
+        };
+        let mut all: Vec<_> = self.attempts.iter().filter_map(handshake).collect();
+        all.sort_by_key(|handshake| handshake.opened);
+        all
     }
 
     /// The verdict; `frames_lost` is what the capture itself missed.
@@ -267,7 +316,7 @@ mod tests {
 
     fn observe(oracle: &mut Oracle, frames: &[Vec<u8>]) -> WireReport {
         for frame in frames {
-            oracle.observe(frame, frame.len() as u64);
+            oracle.observe(frame, frame.len() as u64, Duration::ZERO);
         }
         oracle.report(0)
     }
@@ -284,6 +333,25 @@ mod tests {
         assert_eq!((two.syn_ack_hosts, two.second_syn_acks), (BTreeMap::from([(2, 1)]), 1));
         assert_eq!(two.second_syn_ack_percent, 100.0);
         assert_eq!([0, 1, 2].map(|host| oracle.syn_acks_of(host)), [1, 0, 1]);
+    }
+
+    #[test]
+    fn a_handshake_is_from_the_first_syn_to_the_first_answer() {
+        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let answer = |host| segment(host_mac(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let mut oracle = oracle();
+        let frames = [syn.clone(), syn, answer(2), answer(0)];
+        for (frame, second) in frames.iter().zip(5..) {
+            oracle.observe(frame, frame.len() as u64, Duration::from_secs(second));
+        }
+        let expected = Handshake {
+            client: SocketAddrV4::new(CLIENT, PORT),
+            isn: ISN,
+            opened: Duration::from_secs(5),
+            connected: Some((2, Duration::from_secs(2))),
+            answered_by: 2,
+        };
+        assert_eq!(oracle.handshakes(), [expected]);
     }
 
     #[test]
@@ -326,11 +394,11 @@ mod tests {
         let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
         let mut oracle = oracle();
         for length in 0..syn.len() {
-            oracle.observe(&syn[..length], 0);
+            oracle.observe(&syn[..length], 0, Duration::ZERO);
             for byte in 0..=u8::MAX {
                 let mut broken = syn.clone();
                 broken[length] = byte;
-                oracle.observe(&broken, 0);
+                oracle.observe(&broken, 0, Duration::ZERO);
             }
         }
     }

@@ -146,6 +146,15 @@ impl Process {
             .with_context(|| format!("send signal {signal} to {}", self.name))
     }
 
+    /// Asks the process to end, and waits until it has.
+    pub fn terminate(&mut self) -> Result<()> {
+        if self.reaped {
+            return Ok(());
+        }
+        self.signal(libc::SIGTERM)?;
+        self.reap().map(drop)
+    }
+
     /// Kills the process and waits for its end.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(libc::SIGKILL)?;

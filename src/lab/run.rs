@@ -3,16 +3,20 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clusterd::flow::ClusterKey;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::RunArgs;
 use super::capture::Listener;
 use super::client::{self, Load, LoadEvent, LoadPlan};
 use super::faults::{Fault, FaultKind, Schedule, Step};
 use super::hosts::{daemon_command, service_command};
+use super::measure::{self, RecordedRun};
 use super::netns::Namespace;
 use super::oracle::Oracle;
 use super::process::{self, Process, Sign};
@@ -24,6 +28,8 @@ use super::topology::{self, Topology, VIP, host_name};
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the progress line is refreshed.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// Longer than hosts are careful after a change of members (`Timers::quiet`).
+const SETTLED: Duration = Duration::from_millis(300);
 /// Exit code of a run ended by a signal, as shells have it for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -49,6 +55,9 @@ pub fn run(args: &RunArgs, faults: Vec<Fault>) -> Result<ExitCode> {
         interrupt.send(Event::Interrupted).ok();
     })?;
     process::raise_descriptor_limit();
+    if let Some(directory) = &args.record {
+        measure::make_directory(directory)?;
+    }
 
     let topology = Topology::raise(&args.cluster.plan(), |_role| Namespace::unnamed())?;
     let mut run = Run {
@@ -119,7 +128,9 @@ impl Run<'_> {
         self.await_ready(Role::Service, &mut services)?;
         let mut daemons = Vec::new();
         for (index, namespace) in self.topology.hosts.iter().enumerate() {
-            let command = daemon_command(namespace, &self.args.cluster.daemon, None)?;
+            let record = self.args.record.as_deref().map(|it| measure::recording(it, index));
+            let command =
+                daemon_command(namespace, &self.args.cluster.daemon, None, record.as_deref())?;
             daemons.push(self.start(index, Role::Daemon, command)?);
         }
         self.await_ready(Role::Daemon, &mut daemons)?;
@@ -173,11 +184,17 @@ impl Run<'_> {
         for &source in &sources {
             client::first_connection(&self.topology.client, source)?;
         }
+        if self.args.record.is_some() {
+            // Hosts that have seen the others join are careful for a moment, and a simulated load
+            // begins later than that, too.
+            thread::sleep(SETTLED);
+        }
         let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
         let listener = Listener::start(&self.topology.client, oracle, self.args.pcap.clone())?;
         let plan = LoadPlan {
             connections: self.args.connections,
             concurrency: self.args.concurrency,
+            starts: self.starts(),
             sources,
             milestones: self.schedule.milestones(self.args.connections),
         };
@@ -189,11 +206,27 @@ impl Run<'_> {
         let took = load.epoch().elapsed();
         let attempts = load.attempts();
         let (oracle, frames_lost) = listener.finish()?;
+        let wire = oracle.report(frames_lost);
+        if let Some(directory) = &self.args.record {
+            // A daemon's recording is complete when it has ended.
+            self.hosts.iter_mut().try_for_each(|host| host.daemon.terminate())?;
+            let handshakes = oracle.handshakes();
+            let (handshakes, attempts, wire) = (&handshakes[..], &attempts[..], &wire);
+            let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let begin = clock.saturating_sub(load.epoch().elapsed());
+            let struck = self.strikes.iter().enumerate().filter_map(|(number, at)| {
+                let fault = self.schedule.fault(number);
+                Some((fault.kind, fault.host, begin + (*at)?))
+            });
+            let faults = &struck.collect::<Vec<_>>();
+            let run = RecordedRun { args: self.args, handshakes, attempts, wire, faults };
+            measure::write(directory, &run)?;
+        }
         Ok(Outcome {
             syn_acks_by_host: (0..self.args.cluster.nodes)
                 .map(|host| oracle.syn_acks_of(host))
                 .collect(),
-            wire: oracle.report(frames_lost),
+            wire,
             faults: self.fault_outcomes(),
             unexpected_exits: std::mem::take(&mut self.unexpected_exits),
             strange_failure: load.strange_failure().map(str::to_owned),
@@ -285,6 +318,18 @@ impl Run<'_> {
             );
             drop(std::io::stderr().flush());
         }
+    }
+
+    /// When connections are to begin: a Poisson process, the same in each run.
+    fn starts(&self) -> Vec<Duration> {
+        let Some(rate) = self.args.rate else { return Vec::new() };
+        let mut random = StdRng::seed_from_u64(1);
+        let mut at = 0.0;
+        let gap = || {
+            at -= (1.0 - random.random::<f64>()).ln() / rate;
+            Duration::from_secs_f64(at)
+        };
+        std::iter::repeat_with(gap).take(self.args.connections as usize).collect()
     }
 
     fn fault_outcomes(&self) -> Vec<FaultOutcome> {

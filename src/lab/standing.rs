@@ -166,7 +166,7 @@ fn raise(args: &UpArgs) -> Result<Description> {
         let log =
             File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
         let service = start_detached("the service", service_command(namespace, index)?, &log)?;
-        let daemon = daemon_command(namespace, &args.cluster.daemon, Some(&directory))?;
+        let daemon = daemon_command(namespace, &args.cluster.daemon, Some(&directory), None)?;
         let daemon = start_detached("the daemon", daemon, &log)?;
         hosts.push((host, log_path, service, daemon));
     }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Instant;
 
 /// How connections are distributed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// By claims, and by hash while there is a [`Cause`].
     #[default]
@@ -20,7 +20,7 @@ pub enum Mode {
 }
 
 /// Why this node decides by hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// A quarter of some live peer's frames go missing.
@@ -133,7 +133,7 @@ impl Evidence {
 }
 
 /// What the driver's queue and processor say, see [`Node::handle_load`](super::Node::handle_load).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// The time that this covers.
     pub window: Duration,

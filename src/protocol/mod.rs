@@ -36,7 +36,7 @@ mod window;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bucket::Buckets;
 use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
@@ -46,11 +46,11 @@ pub use node::Node;
 pub use time::Instant;
 
 /// A packet that the driver holds until the core decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
 /// What a held packet gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The kernel goes on with the packet.
     Accept,
@@ -59,7 +59,7 @@ pub enum Verdict {
 }
 
 /// What the driver must do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
 pub enum Output {
     /// Release a held packet.
@@ -80,7 +80,7 @@ pub enum Output {
 }
 
 /// What the kernel decides by itself (spec 5.6).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelShare {
     /// The buckets whose clients this host serves.
     pub own: Buckets,
@@ -108,7 +108,7 @@ pub struct Hearing {
 }
 
 /// A state change worth a line in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// This node has listened long enough and takes part now.
     Joined,
@@ -160,7 +160,7 @@ pub enum Notice {
 }
 
 /// Can this host serve a new connection to a port?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listener {
     /// There is a listener with room in its accept queue.
     Ready,
@@ -171,7 +171,7 @@ pub enum Listener {
 }
 
 /// A SYN that the driver holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Syn {
     /// Handle of the held packet.
     pub ticket: Ticket,
@@ -184,7 +184,7 @@ pub struct Syn {
 }
 
 /// When a node claims (spec 5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pacing {
     /// In rank order, [`Timers::slot`] apart: one claim per connection as a rule.
     Rank,
@@ -193,7 +193,7 @@ pub enum Pacing {
 }
 
 /// Everything a node must know from the start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// This node.
     pub node: NodeId,
@@ -230,7 +230,7 @@ impl Config {
 }
 
 /// The timers of spec 7 with their defaults.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timers {
     /// S: how long the next rank waits for the one before it.
     pub slot: Duration,
@@ -290,7 +290,7 @@ impl Default for Timers {
 }
 
 /// Bounds; what happens at each is counted in [`Counters`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Attempts remembered; beyond it a new SYN is dropped, a claim forgotten.
     pub attempts: usize,

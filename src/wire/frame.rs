@@ -53,7 +53,7 @@ const CONFIG: Config = bincode::config::standard()
     .with_limit::<FRAME_MAX>();
 
 /// Who sent a frame, in which state, and where it stands among that sender's frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// What the sender speaks beyond [`MAJOR`].
     pub minor: u8,
@@ -75,7 +75,7 @@ impl Header {
 }
 
 /// The state of a sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flags {
     /// It only listens yet and must not be ranked.
     pub joining: bool,
@@ -128,7 +128,7 @@ pub struct Contest {
 }
 
 /// One statement in a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
     /// "I want this attempt": others defer to the best claim for a while.
     Claim(Contest),
@@ -168,7 +168,7 @@ pub struct Report {
 }
 
 /// A decoded claim frame.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Sender and position.
     pub header: Header,

@@ -31,6 +31,7 @@ mod membership;
 mod overload;
 mod ports;
 mod programs;
+mod recordings;
 mod resets;
 mod services;
 mod survival;

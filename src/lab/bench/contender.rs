@@ -148,7 +148,8 @@ impl Cluster {
                     _ => Vec::new(),
                 };
                 let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra };
-                cluster.start("daemon", |namespace, _| daemon_command(namespace, &args, None))?
+                cluster
+                    .start("daemon", |namespace, _| daemon_command(namespace, &args, None, None))?
             }
         };
         if !matches!(contender, Contender::Clusterd(_) | Contender::ByClaims(_)) {
