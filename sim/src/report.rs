@@ -9,6 +9,7 @@ mod chart;
 mod csv_link;
 mod experiment;
 mod experiments;
+mod lab;
 mod outcome;
 mod page;
 mod plot;

@@ -168,3 +168,18 @@ fn what_is_wrong_is_named() {
         assert!(!at.join("report.html").exists());
     }
 }
+
+#[test]
+fn a_lab_is_compared_in_the_page() {
+    let at = directory("report-lab");
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/rank");
+    let with = ["--only", "media", "--lab", lab.to_str().unwrap()];
+    let page = report(&at, &with);
+    let caption = between(&page, "<caption><code>clusterd lab run", "</caption>");
+    assert!(caption[0].contains("1500 connections on Linux"), "{caption:?}");
+    let rows = between(&page, "<th scope=\"row\">claims_per_connection</th><td>", "</td>");
+    assert_eq!(rows, ["1"]);
+    assert!(!report(&at, &["--only", "media"]).contains("claims_per_connection</th><td>1<"));
+    let error = fail(&at, &["report", "--only", "media", "--share", "0.001", "--lab", "nowhere"]);
+    assert!(error.contains("nowhere"), "{error}");
+}

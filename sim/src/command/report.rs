@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use clusterd_sim::replication;
 use clusterd_sim::report::{self, Effort};
+use clusterd_sim::{replication, validation};
 
 use super::{CommandLine, progress_bar, say};
 
@@ -35,6 +35,9 @@ pub struct ReportArgs {
     /// Does only experiments with these names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Also compares with what `clusterd lab run --record` has written into this directory; can be given more than once
+    #[arg(long, value_name = "DIR")]
+    lab: Vec<PathBuf>,
     /// Runs at a time [default: one for each processor]; what comes out does not depend on it
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "J")]
     jobs: usize,
@@ -50,6 +53,7 @@ pub fn execute(args: &ReportArgs) -> Result<ExitCode> {
     let options = |line: CommandLine| {
         let line = line.option("--runs", runs).option("--seed", args.seed);
         let line = line.option("--share", share);
+        let line = args.lab.iter().fold(line, |line, lab| line.option("--lab", lab.display()));
         if args.only.is_empty() { line } else { line.option("--only", args.only.join(",")) }
     };
     replication::seeds(args.seed, runs)?;
@@ -75,7 +79,17 @@ pub fn execute(args: &ReportArgs) -> Result<ExitCode> {
         outcomes.push(report::carry_out(experiment, &pool, effort, || progress.inc(1))?);
     }
     progress.finish_and_clear();
-    let page = report::page(&outcomes, effort, &options(CommandLine::new("report")).to_string())?;
+    let compare = |lab: &PathBuf| {
+        validation::compare(lab, args.seed, runs, args.jobs)
+            .with_context(|| format!("compare with the lab of {}", lab.display()))
+    };
+    let comparisons = args.lab.iter().map(compare).collect::<Result<Vec<_>>>()?;
+    let page = report::page(
+        &outcomes,
+        &comparisons,
+        effort,
+        &options(CommandLine::new("report")).to_string(),
+    )?;
     fs::write(&args.file, page).with_context(|| format!("write {}", args.file.display()))?;
     let done = outcomes.len();
     say(format_args!("{done} experiments, {scenarios} scenarios: {}", args.file.display()))?;

@@ -7,11 +7,17 @@ use anyhow::{Context, Result};
 use super::experiment::{Curve, Effort, Experiment, Finding, Quantity};
 use super::outcome::{Outcome, Point};
 use super::ticks::digits;
-use super::{chart, csv_link, texts};
+use super::{chart, csv_link, lab, texts};
 use crate::scenario::{PARAMETERS, Scenario};
+use crate::validation::Comparison;
 
 /// Writes the page.
-pub fn page(outcomes: &[Outcome], effort: Effort, command: &str) -> Result<String> {
+pub fn page(
+    outcomes: &[Outcome],
+    comparisons: &[Comparison],
+    effort: Effort,
+    command: &str,
+) -> Result<String> {
     let mut text = String::new();
     let page = &mut text;
     write!(page, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")?;
@@ -27,6 +33,7 @@ pub fn page(outcomes: &[Outcome], effort: Effort, command: &str) -> Result<Strin
             .with_context(|| format!("write about `{}`", outcome.experiment.title))?;
     }
     writeln!(page, "<h2 id=\"trust\">How far to trust this</h2>\n{}", texts::TRUST)?;
+    lab::write(page, comparisons)?;
     parameters(page)?;
     writeln!(page, "</body>\n</html>")?;
     Ok(text)
@@ -256,6 +263,6 @@ fn parameters(page: &mut String) -> Result<()> {
     Ok(())
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

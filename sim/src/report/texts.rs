@@ -70,6 +70,19 @@ who answers when a message is lost) more than those about time (how many microse
 with the settling time may not.</p>
 <p>Checks that do not rest on clusterd: the mean response time of hosts that get connections at random is compared with \
 the formula of queueing theory in the experiment about load; the two halves into which silent \
-retraction divides connections follow from a coin.</p>
-<p id=\"lab\">A comparison with measured runs of the real daemon belongs here. This page has none: nothing on it was measured on \
-a network.</p>";
+retraction divides connections follow from a coin.</p>";
+
+/// Before the comparison with a lab.
+pub const LAB: &str = "\
+<p>The same daemon, on real kernels in network namespaces of one machine (<code>clusterd lab run --record</code>), and the \
+simulator with the arrivals, delays and costs measured there: both did the same load. A difference has a band, fixed before \
+the first comparison, and the last column says where it is left.</p>
+<p>Why they differ: the lab's hosts, clients and services share the processors of one machine, so what is busy delays all the others; \
+a virtual cable has no ports whose queues could fill; each step of the daemon takes its mean time in the simulator, so its \
+distribution of connect times is narrower (late at p10, early at p90). In which order a claim reaches the hosts is not modelled, \
+which shows in the shares of hosts that race.</p>";
+
+/// In its place, if there is none.
+pub const NO_LAB: &str = "\
+<p>This page has no comparison with the real daemon: nothing on it was measured on a network. <code>clusterd lab run --record DIR</code> \
+measures one, and <code>clusterd-sim report --lab DIR</code> takes it into the page.</p>";
