@@ -68,6 +68,11 @@ pub fn execute(args: &ReportArgs) -> Result<ExitCode> {
         );
     }
     experiments.retain(|it| args.only.is_empty() || args.only.iter().any(|name| name == it.id));
+    let compare = |lab: &PathBuf| {
+        validation::compare(lab, args.seed, runs, args.jobs)
+            .with_context(|| format!("compare with the lab of {}", lab.display()))
+    };
+    let comparisons = args.lab.iter().map(compare).collect::<Result<Vec<_>>>()?;
     say(options(CommandLine::new("report").path(&args.file)))?;
     let mut scenarios = 0;
     for curve in experiments.iter().flat_map(|experiment| &experiment.curves) {
@@ -79,11 +84,6 @@ pub fn execute(args: &ReportArgs) -> Result<ExitCode> {
         outcomes.push(report::carry_out(experiment, &pool, effort, || progress.inc(1))?);
     }
     progress.finish_and_clear();
-    let compare = |lab: &PathBuf| {
-        validation::compare(lab, args.seed, runs, args.jobs)
-            .with_context(|| format!("compare with the lab of {}", lab.display()))
-    };
-    let comparisons = args.lab.iter().map(compare).collect::<Result<Vec<_>>>()?;
     let page = report::page(
         &outcomes,
         &comparisons,
