@@ -211,6 +211,20 @@ fn the_others_keep_a_syn_until_its_claimant_has_answered() {
     assert_eq!(story.verdicts(), [Verdict::Accept]);
 }
 
+/// Found by the swarm: who could not serve refused a SYN that another was about to accept.
+#[test]
+fn a_better_claim_of_a_peer_has_its_own_time() {
+    let mut story = Story::new(Pacing::Race);
+    story.syn();
+    story.claims(A, 0, 1);
+    story.pass(15);
+    story.claims(B, 0, 0);
+    story.pass(19);
+    assert_eq!((story.verdicts(), story.claimed()), (vec![], vec![]));
+    story.pass(2);
+    assert_eq!(story.claimed(), [(1, 1)]);
+}
+
 #[test]
 fn a_takeover_does_not_count_on_the_silent_claimant() {
     let mut lan = Cluster::new(3);

@@ -298,8 +298,12 @@ impl Attempt {
                 }
                 Some(S::Claimed { ticket, rank, reasserted: true, until })
             }
+            // A peer's claim defers for T_own; as the order has an end, so has this. Strangers could
+            // make up one better claim after the other.
             (S::Deferred { ticket, key, until, .. }, E::Claim(other)) if other < key => {
-                Some(S::Deferred { ticket, to: other.node, key: other, until })
+                let to = other.node;
+                let until = if cx.view.is_live(to) { now + timers.own } else { until };
+                Some(S::Deferred { ticket, to, key: other, until })
             }
             (S::Deferred { .. }, E::Claim(_)) => same,
             (S::Accepted { rank, .. }, E::Claim(_)) => {

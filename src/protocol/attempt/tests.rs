@@ -159,6 +159,7 @@ fn every_circumstance_has_its_rows() {
         ("owner not live", World { peers: &[B], ..new() }, "SYN"),
         ("owner just heard", World { left: Duration::from_millis(2_980), ..new() }, "SYN"),
         ("owner heard before", World { left: Duration::from_millis(2_979), ..new() }, "SYN"),
+        ("claimant not live", World { peers: &[A], ..new() }, "better CLAIM of b"),
         ("racing", World { pacing: Pacing::Race, ..new() }, "SYN"),
         ("a by hash", World { peers_by_hash: true, ..new() }, "SYN"),
         ("by hash", by_hash(A), "SYN"),
