@@ -54,7 +54,7 @@ fn first_claim_wins(timers: &Timers, heard: &[(Duration, NodeId, Said)]) -> (Dur
             Some(&(at, _, Said::Own)) => return (at, Verdict::Drop),
             Some(&(at, node, Said::Claim { tries, rank })) => {
                 let theirs = order(node, tries, rank);
-                if best.3 == ME && theirs < best {
+                if theirs < best {
                     until = (at + timers.own).min(timers.stale);
                 }
                 best = best.min(theirs);
