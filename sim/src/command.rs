@@ -55,7 +55,9 @@ impl ScenarioArgs {
             let fault = fault.parse().map_err(|error: String| anyhow!("--fault {error}"))?;
             scenario.faults.push(fault);
         }
-        scenario.check().map_err(|error| anyhow!(error))?;
+        let file = self.scenario.as_ref().map(|path| format!("{}: ", path.display()));
+        let file = file.unwrap_or_default();
+        scenario.check().map_err(|error| anyhow!("{file}{error}"))?;
         Ok(scenario)
     }
 }

@@ -131,17 +131,22 @@ impl Diagram {
     }
 }
 
-/// Whatever arrives was sent last by somebody else.
+/// Whatever arrives was sent by somebody else; of equal messages the first to leave arrives first.
 fn arrows(lines: &[Line]) -> Vec<(usize, usize)> {
     let sent = |to: usize| {
         let line = &lines[to];
-        let same = |from: &usize| {
-            let other = &lines[*from];
-            other.mark == Mark::Sends
-                && other.message == line.message
-                && other.column != line.column
-        };
-        line.message.and((0..to).rev().find(same))
+        line.message?;
+        let same = |other: &&usize| lines[**other].message == line.message;
+        let before: Vec<usize> = (0..to).collect();
+        let sends =
+            before.iter().filter(same).copied().filter(|&from| {
+                lines[from].mark == Mark::Sends && lines[from].column != line.column
+            });
+        let sends: Vec<usize> = sends.collect();
+        let here =
+            |from: &&usize| lines[**from].mark == Mark::Gets && lines[**from].column == line.column;
+        let arrived = before.iter().filter(same).filter(here).count();
+        sends.get(arrived).or(sends.last()).copied()
     };
     let arrives = |to: &usize| lines[*to].mark == Mark::Gets;
     (0..lines.len()).filter(arrives).filter_map(|to| Some((sent(to)?, to))).collect()

@@ -56,13 +56,20 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
                     scenario.faults.push(text.parse().map_err(wrong)?);
                 }
             }
+            item if key == FAULTS => {
+                let wanted = "faults: wanted a list of texts, such as [\"2s kill h1\"]";
+                return Err(format!("{}: {wanted}", place(item)));
+            }
+            item if PARAMETERS.iter().any(|it| it.key.split('.').next() == Some(key)) => {
+                return Err(format!("{}: {key} is a table: write [{key}]", place(item)));
+            }
             item => {
-                let error = parameter(key).err().unwrap_or_else(|| "not a table".to_owned());
+                let error = parameter(key).err();
+                let error = error.unwrap_or_else(|| format!("{key}: write it without quotes"));
                 return Err(format!("{}: {error}", place(item)));
             }
         }
     }
-    scenario.check().map_err(|error| format!("{name}: {error}"))?;
     Ok(scenario)
 }
 
@@ -162,7 +169,9 @@ mod tests {
             ("[cluster]\nguard = \"wall\"\n", "x:2: cluster.guard: `wall` is not one of rst"),
             ("[clusters]\nhosts = 3\n", "x:2: there is no `clusters.hosts`"),
             ("faults = [\n\"2s kill h1\",\n\"now\"]\n", "x:3: faults: `now` is no fault"),
-            ("faults = [\"2s kill h9\"]\n", "x: fault `2s kill h9`: there are only 3 hosts"),
+            ("faults = \"2s kill h1\"\n", "x:1: faults: wanted a list of texts"),
+            ("[run]\n[load]\nflood_per_second = nan\n", "x:3: load.flood_per_second: NaN is not"),
+            ("cluster = 3\n", "x:1: cluster is a table"),
             ("[cluster\n", "x:1: "),
             ("hosts = 3\n", "x:1: there is no `hosts`; did you mean `"),
         ] {

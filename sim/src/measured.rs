@@ -18,6 +18,9 @@ pub struct Histogram {
     buckets: Vec<(u64, u64)>,
 }
 
+/// A day, in microseconds.
+const LONGEST: f64 = 86_400e6;
+
 impl Histogram {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
@@ -39,9 +42,15 @@ impl Histogram {
             let (bound, count) = line.split_once(',').with_context(at)?;
             let microseconds: f64 = bound.trim().parse().with_context(at)?;
             let count: u64 = count.trim().parse().with_context(at)?;
+            ensure!(
+                (0.0..=LONGEST).contains(&microseconds),
+                "{}: a delay is between 0 and {LONGEST} us",
+                at()
+            );
             let bound = (microseconds * 1_000.0) as u64;
             ensure!(buckets.last().is_none_or(|last| bound > last.0), "{}: not in order", at());
-            total += count;
+            total = u64::checked_add(total, count)
+                .with_context(|| format!("{}: the counts add up to more than 2^64", at()))?;
             buckets.push((bound, total));
         }
         ensure!(total > 0, "nothing was measured");
@@ -100,6 +109,9 @@ mod tests {
             ("10,1\n", "line 1 is not"),
             ("delay_us,count\nten,1\n", "line 2: `ten,1`"),
             ("delay_us,count\n10,1\n5,1\n", "line 3: `5,1`: not in order"),
+            ("delay_us,count\nNaN,1\n", "line 2: `NaN,1`: a delay is between"),
+            ("delay_us,count\n-5,1\n", "line 2: `-5,1`: a delay is between"),
+            ("delay_us,count\n1,18446744073709551615\n2,1\n", "line 3: `2,1`: the counts add up"),
             ("delay_us,count\n", "nothing was measured"),
         ] {
             let error = format!("{:#}", Histogram::parse(text).unwrap_err());

@@ -52,8 +52,15 @@ pub fn seeds(first: u64, runs: u32) -> Result<Vec<u64>> {
     Ok((first..=last).collect())
 }
 
+/// More threads than any machine has processors only keep each other from running.
+const JOBS_MOST: usize = 4_096;
+
 /// So many threads; as many as there are processors for 0.
 pub fn threads(jobs: usize) -> Result<ThreadPool> {
+    ensure!(
+        jobs <= JOBS_MOST,
+        "--jobs {jobs}: wanted at most {JOBS_MOST}, or 0 for one each processor"
+    );
     let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build();
     pool.with_context(|| format!("start {jobs} threads"))
 }

@@ -14,10 +14,14 @@ use clusterd::protocol::{
 use clusterd::wire::{self, Frame, KeyRing};
 
 use crate::host::{cluster_key, node_id};
-use crate::scenario::{Mode, Pacing, Rule, Scenario};
+use crate::scenario::{Arrivals, Mode, Pacing, Rule, Scenario};
 use contest::Contest;
 use fixed::Fixed;
 use saru::Saru;
+
+/// Longer than an attempt is remembered (10 s at most) with time to spare for bursts, and a least bound.
+const REMEMBERED_SECONDS: f64 = 20.0;
+const ATTEMPTS_LEAST: usize = 8_192;
 
 /// The rule that a host follows.
 #[expect(clippy::large_enum_variant, reason = "there is one for each host")]
@@ -210,6 +214,11 @@ fn config(scenario: &Scenario, host: usize, starts: u64) -> Config {
         own: scenario.own,
         ..Timers::default()
     };
+    // The same bound, but for what cannot be reached: a table is as large as its bound, and one
+    // that fits into the processor's cache is a tenth of a run faster.
+    if let Some(reached) = attempts_reached(scenario) {
+        config.limits.attempts = config.limits.attempts.min(reached.max(ATTEMPTS_LEAST));
+    }
     config.pacing = match scenario.pacing {
         Pacing::Rank => protocol::Pacing::Rank,
         Pacing::Race => protocol::Pacing::Race,
@@ -220,4 +229,15 @@ fn config(scenario: &Scenario, host: usize, starts: u64) -> Config {
         Mode::Hash => protocol::Mode::Hash,
     };
     config
+}
+
+/// More attempts than a host can have to remember at a time, if that is known beforehand.
+fn attempts_reached(scenario: &Scenario) -> Option<usize> {
+    let rate = scenario.connections_per_second + scenario.flood_per_second;
+    let average = (rate * REMEMBERED_SECONDS) as usize;
+    match scenario.arrivals {
+        Arrivals::Poisson | Arrivals::Regular => Some(average),
+        Arrivals::Bursts => Some(average + 10 * scenario.burst),
+        Arrivals::Trace { .. } => None,
+    }
 }

@@ -507,11 +507,13 @@ impl Scenario {
     /// What only together is wrong.
     pub fn check(&self) -> Result<(), String> {
         if self.speeds.iter().any(|&speed| speed <= 0.0 || !speed.is_finite()) {
-            return Err("service.speeds: a host without any speed serves nobody".to_owned());
+            return Err("service.speeds: a host without any speed serves nobody (wanted: above 0)"
+                .to_owned());
         }
         let outside = |fault: &&Fault| fault.hosts().any(|host| host >= self.hosts);
         if let Some(fault) = self.faults.iter().find(outside) {
-            return Err(format!("fault `{fault}`: there are only {} hosts", self.hosts));
+            let hosts = self.hosts;
+            return Err(format!("faults: `{fault}`: there are only {hosts} hosts (cluster.hosts)"));
         }
         Ok(())
     }

@@ -240,12 +240,13 @@ pub struct Bounds<S> {
 impl<S: Setting + PartialOrd> Bounds<S> {
     /// Says which bound is broken.
     pub fn check(&self, value: &S) -> Result<(), String> {
-        let below = self.least.as_ref().is_some_and(|least| value < least);
-        let above = self.most.as_ref().is_some_and(|most| value > most);
-        if below || above {
-            return Err(format!("{} is not {self}", value.show()));
+        // What is no number is neither below nor above anything.
+        let enough = self.least.as_ref().is_none_or(|least| value >= least);
+        let not_too_much = self.most.as_ref().is_none_or(|most| value <= most);
+        if enough && not_too_much {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("{} is not {self}", value.show()))
     }
 }
 

@@ -41,8 +41,16 @@ pub struct Trial {
 
 /// Draws the scenario of a seed, runs it, and shrinks it if it fails.
 pub fn try_seed(seed: u64) -> Trial {
-    let drawn = draw(seed);
-    let run = |scenario: &Scenario| judge(scenario, seed, Promises::of(scenario));
+    try_drawn(seed, draw(seed), false)
+}
+
+/// The same with a scenario that was changed since; `regardless` demands I1 and I2 of any guard.
+pub fn try_drawn(seed: u64, drawn: Drawn, regardless: bool) -> Trial {
+    let run = |scenario: &Scenario| {
+        let mut promises = Promises::of(scenario);
+        promises.outcome |= regardless;
+        judge(scenario, seed, promises)
+    };
     let judgement = run(&drawn.scenario);
     let least = judgement.violation.as_ref().map(|violation| {
         let fails = |scenario: &Scenario| {

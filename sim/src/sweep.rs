@@ -209,7 +209,7 @@ mod tests {
         scenario.faults.push("2s kill h3".parse().unwrap());
         let over = vec!["cluster.hosts=3,2".parse().unwrap()];
         let error = Sweep::new(&scenario, over, 1, 1).unwrap_err().to_string();
-        assert!(error.starts_with("point 1 (cluster.hosts=2): fault `2s kill h3`"), "{error}");
+        assert!(error.starts_with("point 1 (cluster.hosts=2): faults: `2s kill h3`"), "{error}");
         let twice = ["cluster.hosts=3", "cluster.hosts=2"].map(|text| text.parse().unwrap());
         assert!(Sweep::new(&Scenario::default(), twice.into(), 1, 1).is_err());
     }

@@ -92,6 +92,7 @@ const QUANTILES: [(&str, f64, Band); 5] = [
 pub fn compare(directory: &Path, first_seed: u64, runs: u32, jobs: usize) -> Result<Comparison> {
     let lab = Lab::read(directory)?;
     let scenario = file::read(&directory.join(SCENARIO)).map_err(|error| anyhow!(error))?;
+    scenario.check().map_err(|error| anyhow!("{}: {error}", directory.join(SCENARIO).display()))?;
     let pool = replication::threads(jobs)?;
     let seeds = replication::seeds(first_seed, runs)?;
     let mut done = Vec::new();

@@ -165,7 +165,7 @@ fn what_is_wrong_is_named_with_its_place() {
         ),
         (
             &["run", "small.toml", "--compare", "cluster.hosts=1"],
-            "--compare fault `1s600ms kill h2`: there are only 1 hosts",
+            "--compare faults: `1s600ms kill h2`: there are only 1 hosts",
         ),
         (&["run", "--runs", "0"], "--runs 0: wanted at least 1"),
     ] {

@@ -1,6 +1,12 @@
 //! A bounded swarm: seeds whose scenarios keep every invariant, whoever runs them.
 
-use clusterd_sim::swarm::{Totals, Trial, try_seed};
+mod common;
+
+use std::fs;
+
+use clusterd_sim::file::write_changes;
+use clusterd_sim::swarm::{Totals, Trial, draw, try_seed};
+use common::{directory, start};
 use rayon::prelude::*;
 
 #[test]
@@ -24,4 +30,28 @@ fn a_seed_gives_the_same_on_any_thread() {
     let among: Vec<_> = [7u64, 8, 7].into_par_iter().map(|seed| try_seed(seed).judgement).collect();
     assert_eq!([&among[0], &among[2]], [&alone, &alone]);
     assert_ne!(among[1], alone);
+}
+
+#[test]
+fn what_a_swarm_finds_is_shrunk_and_can_be_repeated() {
+    let at = directory("swarm-finds");
+    let words = "swarm --from 1 --seeds 12 --set cluster.guard=none --regardless";
+    let output = start(&at, &words.split(' ').collect::<Vec<_>>());
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let line = told.lines().find(|line| line.contains(" violates I2 ")).expect("a RST did harm");
+    let seed = line.split(' ').nth(1).unwrap();
+    let again = format!("clusterd-sim swarm --from {seed} --seeds 1 --set 'cluster.guard=none'");
+    assert!(told.replace("cluster.guard=none", "'cluster.guard=none'").contains(&again), "{told}");
+    // The least scenario fails, too, and is less than what was drawn.
+    let least = format!("swarm-{seed}.toml");
+    let check = ["check", &least, "--seed", seed, "--regardless"];
+    assert_eq!(start(&at, &check).status.code(), Some(1));
+    let text = fs::read_to_string(at.join(&least)).unwrap();
+    assert!(text.contains("guard = \"none\""), "{text}");
+    let parameters = |text: &str| text.lines().filter(|line| line.contains(" = ")).count();
+    let drawn = write_changes(&draw(seed.parse().unwrap()).scenario);
+    assert!(parameters(&text) < parameters(&drawn), "{text}\n{drawn}");
+    let diagram = fs::read_to_string(at.join(format!("swarm-{seed}.txt"))).unwrap();
+    assert!(diagram.contains("RST"), "{diagram}");
 }

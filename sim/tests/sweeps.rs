@@ -150,7 +150,7 @@ fn what_is_wrong_is_named_before_anything_is_written() {
             "--over there is no `cluster.host`; did you mean `cluster.hosts`?",
         ),
         (&["--over", "cluster.hosts=2,65"], "--over cluster.hosts: 65 is not between 1 and 64"),
-        (&["--over", "cluster.hosts=2,1"], "point 1 (cluster.hosts=1): fault `1s600ms kill h2`"),
+        (&["--over", "cluster.hosts=2,1"], "point 1 (cluster.hosts=1): faults: `1s600ms kill h2`"),
         (&["--over", "cluster.hosts=2,3", "--shard", "2/2"], "--shard `2/2` is no shard"),
     ] {
         let found = fail(&at, &[&["sweep", "small.toml", "--out", "out"], more].concat());

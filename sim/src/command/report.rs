@@ -73,6 +73,9 @@ pub fn execute(args: &ReportArgs) -> Result<ExitCode> {
             .with_context(|| format!("compare with the lab of {}", lab.display()))
     };
     let comparisons = args.lab.iter().map(compare).collect::<Result<Vec<_>>>()?;
+    // Not after minutes of work for a file that cannot be written.
+    let writable = fs::OpenOptions::new().append(true).create(true).open(&args.file);
+    writable.with_context(|| format!("write {}", args.file.display()))?;
     say(options(CommandLine::new("report").path(&args.file)))?;
     let mut scenarios = 0;
     for curve in experiments.iter().flat_map(|experiment| &experiment.curves) {

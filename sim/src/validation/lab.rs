@@ -48,6 +48,13 @@ impl Lab {
             }
         }
         ensure!(!lab.connect.is_empty(), "{}: nobody was connected", path.display());
+        ensure!(
+            lab.connect.len() as u64 <= lab.connections,
+            "{}: {} connections, but lab.json has {}",
+            path.display(),
+            lab.connect.len(),
+            lab.connections
+        );
         lab.connect.sort_unstable();
         Ok(lab)
     }

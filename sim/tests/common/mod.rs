@@ -26,12 +26,14 @@ pub fn directory(test: &str) -> PathBuf {
 }
 
 /// Runs the program in a directory.
+#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn start(directory: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clusterd-sim"));
     command.current_dir(directory).args(words).output().unwrap()
 }
 
 /// Runs it successfully; what it prints.
+#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn run(directory: &Path, words: &[&str]) -> String {
     let output = start(directory, words);
     let error = String::from_utf8_lossy(&output.stderr);
