@@ -10,6 +10,7 @@ pub mod arrivals;
 pub mod chance;
 pub mod checker;
 pub mod client;
+pub mod counts;
 pub mod delay;
 pub mod diagram;
 pub mod engine;

@@ -12,6 +12,7 @@ use clusterd::protocol::Instant;
 use crate::chance::{Chance, Entity};
 use crate::packet::Packet;
 use crate::scenario::{Medium, Rule, Scenario};
+use crate::setting::Share;
 use hub::Hub;
 use switch::Switches;
 
@@ -121,6 +122,11 @@ impl Network {
     /// A station sends a frame.
     pub fn send(&mut self, now: Instant, from: Station, packet: Packet, outlet: &mut impl Outlet) {
         self.counters.frames += 1;
+        let Receiver { chance, uplink_loss, .. } = &mut self.receivers[usize::from(from.0)];
+        if chance.happens(*uplink_loss) {
+            self.counters.lost += 1;
+            return;
+        }
         match &mut self.medium {
             Wires::Switches(switches) => switches.send(now, from, packet, outlet),
             Wires::Hub(hub) => hub.send(now, from, packet, outlet),
@@ -178,6 +184,8 @@ impl Network {
 /// What becomes of frames at the end of a station's cable.
 struct Receiver {
     chance: Chance,
+    /// Of what it sends.
+    uplink_loss: f64,
     loss: f64,
     claim_loss: f64,
     /// Gilbert-Elliott: in the bad state everything is lost.
@@ -193,9 +201,14 @@ impl Receiver {
     fn new(scenario: &Scenario, seed: u64, index: usize) -> Self {
         let good = 1.0 / scenario.burst_mean;
         let lost = scenario.burst_loss.0;
+        let cable = |losses: &[Share]| {
+            let host = losses.get(index).or(losses.last()).filter(|_| index < scenario.hosts);
+            host.map_or(0.0, |share| share.0)
+        };
         Self {
             chance: Chance::new(seed, Entity::Receiver(index as u16)),
-            loss: scenario.loss.0,
+            uplink_loss: cable(&scenario.uplink_loss),
+            loss: 1.0 - (1.0 - scenario.loss.0) * (1.0 - cable(&scenario.downlink_loss)),
             claim_loss: scenario.claim_loss.0,
             bad: false,
             // In the long run the share `lost` of all frames meets the bad state.
@@ -209,7 +222,7 @@ impl Receiver {
 
     fn calm(&mut self) {
         (self.loss, self.claim_loss, self.duplication, self.reordering) = (0.0, 0.0, 0.0, 0.0);
-        (self.bad, self.becomes_bad) = (false, 0.0);
+        (self.bad, self.becomes_bad, self.uplink_loss) = (false, 0.0, 0.0);
     }
 
     /// A frame has come to the end of the cable. Returns how many were lost: one or none.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::client::Outcome;
+use crate::counts::Counts;
 use crate::record::{Nothing, Record};
 use crate::scenario::Scenario;
 use crate::summary::{Quantiles, Summary};
-use crate::world::{Connection, Counts, World};
+use crate::world::{Connection, World};
 
 /// What a row of the time series is about.
 pub const INTERVAL: Duration = Duration::from_millis(100);

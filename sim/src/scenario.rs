@@ -192,6 +192,8 @@ pub struct Scenario {
     pub leaves: usize,
     pub loss: Share,
     pub claim_loss: Share,
+    pub uplink_loss: Vec<Share>,
+    pub downlink_loss: Vec<Share>,
     pub burst_loss: Share,
     pub burst_mean: f64,
     pub duplication: Share,
@@ -323,6 +325,8 @@ parameters! {
     "network.leaves", leaves: usize [Some(2), Some(16)], "tree: switches below the top one, hosts on them in turn";
     "network.loss", loss: Share, "frames lost on the way to each receiver, independent of each other";
     "network.claim_loss", claim_loss: Share, "the same, of claim frames only";
+    "network.uplink_loss", uplink_loss: Vec<Share>, "frames lost on the cable from each host; the last one holds for all further hosts";
+    "network.downlink_loss", downlink_loss: Vec<Share>, "the same on the cable to each host, beside network.loss";
     "network.burst_loss", burst_loss: Share [None, Some(Share(0.9))], "frames lost in bursts (Gilbert-Elliott) at each receiver, all told";
     "network.burst_mean", burst_mean: f64 [Some(1.0), Some(1e6)], "mean length of such a burst, in frames";
     "network.duplication", duplication: Share, "frames that reach a receiver twice";
@@ -399,6 +403,8 @@ impl Default for Scenario {
             leaves: 2,
             loss: Share(0.0),
             claim_loss: Share(0.0),
+            uplink_loss: vec![Share(0.0)],
+            downlink_loss: vec![Share(0.0)],
             burst_loss: Share(0.0),
             burst_mean: 10.0,
             duplication: Share(0.0),

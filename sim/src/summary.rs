@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::client::Outcome;
+use crate::counts::{Counted, Counts};
 use crate::record::Record;
 use crate::scenario::Scenario;
-use crate::world::{Connection, Counted, Counts, World};
+use crate::world::{Connection, World};
 
 /// The figures of one run. Only connections that began after the warm-up count.
 #[derive(Clone, Debug, PartialEq, Serialize)]

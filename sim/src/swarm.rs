@@ -200,6 +200,15 @@ fn network(draw: &mut Draw, it: &mut Scenario) {
     if draw.class("claim loss") {
         it.claim_loss = draw.share(0.6);
     }
+    if draw.class("a bad cable") {
+        // Of the first or the last host.
+        let cable = [draw.share(0.3), Share(0.0)];
+        let cable = if draw.chance.happens(0.5) { cable } else { [cable[1], cable[0]] };
+        match draw.chance.happens(0.5) {
+            true => it.uplink_loss = cable.to_vec(),
+            false => it.downlink_loss = cable.to_vec(),
+        }
+    }
     if draw.class("burst loss") {
         it.burst_loss = draw.share(0.2);
         it.burst_mean = draw.of(&[2.0, 10.0, 50.0]);
@@ -347,7 +356,7 @@ mod tests {
         for seed in 0..200 {
             draw(seed).classes.into_iter().for_each(|class| *totals.entry(class).or_insert(0) += 1);
         }
-        assert_eq!(totals.len(), 35, "{totals:?}");
+        assert_eq!(totals.len(), 36, "{totals:?}");
         for (class, times) in totals {
             assert!((10..190).contains(&times), "{class}: {times} of 200");
         }

@@ -32,6 +32,7 @@ const OLD: &str = "clusterd, drops INVALID, before 6.1";
 const NEW: &str = "clusterd, drops INVALID, since 6.1";
 const RST: &str = "clusterd, guard rst";
 const STRICT: &str = "clusterd, guard strict";
+const GATE: &str = "clusterd, guard gate";
 const KEEPS: &str = "contest, guard rst";
 const RETRACTS: &str = "contest, guard rst, retracts";
 
@@ -61,7 +62,8 @@ pub fn fate(effort: Effort) -> Experiment {
             ACK, too; its kernel answers by a RST, as RFC 9293 demands.\n\n\
             A guard may keep that in. Firewalls often drop what connection tracking calls INVALID; since Linux \
             6.1 it no longer calls half of such ACKs so. Guard rst also drops RSTs of connections that no client has \
-            acknowledged; guard strict lets no ACK through that does not name the host's own number.\n\n\
+            acknowledged; guard strict lets no ACK through that does not name the host's own number, by asking the daemon about the first; \
+            guard gate does the same in a kernel module.\n\n\
             Retraction is what an earlier draft of the protocol wanted: a host that has answered and then hears a \
             better claim removes its half-open connection without a word. If the client has chosen that one, \
             nobody is left to talk to it.",
@@ -75,6 +77,7 @@ pub fn fate(effort: Effort) -> Experiment {
             core(NEW, "invalid"),
             core(RST, "rst"),
             core(STRICT, "strict"),
+            core(GATE, "gate"),
             contest(KEEPS),
             contest(RETRACTS).set("cluster.retract", true),
         ],
@@ -94,7 +97,7 @@ pub fn fate(effort: Effort) -> Experiment {
 fn findings(outcome: &Outcome) -> Vec<Finding> {
     let at = |name, of| outcome.mean(name, "", of);
     let reset = |name| at(name, reset);
-    let guarded = [RST, STRICT, KEEPS].map(|name| at(name, served));
+    let guarded = [RST, STRICT, GATE, KEEPS].map(|name| at(name, served));
     let black_holed = at(RETRACTS, stalled);
     let kept = at(KEEPS, stalled);
     vec![
@@ -116,7 +119,7 @@ fn findings(outcome: &Outcome) -> Vec<Finding> {
             "With the guards of clusterd all are served: the client has decided.",
             every(guarded.map(|share| Some(share? > 99.9))),
             format!(
-                "Guard rst, strict, and rst in the contest: {} %.",
+                "Guard rst, strict, gate, and rst in the contest: {} %.",
                 guarded.map(show).join(", ")
             ),
         ),

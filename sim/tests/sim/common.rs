@@ -26,14 +26,12 @@ pub fn directory(test: &str) -> PathBuf {
 }
 
 /// Runs the program in a directory.
-#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn start(directory: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clusterd-sim"));
     command.current_dir(directory).args(words).output().unwrap()
 }
 
 /// Runs it successfully; what it prints.
-#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn run(directory: &Path, words: &[&str]) -> String {
     let output = start(directory, words);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -42,7 +40,6 @@ pub fn run(directory: &Path, words: &[&str]) -> String {
 }
 
 /// Runs it in vain; its error.
-#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn fail(directory: &Path, words: &[&str]) -> String {
     let output = start(directory, words);
     assert_eq!(output.status.code(), Some(78), "{words:?}");
@@ -51,7 +48,6 @@ pub fn fail(directory: &Path, words: &[&str]) -> String {
 }
 
 /// All files in a directory, by name.
-#[allow(dead_code, reason = "not every test crate needs it")]
 pub fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()

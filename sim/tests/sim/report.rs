@@ -1,12 +1,10 @@
 //! `clusterd-sim report`: one page, the same on any number of threads, whose commands give its numbers.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{directory, fail, run};
+use crate::common::{directory, fail, run};
 
 const TINY: [&str; 6] = ["--share", "0.001", "--runs", "1", "--seed", "7"];
 
@@ -69,17 +67,15 @@ fn rows(table: &str) -> Vec<BTreeMap<String, String>> {
 fn a_report_is_the_same_on_any_number_of_threads() {
     let at = directory("report-threads");
     // One with figures of each kind.
-    let some = ["--only", "latency,fate,failover,pauses", "--runs", "3"];
+    let some = ["--only", "latency,fate,failover,pauses", "--runs", "2"];
     let on = |jobs| {
         run(&at, &[&["report", "it.html", "--share", "0.001", "--jobs", jobs], &some[..]].concat())
     };
     let page = || fs::read_to_string(at.join("it.html")).unwrap();
     on("1");
     let one = page();
-    for jobs in ["2", "5"] {
-        on(jobs);
-        assert!(one == page(), "{jobs} threads");
-    }
+    on("3");
+    assert!(one == page());
 }
 
 #[test]

@@ -2,12 +2,10 @@
 //! `clusterd lab run --record` left behind, and `lab/faults.rec` is the recording of a daemon whose
 //! peer was killed, with 5 % of the claims lost.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{directory, fail, run, start};
+use crate::common::{directory, fail, run, start};
 use serde_json::Value;
 
 /// A copy of a recorded lab, to be changed.

@@ -1,12 +1,10 @@
 //! `clusterd-sim sweep` and `merge`: interrupted, divided or whole, the same table.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{directory, fail, files, run};
+use crate::common::{directory, fail, files, run};
 
 const OVER: [&str; 10] = [
     "sweep",
@@ -167,11 +165,11 @@ fn after<'a>(text: &'a str, option: &str) -> &'a str {
 
 #[test]
 fn job_files_start_every_shard_once() {
-    let slurm = include_str!("../jobs/slurm.sh");
+    let slurm = include_str!("../../jobs/slurm.sh");
     let shards = after(slurm, "\nSHARDS=");
     let last = shards.parse::<usize>().unwrap() - 1;
     assert_eq!(after(slurm, "\n#SBATCH --array="), format!("0-{last}"));
-    let kubernetes = include_str!("../jobs/kubernetes.yaml");
+    let kubernetes = include_str!("../../jobs/kubernetes.yaml");
     let shards = after(kubernetes, "\n  completions: ");
     assert_eq!(
         after(kubernetes, "\n              --shard "),

@@ -1,13 +1,11 @@
 //! Captures of runs as Wireshark sees them, with the dissector of `proto-spec`.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use common::{directory, run};
+use crate::common::{directory, run};
 
 const DISSECTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto-spec/clusterd.lua");
 

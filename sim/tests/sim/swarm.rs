@@ -1,12 +1,10 @@
 //! A bounded swarm: seeds whose scenarios keep every invariant, whoever runs them.
 
-mod common;
-
 use std::fs;
 
+use crate::common::{directory, start};
 use clusterd_sim::file::write_changes;
 use clusterd_sim::swarm::{Totals, Trial, draw, try_seed};
-use common::{directory, start};
 use rayon::prelude::*;
 
 #[test]

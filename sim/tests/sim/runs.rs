@@ -1,13 +1,11 @@
 //! `clusterd-sim run`: the same inputs and seed give the same bytes.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
+use crate::common::{directory, fail, files, run};
 use clusterd_sim::result::{ConnectionRow, HostRow, IntervalRow, Row};
 use clusterd_sim::summary::FIGURES;
-use common::{directory, fail, files, run};
 use serde_json::Value;
 
 const RUN: [&str; 10] = [
@@ -208,7 +206,7 @@ fn documented(readme: &str, heading: &str) -> Vec<String> {
 
 #[test]
 fn the_readme_describes_the_columns_of_every_table_in_their_order() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let figures: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
     for (heading, columns) in [
         ("Columns of all tables of a run", &["variant", "run", "seed"][..]),
