@@ -533,6 +533,7 @@ fn datagrams_of_a_live_owner_are_not_contested() {
     let mut story = Story::datagrams();
     story.owns(A);
     story.datagram();
+    story.pass(100);
     story.datagram();
     story.pass(25);
     assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Drop; 2], vec![]));
