@@ -261,6 +261,8 @@ fn a_port_that_nobody_serves_is_refused_once() {
     for host in 0..3 {
         lan.listen(host, 81, Listener::Absent);
     }
+    // No HELLO has just left, after which the next one has to wait.
+    lan.run(ms(50));
     for _ in 0..5 {
         let conn = lan.connect(81);
         lan.run(ms(200));
@@ -284,6 +286,24 @@ fn a_listener_that_vanishes_refuses_nobody() {
     assert_ne!(lan.accepted_by(conn), [0]);
     assert_eq!(lan.node(0).counters().refused, 1);
     assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(ServicePort::tcp(80))));
+}
+
+/// I2: the only host that serves the port is late, longer than others wait: it answers the next SYN.
+#[test]
+fn who_does_not_serve_a_port_refuses_nobody_whom_a_late_host_serves() {
+    let mut lan = Cluster::new(3);
+    for host in [1, 2] {
+        lan.listen(host, 80, Listener::Absent);
+        lan.look(host, 80);
+    }
+    lan.run(ms(50));
+    lan.pause(0, ms(300));
+    let conn = lan.connect(80);
+    lan.run(ms(299));
+    let left: u64 = [1, 2].map(|host| lan.node(host).counters().left_to_peers).iter().sum();
+    assert_eq!((lan.resets(conn), left), (0, 2));
+    lan.run(ms(1_000));
+    assert_eq!((lan.accepted_by(conn), lan.resets(conn)), (vec![0], 0));
 }
 
 /// I8: a claimant whose listener goes away while it settles passes, and nobody is refused.

@@ -66,6 +66,20 @@ fn hosts_that_start_at_once_find_each_other() {
     assert!(lan.waited(early) < Some(SECOND) && lan.accepted_by(early).len() == 1);
 }
 
+/// Spec 6.5: what many hosts have to say about each other when all start at once is bounded.
+#[test]
+fn many_hosts_that_start_at_once_do_not_flood_each_other() {
+    for hosts in [8, 32] {
+        let mut lan = Cluster::booting(hosts, Pacing::Rank, 3);
+        let begun = lan.hellos;
+        lan.run(ms(2_000));
+        all_know_all(&lan);
+        // Four of each host at once, ten a millisecond of all, and four a second of each by itself.
+        let (said, bound) = (lan.hellos - begun, hosts * 4 + 2_000 * 10 + hosts * 8);
+        assert!(said <= bound && said <= hosts * 60, "{said} HELLOs of {hosts} hosts");
+    }
+}
+
 /// Every host is restarted, one after the other, as for an upgrade, while clients come.
 #[test]
 fn a_rolling_restart_costs_no_connection_and_no_duplicate() {

@@ -479,7 +479,7 @@ fn a_strangers_release_makes_nobody_wait_longer() {
     let release = Entry::Release(story.contest(0, 255));
     story.driver.apply(Op::Frame { header: Header::new(STRANGER, 1, 1), entries: vec![release] });
     story.pass(20);
-    assert_eq!(story.verdicts(), [Verdict::Accept]);
+    assert_eq!(story.verdicts(), [Verdict::Drop]);
 }
 
 #[test]

@@ -242,8 +242,6 @@ fn hosts(draw: &mut Draw, it: &mut Scenario) {
         it.pause = delay(draw.of(&["exp 2ms", "uniform 0us 30ms", "pareto 1ms 1.5"]));
     }
     if draw.class("scheduling classes") {
-        // A host that is kept from running for T_own is one that was paused, which is drawn by itself.
-        it.wake_guest = delay("lognormal 15us 0.8 + 0.5% exp 1ms");
         it.classes = draw
             .of(&[
                 [Class::Normal, Class::Fifo],

@@ -568,12 +568,18 @@ impl Attempt {
 
     /// This try is another node's by hash, or nobody's; the next one is the next node's.
     fn leave_to_hash(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
-        self.release_held(cx, ticket, Verdict::Drop);
+        let left = self.leave(cx, ticket);
         // A question and its answer are not worth it, a flow that goes on is.
         if self.is_datagrams() && self.tries > 0 {
             self.block(cx);
         }
         cx.counters.left_to_hash += 1;
+        left
+    }
+
+    /// Does nothing about this try; the next one is counted on from it.
+    fn leave(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        self.release_held(cx, ticket, Verdict::Drop);
         State::Foreign { owner: None, until: cx.view.now + cx.view.config.timers.tries }
     }
 
@@ -618,6 +624,11 @@ impl Attempt {
             // Nobody refuses a datagram: who serves it may not be known here.
             Turn::LastResort { .. } | Turn::Designated { .. } if self.is_datagrams() => {
                 self.leave_to_hash(cx, ticket)
+            }
+            // Who serves it is late; the client tries again.
+            Turn::LastResort { .. } if cx.view.served_by_peer(flow.service_port()) => {
+                cx.counters.left_to_peers += 1;
+                self.leave(cx, ticket)
             }
             Turn::LastResort { .. } | Turn::Designated { .. } => {
                 self.accept(cx, ticket, u8::MAX, Purpose::Refuse)

@@ -19,6 +19,8 @@ pub struct Counters {
     pub yielded: u64,
     /// SYNs and datagrams left to another node, or to the next try, by hash.
     pub left_to_hash: u64,
+    /// SYNs not refused here, since a peer that has not answered them serves the port.
+    pub left_to_peers: u64,
     /// Times that this node began to decide by hash.
     pub fallbacks: u64,
     /// SYNs dropped at the end of [`Timers::stale`](super::Timers::stale).

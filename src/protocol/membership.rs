@@ -176,9 +176,17 @@ pub(super) enum Heard {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Membership {
     peers: BTreeMap<NodeId, Peer>,
+    timers: Timers,
+    /// No peer is to be suspected or forgotten before this; none at all if there is no peer.
+    /// The one that was may have been heard since.
+    expiry: Option<Instant>,
 }
 
 impl Membership {
+    pub fn new(timers: Timers) -> Self {
+        Self { timers, ..Self::default() }
+    }
+
     pub fn get(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node)
     }
@@ -224,6 +232,7 @@ impl Membership {
     ) -> Heard {
         let Header { node, incarnation, sequence, flags, .. } = *header;
         let fresh = Peer::new(now, major, header);
+        let fresh_until = now + self.timers.suspect;
         if !self.peers.contains_key(&node) && self.peers.len() >= peers_max && !flags.leaving {
             self.forget_unverified();
         }
@@ -233,6 +242,7 @@ impl Membership {
             Entry::Vacant(_) if full => return Heard::TooMany,
             Entry::Vacant(entry) => {
                 entry.insert(fresh);
+                self.expiry = earlier(self.expiry, fresh_until);
                 notice(Notice::PeerFound(node));
                 return Heard::Fresh { lost: 0 };
             }
@@ -247,6 +257,7 @@ impl Membership {
                 return Heard::Stale;
             }
             *peer = fresh;
+            self.expiry = earlier(self.expiry, fresh_until);
             notice(Notice::PeerRestarted(node));
             return Heard::Fresh { lost: 0 };
         }
@@ -263,6 +274,7 @@ impl Membership {
             return Heard::Fresh { lost };
         }
         if peer.suspect {
+            self.expiry = earlier(self.expiry, fresh_until);
             notice(Notice::PeerBack(node));
         }
         if peer.flags.joining && !flags.joining {
@@ -347,28 +359,38 @@ impl Membership {
     }
 
     /// Suspects and forgets silent peers.
-    pub fn expire(&mut self, now: Instant, timers: &Timers, mut notice: impl FnMut(Notice)) {
+    pub fn expire(&mut self, now: Instant, mut notice: impl FnMut(Notice)) {
+        if self.expiry.is_none_or(|expiry| now < expiry) {
+            return;
+        }
+        let Timers { suspect, dead, .. } = self.timers;
+        let mut expiry = None;
         self.peers.retain(|&node, peer| {
             let silent = now.since(peer.heard);
-            if !peer.suspect && silent >= timers.suspect {
+            if !peer.suspect && silent >= suspect {
                 peer.suspect = true;
                 notice(Notice::PeerSuspect(node));
             }
-            let keep = silent < timers.dead;
-            if !keep {
+            let keep = silent < dead;
+            if keep {
+                let wait = if peer.suspect { dead } else { suspect };
+                expiry = earlier(expiry, peer.heard + wait);
+            } else {
                 notice(Notice::PeerLost(node));
             }
             keep
         });
+        self.expiry = expiry;
     }
 
-    /// When [`Membership::expire`] will have something to do.
-    pub fn next_expiry(&self, timers: &Timers) -> Option<Instant> {
-        self.peers
-            .values()
-            .map(|peer| peer.heard + if peer.suspect { timers.dead } else { timers.suspect })
-            .min()
+    /// When [`Membership::expire`] may have something to do, and not later.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.expiry
     }
+}
+
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
 }
 
 #[cfg(test)]
@@ -417,13 +439,12 @@ mod tests {
     #[test]
     fn a_silent_peer_is_suspected_then_forgotten_and_a_leaving_one_at_once() {
         let mut peers = Membership::default();
-        let timers = Timers::default();
         hear(&mut peers, 0, header(1, 1));
         let mut notices = vec![];
         let mut expire = |peers: &mut Membership, millis: u64| {
-            peers.expire(Instant::from_micros(millis * 1000), &timers, |n| notices.push(n));
+            peers.expire(Instant::from_micros(millis * 1000), |n| notices.push(n));
         };
-        assert_eq!(peers.next_expiry(&timers), Some(Instant::from_micros(800_000)));
+        assert_eq!(peers.next_expiry(), Some(Instant::from_micros(800_000)));
         expire(&mut peers, 799);
         expire(&mut peers, 800);
         assert_eq!(peers.live().count(), 0);

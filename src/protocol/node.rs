@@ -27,6 +27,11 @@ const ID_KEPT: Duration = Duration::from_secs(1);
 
 /// HELLOs about services are this far apart at least.
 const SERVICES_SPACING: Duration = Duration::from_millis(5);
+/// So many HELLOs about members or modes leave as soon as there is news.
+const NEWS_AT_ONCE: usize = 4;
+/// Beyond them, the time for each HELLO and peer: all hosts together say some ten thousand
+/// a second, however many they are.
+const NEWS_SPACING: Duration = Duration::from_micros(100);
 
 /// How long it takes to say again which flows of datagrams are this node's.
 const REPEATED_WITHIN: Duration = Duration::from_millis(500);
@@ -70,7 +75,7 @@ impl Node {
     /// A node that starts to listen at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
-            membership: Membership::default(),
+            membership: Membership::new(config.timers),
             roster: Roster::restore(now, &config),
             services: Services::default(),
             fallback: Fallback::new(config.mode),
@@ -377,8 +382,7 @@ impl Node {
                 self.changed = now;
             }
             // Anybody can ask for ports that nobody serves: not each is worth a frame.
-            let last = self.hellos.back().map(|&(sent, _)| sent + SERVICES_SPACING);
-            self.hello_at = self.hello_at.min(last.map_or(now, |earliest| earliest.max(now)));
+            self.greet(now, 1, SERVICES_SPACING);
             self.notice(notice);
         }
     }
@@ -440,7 +444,7 @@ impl Node {
             self.repeat_owned(now);
         }
         let mut notices = Vec::new();
-        self.membership.expire(now, &self.config.timers, |notice| notices.push(notice));
+        self.membership.expire(now, |notice| notices.push(notice));
         for notice in notices {
             self.changed = now;
             self.notice(notice);
@@ -562,7 +566,7 @@ impl Node {
         if !self.joined {
             next = next.min(self.started + self.config.timers.listen);
         }
-        if let Some(expiry) = self.membership.next_expiry(&self.config.timers) {
+        if let Some(expiry) = self.membership.next_expiry() {
             next = next.min(expiry);
         }
         if let Some(deadline) = self.deadlines.next() {
@@ -656,8 +660,17 @@ impl Node {
     }
 
     fn say_soon(&mut self, now: Instant, notice: Notice) {
-        self.hello_at = self.hello_at.min(now);
+        // When many start at once each has news of every other one.
+        let news = NEWS_AT_ONCE * self.membership.all().count();
+        self.greet(now, NEWS_AT_ONCE, NEWS_SPACING * news as u32);
         self.notice(notice);
+    }
+
+    /// Says HELLO now, unless it would be one more than `count` within `time`.
+    fn greet(&mut self, now: Instant, count: usize, time: Duration) {
+        let hellos = self.hellos.len().checked_sub(count).and_then(|index| self.hellos.get(index));
+        let earliest = hellos.map_or(now, |&(sent, _)| sent + time);
+        self.hello_at = self.hello_at.min(earliest.max(now));
     }
 
     fn decide(&mut self, ticket: Ticket, verdict: Verdict) {

@@ -10,6 +10,7 @@ use super::services::Services;
 use super::{Config, Instant, Listener, Pacing};
 use crate::bucket::{Bucket, Buckets};
 use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
+use crate::wire::PORTS_MAX;
 
 /// This node's place in one contest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,14 @@ impl View<'_> {
         let own = weight(self.me());
         let heavier = self.membership.live().filter(|&(node, _)| weight(node) > own).count();
         Turn::LastResort { position: heavier as u8 }
+    }
+
+    /// A peer that is heard serves this, as far as it has said; who cannot name
+    /// more ports may not.
+    pub fn served_by_peer(&self, service: ServicePort) -> bool {
+        self.membership.live().any(|(_, peer)| {
+            peer.serves(service) && peer.unavailable(service.protocol).len() < PORTS_MAX
+        })
     }
 
     /// What orders the nodes for a flow, the greatest first.

@@ -166,10 +166,7 @@ pub fn suppression(effort: Effort) -> Result<Experiment> {
             neither wait, split, hash and Saru claim nothing.",
         weak: "All hosts agree on ranks and on who lives here; after a change of members they do not for a moment \
             (see the failure of a host and the partition below). Saru's heartbeats are not counted as claims. All \
-            hosts see all SYNs; a SYN that only some see makes the next in rank claim.\n\n\
-            All hosts start at the same moment, as after a power failure. From about forty hosts on, their first greetings \
-            overflow the ports of the switch (128 kB each); clusterd takes that as a bad network, and decides by hash for \
-            minutes, without claims. Hosts that start one after the other do not show this.",
+            hosts see all SYNs; a SYN that only some see makes the next in rank claim.",
         curves: curves.into_iter().collect::<Result<_>>()?,
         along: Some(Along { label: "hosts", scale: 1.0, logarithmic: true }),
         charts: vec![
