@@ -225,6 +225,19 @@ fn a_better_claim_of_a_peer_has_its_own_time() {
     assert_eq!(story.claimed(), [(1, 1)]);
 }
 
+/// However many better claims come, the packet is let go at T_stale.
+#[test]
+fn better_claims_do_not_hold_a_packet_for_ever() {
+    let mut story = Story::new(Pacing::Rank);
+    story.claims(A, 0, 255);
+    story.syn();
+    for rank in (0..40).rev() {
+        story.pass(15);
+        story.claims([A, B][usize::from(rank) % 2], 0, rank);
+    }
+    assert_eq!(story.verdicts(), [Verdict::Drop]);
+}
+
 #[test]
 fn a_takeover_does_not_count_on_the_silent_claimant() {
     let mut lan = Cluster::new(3);
@@ -353,6 +366,20 @@ fn a_new_sequence_number_is_a_new_attempt() {
     story.syn_of(ISN + 1, false);
     story.pass(1);
     assert_eq!(story.verdicts(), [Verdict::Drop, Verdict::Accept]);
+}
+
+/// Two attempts of one flow, and the kernel has answered the first of them last.
+#[test]
+fn an_acknowledgement_is_about_the_attempt_that_was_answered_last() {
+    let mut story = Story::alone(Pacing::Rank);
+    for (isn, server_isn) in [(7, 1_000), (8, 2_000), (7, 3_000)] {
+        story.syn_of(isn, false);
+        story.pass(0);
+        story.driver.apply(Op::SynAck { flow: story.flow, isn, server_isn });
+    }
+    story.driver.apply(Op::Ack { flow: story.flow, number: 3_001, held: false });
+    let counters = story.driver.node.counters();
+    assert_eq!((counters.confirmed, counters.not_chosen), (1, 0));
 }
 
 #[test]

@@ -283,6 +283,7 @@ impl Record for Checker {
             | Happening::Ended { .. }
             | Happening::Replied { .. }
             | Happening::FromClients { .. }
+            | Happening::Lost { .. }
             | Happening::Notice { .. } => {}
         }
         self.overdue(at);
@@ -319,8 +320,8 @@ impl Checker {
             }
             Flag::Rst => self.attempts.said_rst(host, segment),
             Flag::Refusal => {
-                let ranked = self.hosts.snapshot(host).map_or(0, |snapshot| snapshot.peers);
-                self.attempts.refuses(segment, ranked | 1 << host);
+                let known = self.hosts.known_to_serve(host, at);
+                self.attempts.refuses(segment, known | 1 << host);
             }
             Flag::Syn | Flag::Ack | Flag::Fin => {}
         }

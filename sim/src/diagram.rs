@@ -33,6 +33,8 @@ pub enum Mark {
     Accepts,
     /// A SYN is dropped.
     Drops,
+    /// Something does not arrive.
+    Loses,
     /// Anything else.
     Happens,
 }
@@ -131,7 +133,7 @@ impl Diagram {
     }
 }
 
-/// Whatever arrives was sent by somebody else; of equal messages the first to leave arrives first.
+/// Whatever arrives or is lost was sent by somebody else; of equal messages the first to leave arrives first.
 fn arrows(lines: &[Line]) -> Vec<(usize, usize)> {
     let sent = |to: usize| {
         let line = &lines[to];
@@ -144,12 +146,17 @@ fn arrows(lines: &[Line]) -> Vec<(usize, usize)> {
             });
         let sends: Vec<usize> = sends.collect();
         let here =
-            |from: &&usize| lines[**from].mark == Mark::Gets && lines[**from].column == line.column;
+            |from: &&usize| arrives(lines[**from].mark) && lines[**from].column == line.column;
         let arrived = before.iter().filter(same).filter(here).count();
         sends.get(arrived).or(sends.last()).copied()
     };
-    let arrives = |to: &usize| lines[*to].mark == Mark::Gets;
-    (0..lines.len()).filter(arrives).filter_map(|to| Some((sent(to)?, to))).collect()
+    let ends = |to: &usize| arrives(lines[*to].mark);
+    (0..lines.len()).filter(ends).filter_map(|to| Some((sent(to)?, to))).collect()
+}
+
+/// A message comes to an end here.
+fn arrives(mark: Mark) -> bool {
+    matches!(mark, Mark::Gets | Mark::Loses)
 }
 
 impl Watch for Story<'_> {
@@ -197,6 +204,19 @@ mod tests {
     fn there_is_no_diagram_of_a_connection_that_never_was() {
         let scenario = Scenario { duration: Duration::from_millis(1), ..Scenario::default() };
         assert!(Diagram::explain(&scenario, 1, 1_000_000).is_none());
+    }
+
+    #[test]
+    fn what_is_lost_is_told_where_it_does_not_arrive() {
+        let mut scenario = Scenario { duration: Duration::from_millis(200), ..Scenario::default() };
+        scenario.claim_loss = "0.3".parse().unwrap();
+        let explain = |connection| Diagram::explain(&scenario, 1, connection);
+        let lost = (0..100).filter_map(explain).find(|diagram| {
+            let end = |&(_, to): &(usize, usize)| diagram.lines[to].mark == Mark::Loses;
+            diagram.arrows.iter().any(end)
+        });
+        let told = text::draw(&lost.unwrap());
+        assert!(told.contains("--x") && told.contains("is lost on the way"), "{told}");
     }
 
     #[test]

@@ -273,7 +273,7 @@ impl Host {
 
     /// The service accepts what it has workers for.
     fn take_up(&mut self, now: Instant, deeds: &mut Vec<Deed>) {
-        while let Some(TakenUp { flow, asked, greeting }) = self.kernel.take_up() {
+        while let Some(TakenUp { flow, asked, greeting }) = self.kernel.take_up(now) {
             deeds.extend(greeting.map(|greeting| Deed::Tcp(now, greeting)));
             if asked {
                 deeds.push(Deed::Work(flow));

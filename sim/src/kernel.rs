@@ -116,6 +116,8 @@ pub struct Kernel {
     accept_queue: VecDeque<FlowId>,
     /// Connections that the service works on.
     taken_up: usize,
+    /// None of these is idle before.
+    idle_from: Instant,
     /// SYNs and last ACKs dropped because a queue of the listener was full.
     pub overflows: u64,
     /// SYN-ACKs that were cookies.
@@ -142,6 +144,7 @@ impl Kernel {
             half_open: 0,
             accept_queue: VecDeque::new(),
             taken_up: 0,
+            idle_from: Instant::default(),
             overflows: 0,
             cookies: 0,
             serves: true,
@@ -245,7 +248,10 @@ impl Kernel {
     }
 
     /// The service accepts the next connection, if it has a worker for it.
-    pub fn take_up(&mut self) -> Option<TakenUp> {
+    pub fn take_up(&mut self, now: Instant) -> Option<TakenUp> {
+        if self.taken_up >= self.workers && now >= self.idle_from {
+            self.close_idle(now);
+        }
         while self.taken_up < self.workers {
             let id = self.accept_queue.pop_front()?;
             let Some(flow) = self.flows.get_mut(&id) else { continue };
@@ -259,6 +265,17 @@ impl Kernel {
             return Some(TakenUp { flow: id, asked, greeting: greets.then(|| greeting(id, flow)) });
         }
         None
+    }
+
+    /// The service closes connections of which nothing was heard for [`IDLE`]. It looks when all
+    /// workers are taken.
+    fn close_idle(&mut self, now: Instant) {
+        let worked_on = |flow: &Flow| flow.socket.is_worked_on();
+        let before = self.flows.len();
+        self.flows.retain(|_, flow| !worked_on(flow) || now < flow.heard + IDLE);
+        self.taken_up -= before - self.flows.len();
+        let heard = self.flows.values().filter(|flow| worked_on(flow)).map(|flow| flow.heard);
+        self.idle_from = heard.min().unwrap_or(now) + IDLE;
     }
 
     fn receive_full(&mut self, now: Instant, segment: Segment, flow: Flow) -> Ingress {

@@ -40,12 +40,30 @@ pub enum NetworkEvent {
     HubIdle,
 }
 
+/// Why a frame does not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The cable loses it, as the scenario says.
+    Chance,
+    /// A fault has cut these two off.
+    Cut,
+    /// A port of a switch has no room.
+    Overflow,
+    /// Its sender has given it up after too many collisions.
+    Collisions,
+}
+
+/// From whom, and to which station; or to none of them.
+pub type Way = (Station, Option<Station>);
+
 /// Where the network puts what comes of a frame.
 pub trait Outlet {
     /// Something that the network has to do later.
     fn later(&mut self, at: Instant, event: NetworkEvent);
     /// A whole frame arrives at a station. Frames in order overtake none of each other any more.
     fn deliver(&mut self, at: Instant, to: Station, packet: Packet, in_order: bool);
+    /// A frame does not arrive.
+    fn lose(&mut self, at: Instant, way: Way, packet: &Packet, why: Loss);
 }
 
 /// Senders get their own claims as all others get them; no other rule than the original takes notice.
@@ -125,6 +143,7 @@ impl Network {
         let Receiver { chance, uplink_loss, .. } = &mut self.receivers[usize::from(from.0)];
         if chance.happens(*uplink_loss) {
             self.counters.lost += 1;
+            outlet.lose(now, (from, None), &packet, Loss::Chance);
             return;
         }
         match &mut self.medium {
@@ -134,14 +153,18 @@ impl Network {
     }
 
     /// The time of an event of the network has come.
-    pub fn handle(&mut self, now: Instant, event: NetworkEvent, outlet: &mut impl Outlet) {
+    pub fn handle<O: Outlet>(&mut self, now: Instant, event: NetworkEvent, outlet: &mut O) {
         let Self { medium, receivers, cut, counters } = self;
-        let mut arrive = |at, sender: Station, to: Station, packet: &Packet, outlet: &mut _| {
+        let mut arrive = |at, sender: Station, to: Station, packet: &Packet, outlet: &mut O| {
             if packet.is_claim() && cut[usize::from(sender.0)][usize::from(to.0)] {
+                outlet.lose(at, (sender, Some(to)), packet, Loss::Cut);
                 return;
             }
             let receiver = &mut receivers[usize::from(to.0)];
-            counters.lost += receiver.arrive(at, to, packet, outlet);
+            if !receiver.arrive(at, to, packet, outlet) {
+                counters.lost += 1;
+                outlet.lose(at, (sender, Some(to)), packet, Loss::Chance);
+            }
         };
         match (medium, event) {
             (
@@ -225,14 +248,14 @@ impl Receiver {
         (self.bad, self.becomes_bad, self.uplink_loss) = (false, 0.0, 0.0);
     }
 
-    /// A frame has come to the end of the cable. Returns how many were lost: one or none.
+    /// A frame has come to the end of the cable. False if it is lost there.
     fn arrive(
         &mut self,
         at: Instant,
         to: Station,
         packet: &Packet,
         outlet: &mut impl Outlet,
-    ) -> u64 {
+    ) -> bool {
         let chance = &mut self.chance;
         if self.becomes_bad > 0.0 {
             let changes = if self.bad { self.becomes_good } else { self.becomes_bad };
@@ -242,7 +265,7 @@ impl Receiver {
             || chance.happens(self.loss)
             || packet.is_claim() && chance.happens(self.claim_loss);
         if lost {
-            return 1;
+            return false;
         }
         let late = match chance.happens(self.reordering) {
             true => self.reordering_delay.draw(chance),
@@ -253,6 +276,6 @@ impl Receiver {
             outlet.deliver(at, to, packet.clone(), late == 0);
         }
         outlet.deliver(at, to, packet.clone(), late == 0);
-        0
+        true
     }
 }

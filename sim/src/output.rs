@@ -135,7 +135,13 @@ pub type Recorders = (Option<Trace<BufWriter<File>>>, Option<Capture<BufWriter<F
 
 impl Recordings {
     /// Begins the files of one run. `variant` is its number; the scenario as it is has 0.
-    pub fn begin(self, directory: &Path, variant: usize, seed: u64) -> Result<Recorders> {
+    pub fn begin(
+        self,
+        scenario: &Scenario,
+        directory: &Path,
+        variant: usize,
+        seed: u64,
+    ) -> Result<Recorders> {
         let open = |name: &str, ending: &str| {
             let variant = if variant == 0 { String::new() } else { format!("-variant{variant}") };
             let path = directory.join(format!("{name}-{seed}{variant}.{ending}"));
@@ -143,7 +149,11 @@ impl Recordings {
             anyhow::Ok(BufWriter::new(file))
         };
         Ok((
-            self.trace.then(|| open("trace", "jsonl").map(Trace::new)).transpose()?,
+            self.trace
+                .then(|| {
+                    Ok::<_, anyhow::Error>(Trace::new(open("trace", "jsonl")?, scenario.hosts))
+                })
+                .transpose()?,
             self.pcap.then(|| open("capture", "pcap").map(Capture::new)).transpose()?,
         ))
     }

@@ -61,7 +61,8 @@ impl<W: Write> Record for Capture<W> {
             Happening::FromClients { segment } => from_client(segment),
             Happening::Said { host, segment } => from_host(host, segment),
             Happening::Claimed { host, bytes } => claim(host, bytes),
-            Happening::Syn { .. }
+            Happening::Lost { .. }
+            | Happening::Syn { .. }
             | Happening::Replied { .. }
             | Happening::Received { .. }
             | Happening::Arrived { .. }

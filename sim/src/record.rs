@@ -7,12 +7,15 @@ use clusterd::protocol::{Instant, Notice, Ticket};
 use crate::client::Outcome;
 use crate::fault::FaultKind;
 use crate::host::Host;
-use crate::packet::{FlowId, Segment};
+use crate::network::Loss;
+use crate::packet::{FlowId, Packet, Segment};
 
 /// Something that has happened.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the fields are what the names say")]
 pub enum Happening<'a> {
+    /// A frame does not arrive at a station, or at none. The clients' is that after the last host.
+    Lost { from: u16, to: Option<u16>, packet: &'a Packet, why: Loss },
     /// A client sends its SYN for the `number`th time.
     Syn { connection: u32, number: u32, segment: &'a Segment },
     /// A client sends something else.
@@ -52,10 +55,10 @@ pub enum Happening<'a> {
 }
 
 impl Happening<'_> {
-    /// Whether the clock stands at the time of its note. What is sent is noted ahead of it.
+    /// Whether the clock stands at the time of its note. What is sent or lost is noted ahead of it.
     pub fn is_now(&self) -> bool {
         match self {
-            Happening::Said { .. } | Happening::Claimed { .. } => false,
+            Happening::Said { .. } | Happening::Claimed { .. } | Happening::Lost { .. } => false,
             Happening::Syn { .. }
             | Happening::Replied { .. }
             | Happening::Received { .. }

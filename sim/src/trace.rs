@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::host::cluster_key;
 use crate::in_order::InOrder;
-use crate::packet::{Flag, FlowId, Segment};
+use crate::network::Loss;
+use crate::packet::{Flag, FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
 use crate::result::{host_name, microseconds, outcome_name};
 
@@ -16,12 +17,13 @@ use crate::result::{host_name, microseconds, outcome_name};
 pub struct Trace<W> {
     file: InOrder<W>,
     ring: KeyRing,
+    hosts: usize,
 }
 
 impl<W: Write> Trace<W> {
-    /// A trace into a file.
-    pub fn new(file: W) -> Self {
-        Self { file: InOrder::new(file, b""), ring: cluster_key().into() }
+    /// A trace of so many hosts into a file.
+    pub fn new(file: W, hosts: usize) -> Self {
+        Self { file: InOrder::new(file, b""), ring: cluster_key().into(), hosts }
     }
 
     /// The end of the run; says whether all could be written.
@@ -62,6 +64,20 @@ impl<W: Write> Trace<W> {
             Happening::Claimed { host, bytes } => {
                 View::Claimed { host: name(host), frame: self.frame(bytes) }
             }
+            Happening::Lost { from, to, packet, why } => View::Lost {
+                from: self.station(from),
+                to: to.map(|to| self.station(to)),
+                why: match why {
+                    Loss::Chance => "chance",
+                    Loss::Cut => "cut",
+                    Loss::Overflow => "overflow",
+                    Loss::Collisions => "collisions",
+                },
+                packet: match packet {
+                    Packet::Tcp(segment) => PacketView::Segment(segment.into()),
+                    Packet::Claim(bytes) => PacketView::Frame(self.frame(bytes)),
+                },
+            },
             Happening::Connected { connection } => View::Connected { connection },
             Happening::Accepted { host, flow, isn: _ } => {
                 View::Accepted { host: name(host), flow: show(flow) }
@@ -78,6 +94,11 @@ impl<W: Write> Trace<W> {
                 View::Paused { host: name(host), until_us: microseconds(until.0) }
             }
         }
+    }
+
+    fn station(&self, number: u16) -> String {
+        let is_host = usize::from(number) < self.hosts;
+        if is_host { name(number) } else { "clients".to_owned() }
     }
 
     fn frame(&self, bytes: &[u8]) -> FrameView {
@@ -162,6 +183,14 @@ enum View {
         #[serde(flatten)]
         frame: FrameView,
     },
+    Lost {
+        from: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        why: &'static str,
+        #[serde(flatten)]
+        packet: PacketView,
+    },
     Connected {
         connection: u32,
     },
@@ -187,6 +216,13 @@ enum View {
         host: String,
         until_us: f64,
     },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PacketView {
+    Segment(SegmentView),
+    Frame(FrameView),
 }
 
 #[derive(Serialize)]

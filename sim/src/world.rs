@@ -13,7 +13,7 @@ use crate::counts::{Counted, Counts};
 use crate::delay::Delay;
 use crate::engine::EventQueue;
 use crate::host::{Deed, Host};
-use crate::network::{Network, NetworkEvent, Outlet, Station};
+use crate::network::{Loss, Network, NetworkEvent, Outlet, Station, Way};
 use crate::packet::{FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
 use crate::scenario::Scenario;
@@ -159,12 +159,13 @@ struct Ends {
 }
 
 /// Puts what the network does into the queue of events.
-struct Wires<'a> {
+struct Wires<'a, R> {
     events: &'a mut EventQueue<Event>,
     ends: &'a mut Ends,
+    record: &'a mut R,
 }
 
-impl Outlet for Wires<'_> {
+impl<R: Record> Outlet for Wires<'_, R> {
     fn later(&mut self, at: Instant, event: NetworkEvent) {
         self.events.schedule(at, Event::Network(event));
     }
@@ -189,6 +190,11 @@ impl Outlet for Wires<'_> {
             // Clients take no notice of claims.
             (None, Packet::Claim(_)) => {}
         }
+    }
+
+    fn lose(&mut self, at: Instant, (from, to): Way, packet: &Packet, why: Loss) {
+        let (from, to) = (from.0, to.map(|to| to.0));
+        self.record.note(at, Happening::Lost { from, to, packet, why });
     }
 }
 
@@ -375,20 +381,21 @@ impl<'a, R: Record> World<'a, R> {
             Event::Flood => self.flood(),
             Event::Client(connection, timer) => self.client_timer(connection, timer),
             Event::Network(event) => {
-                let Self { network, events, ends, .. } = self;
-                network.handle(now, event, &mut Wires { events, ends });
+                let Self { network, events, ends, record, .. } = self;
+                network.handle(now, event, &mut Wires { events, ends, record });
             }
             Event::Arrives(station, packet) => self.receive(station, packet),
             Event::ToClient(segment) => self.reach_client(segment),
             Event::FromClients(segment) => {
                 self.record.note(now, Happening::FromClients { segment: &segment });
-                let Self { network, events, ends, .. } = self;
+                let Self { network, events, ends, record, .. } = self;
                 let clients = network.clients();
-                network.send(now, clients, Packet::Tcp(segment), &mut Wires { events, ends });
+                let wires = &mut Wires { events, ends, record };
+                network.send(now, clients, Packet::Tcp(segment), wires);
             }
             Event::Leaves(from, packet) => {
-                let Self { network, events, ends, .. } = self;
-                network.send(now, from, packet, &mut Wires { events, ends });
+                let Self { network, events, ends, record, .. } = self;
+                network.send(now, from, packet, &mut Wires { events, ends, record });
             }
             Event::Step { host, life, epoch } => {
                 self.with_host(host, life, |host, scenario, deeds| {

@@ -302,8 +302,10 @@ impl Attempt {
             // make up one better claim after the other.
             (S::Deferred { ticket, key, until, .. }, E::Claim(other)) if other < key => {
                 let to = other.node;
-                let until = if cx.view.is_live(to) { now + timers.own } else { until };
-                Some(S::Deferred { ticket, to, key: other, until })
+                Some(match cx.view.is_live(to) {
+                    true => self.defer(cx, ticket, other),
+                    false => S::Deferred { ticket, to, key: other, until },
+                })
             }
             (S::Deferred { .. }, E::Claim(_)) => same,
             (S::Accepted { rank, .. }, E::Claim(_)) => {

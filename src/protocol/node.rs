@@ -752,7 +752,9 @@ impl Node {
         let (after, flow) = (keep.then_some(attempt.state), attempt.flow);
         self.held += if keep { attempt.held() } else { 0 };
         self.held -= held_before;
-        self.index(slot, flow, before.answered(), after.is_some_and(|state| state.answered()));
+        // The kernel's socket is of the attempt that it has answered last.
+        let before = before.answered() && !matches!(event, Event::SynAck { .. });
+        self.index(slot, flow, before, after.is_some_and(|state| state.answered()));
         match after {
             Some(state) => self.deadlines.set(slot, state.until()),
             None => {

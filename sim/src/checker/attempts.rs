@@ -31,13 +31,23 @@ pub(super) enum Word {
     Release(NodeId),
 }
 
+/// What a host has claimed by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnClaim {
+    pub key: ClaimKey,
+    /// When it left first.
+    pub first: Instant,
+    /// When it left last: who has forgotten an attempt claims in a new contest by the same key.
+    pub last: Instant,
+}
+
 /// An attempt on one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Local {
     /// What it has heard from peers that it trusts, and when.
     pub heard: Vec<(Instant, Word)>,
-    /// Its own claim of the latest contest, and when that left first.
-    pub claim: Option<(Instant, ClaimKey)>,
+    /// Its own claim of the latest contest.
+    pub claim: Option<OwnClaim>,
     /// It has accepted the SYN, or answered it.
     pub accepted: bool,
     /// It has said OWN.

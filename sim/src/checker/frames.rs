@@ -7,7 +7,7 @@ use std::time::Duration;
 use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
 
-use super::attempts::{ClaimKey, Word};
+use super::attempts::{ClaimKey, OwnClaim, Word};
 use super::{Checker, Invariant};
 use crate::host::{Host, cluster_key, node_id};
 use crate::packet::{FlowId, Segment};
@@ -144,8 +144,11 @@ impl Checker {
         let local = attempt.at.entry(host).or_default();
         let heard = !local.heard.is_empty();
         let accepted = local.accepted;
-        if local.claim.is_none_or(|(_, before)| before != key) {
-            local.claim = Some((at, key));
+        match &mut local.claim {
+            Some(claim) if claim.key == key => claim.last = at,
+            Some(_) | None => {
+                local.claim = Some(OwnClaim { key, first: at, last: at });
+            }
         }
         if let Some(twin) = twin {
             let what = format!("its claim {key:?} is as good as {twin:?}");
@@ -234,10 +237,10 @@ impl Checker {
         }
         let released = lately.iter().any(|(_, word)| matches!(word, Word::Release(_)));
         // Its own claim decides which ones it must defer to; without one, all.
-        let own = local.claim.filter(|claim| claim.0 >= since);
-        let from = own.map_or(early, |claim| claim.0);
+        let own = local.claim.filter(|claim| claim.last >= since);
+        let from = own.map_or(early, |claim| claim.first.max(since));
         let first = lately.iter().find_map(|&(heard, word)| match word {
-            Word::Claim(theirs) if heard >= from && own.is_none_or(|(_, ours)| theirs < ours) => {
+            Word::Claim(theirs) if heard >= from && own.is_none_or(|own| theirs < own.key) => {
                 Some((heard, theirs))
             }
             Word::Claim(_) | Word::Own(_) | Word::Release(_) => None,

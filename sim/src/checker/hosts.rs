@@ -19,6 +19,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 const NOTICED: Duration = Duration::from_millis(200);
 /// Interrupts, wake-ups, timers and costs of a host, added up over a contest.
 const WAKES: Duration = Duration::from_millis(100);
+/// By then the others know of a listener: its host looks for it before each HELLO.
+const ANNOUNCED: Duration = Duration::from_millis(600);
 /// By then a host that has answered has said so.
 const SAYS_OWN: Duration = Duration::from_millis(100);
 
@@ -134,6 +136,14 @@ impl Hosts {
     fn able(&self, host: u16, since: Instant) -> bool {
         let known = self.known.get(usize::from(host));
         known.and_then(|known| known.able_since).is_some_and(|able| able <= since)
+    }
+
+    /// Hosts that this one ranks and of which it can know that they serve, as bits.
+    pub fn known_to_serve(&self, host: u16, at: Instant) -> u64 {
+        let ranked = self.snapshot(host).map_or(0, |snapshot| snapshot.peers);
+        let since = Instant(at.0.saturating_sub(ANNOUNCED.as_nanos() as u64));
+        let serves = |other: &u16| ranked & 1 << other != 0 && self.able(*other, since);
+        (0..self.known.len() as u16).filter(serves).fold(0, |all, other| all | 1 << other)
     }
 
     pub fn killed(&mut self, host: u16) {

@@ -111,7 +111,7 @@ fn simulate(
             progress.inc(1);
             return Ok((run, Details::default()));
         };
-        let recorders = recordings.begin(path, number, seed)?;
+        let recorders = recordings.begin(&variant.scenario, path, number, seed)?;
         let (run, details, recorders) = RunResult::with_details(&variant.scenario, seed, recorders);
         output::finish(recorders)?;
         progress.inc(1);

@@ -9,7 +9,8 @@ use clusterd::wire::{self, Contest, Entry, Frame, KeyRing};
 use super::{ByHost, Line, Mark, Message, short};
 use crate::fault::FaultKind;
 use crate::host::{Host, cluster_key, node_id};
-use crate::packet::{Flag, FlowId, Segment};
+use crate::network::Loss;
+use crate::packet::{Flag, FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
 use crate::scenario::{Pacing, Rule, Scenario};
 
@@ -265,6 +266,44 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// Something of the attempt does not arrive.
+    fn lost(&mut self, at: Instant, (from, to): (u16, Option<u16>), packet: &Packet, why: Loss) {
+        let why = match why {
+            Loss::Chance => "lost on the way",
+            Loss::Cut => "lost: these two are cut off",
+            Loss::Overflow => "lost: the port of the switch has no room",
+            Loss::Collisions => "given up after too many collisions",
+        };
+        let clients = self.scenario.hosts as u16;
+        let (what, message) = match packet {
+            Packet::Tcp(segment) => {
+                let what = match segment.flag {
+                    Flag::Syn => "SYN",
+                    Flag::SynAck => "SYN-ACK",
+                    Flag::Refusal => "refusal",
+                    Flag::Fin => "FIN",
+                    Flag::Rst => "RST",
+                    Flag::Ack if segment.length > 0 => "data",
+                    Flag::Ack => "ACK",
+                };
+                (what.to_owned(), Message::Tcp(*segment))
+            }
+            Packet::Claim(bytes) => {
+                let Ok(frame) = wire::decode(bytes, &self.ring) else { return };
+                let words: Vec<_> = self.entries(&frame).map(|(word, _)| word).collect();
+                // Clients take no notice of claims.
+                if words.is_empty() || to == Some(clients) {
+                    return;
+                }
+                (format!("{} of h{}", words.join(", "), from + 1), message(from, &frame))
+            }
+        };
+        // What nobody gets is lost where it was sent.
+        let station = to.unwrap_or(from);
+        let host = (station < clients).then_some(station);
+        self.line(at, host, Mark::Loses, format!("{what} is {why}"), Some(message));
+    }
+
     fn said(&mut self, at: Instant, host: u16, segment: &Segment) {
         let what = match segment.flag {
             Flag::SynAck => {
@@ -398,6 +437,16 @@ impl Record for Story<'_> {
             Happening::Said { host, segment } if self.about(segment.flow) => {
                 self.said(at, host, segment);
             }
+            Happening::Lost { from, to, packet: packet @ Packet::Tcp(segment), why }
+                if self.about(segment.flow) =>
+            {
+                self.lost(at, (from, to), packet, why);
+            }
+            Happening::Lost { from, to, packet: packet @ Packet::Claim(_), why }
+                if self.begin.is_some() && self.clusterd() =>
+            {
+                self.lost(at, (from, to), packet, why);
+            }
             Happening::Decided { host, syn, accept, .. }
                 if self.about(syn.flow) && syn.sequence == self.isn =>
             {
@@ -439,6 +488,7 @@ impl Record for Story<'_> {
             | Happening::Arrived { .. }
             | Happening::Said { .. }
             | Happening::Decided { .. }
+            | Happening::Lost { .. }
             | Happening::Accepted { .. }
             | Happening::Destroyed { .. }
             | Happening::Heard { .. }

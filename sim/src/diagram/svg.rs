@@ -11,7 +11,7 @@ const LANE: usize = 90;
 const WORDS: usize = 560;
 
 const STYLE: &str = "text{font:12px monospace}.life{stroke:#999}.message{stroke:#26c;marker-end:url(#tip)}\
-.Sends{fill:#26c}.Gets{fill:#fff;stroke:#26c}.Accepts{fill:#2a2}.Drops{fill:#c33}.Happens{fill:#555}";
+.Sends{fill:#26c}.Gets{fill:#fff;stroke:#26c}.Accepts{fill:#2a2}.Drops{fill:#c33}.Loses{fill:#fff;stroke:#c33}.Happens{fill:#555}";
 
 /// Draws it.
 pub fn draw(diagram: &Diagram) -> String {

@@ -25,6 +25,7 @@ pub fn draw(diagram: &Diagram) -> String {
             Mark::Gets => "-->o",
             Mark::Accepts => "[+]",
             Mark::Drops => "[-]",
+            Mark::Loses => "--x",
             Mark::Happens => "*",
         };
         let mut time = format!("{:.3}", diagram.since_begin(line));

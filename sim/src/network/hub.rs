@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use clusterd::protocol::Instant;
 
-use super::{NetworkEvent, Outlet, Station, echoes};
+use super::{Loss, NetworkEvent, Outlet, Station, echoes};
 use crate::chance::{Chance, Entity, after};
 use crate::packet::Packet;
 use crate::scenario::Scenario;
@@ -118,7 +118,9 @@ impl Hub {
         let sender = &mut self.senders[usize::from(station.0)];
         sender.collisions += 1;
         if sender.collisions > ATTEMPT_LIMIT {
-            sender.queue.pop_front();
+            if let Some(packet) = sender.queue.pop_front() {
+                outlet.lose(jam_ends, (station, None), &packet, Loss::Collisions);
+            }
             sender.collisions = 0;
             self.given_up += 1;
         }

@@ -2,7 +2,7 @@
 
 use clusterd::protocol::Instant;
 
-use super::{NetworkEvent, Outlet, Station, echoes};
+use super::{Loss, NetworkEvent, Outlet, Station, echoes};
 use crate::chance::{Chance, Entity, after};
 use crate::delay::Delay;
 use crate::packet::{FULL_FRAME, Packet};
@@ -168,6 +168,11 @@ impl Switches {
             let at = after(now, self.fabric.draw(&mut port.chance));
             let Some(sent) = port.send(at, time, self.rate, self.buffer) else {
                 overflowed += 1;
+                let to = match port.to {
+                    Hop::Station(to) => Some(to),
+                    Hop::Switch(_) => None,
+                };
+                outlet.lose(at, (sender, to), packet, Loss::Overflow);
                 continue;
             };
             let at = after(sent, self.propagation);
