@@ -206,7 +206,9 @@ impl Checker {
         for (host, own) in self.attempts.resets(flow, isn, rst.sequence) {
             let near =
                 own.is_some_and(|own| own.wrapping_add(1).wrapping_sub(rst.sequence) <= ACK_WINDOW);
-            if Some(host) == chooses || self.guard == Guard::Rst && near {
+            // Or a host still has an earlier connection of these ports, and no room to accept it.
+            let older = own.is_none() && self.attempts.has_answered(host, flow);
+            if Some(host) == chooses || self.guard == Guard::Rst && (near || older) {
                 continue;
             }
             let what = format!(

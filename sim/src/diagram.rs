@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_lost_is_told_where_it_does_not_arrive() {
         let mut scenario = Scenario { duration: Duration::from_millis(200), ..Scenario::default() };
-        scenario.claim_loss = "0.3".parse().unwrap();
+        scenario.claim_loss = crate::setting::Share(0.3);
         let explain = |connection| Diagram::explain(&scenario, 1, connection);
         let lost = (0..100).filter_map(explain).find(|diagram| {
             let end = |&(_, to): &(usize, usize)| diagram.lines[to].mark == Mark::Loses;

@@ -94,7 +94,7 @@ fn a_daemon_is_replayed_identically() {
     let whole = recording();
     fs::write(at.join("it.rec"), &whole).unwrap();
     let printed = run(&at, &["replay", "it.rec"]);
-    assert!(printed.contains("1128 inputs, 311 outputs, 301 frames"), "{printed}");
+    assert!(printed.contains("1257 inputs, 313 outputs, 261 frames"), "{printed}");
     assert!(printed.trim_end().ends_with("all identical"), "{printed}");
 
     // One whose daemon was killed.
