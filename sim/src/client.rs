@@ -17,8 +17,11 @@ pub const ANSWER: u32 = 1_000;
 const WINDOW: u32 = 64_240;
 /// SYNs beyond the first (`tcp_syn_retries`).
 const SYN_RETRIES: u32 = 6;
-/// Retransmissions in equal steps (`tcp_syn_linear_timeouts`).
+/// So many seconds of the linear schedule are equal, and a retransmission each comes on top of
+/// [`SYN_RETRIES`] (`tcp_syn_linear_timeouts`). Seen on 6.18: SYNs at 0, 1, 2, 3, 4, 5, 7, 11 s.
 const LINEAR: u32 = 4;
+/// So long a client that has closed first answers what comes late (`TCP_TIMEWAIT_LEN`).
+const TIME_WAIT: Duration = Duration::from_secs(60);
 /// A socket says at most so often that something does not fit (`tcp_invalid_ratelimit`).
 const CHALLENGE_EVERY: Duration = Duration::from_millis(500);
 
@@ -58,6 +61,11 @@ enum State {
     Established {
         next: u32,
         asked: bool,
+    },
+    /// It has closed first, and has heard all bytes before `next`.
+    TimeWait {
+        next: u32,
+        until: Instant,
     },
     Closed,
 }
@@ -126,22 +134,23 @@ impl Client {
     /// Time to send the SYN, first or again. `None` if nothing is to be sent any more; else the
     /// SYN and how long to wait for an answer.
     pub fn syn(&mut self, schedule: SynSchedule) -> Option<(Segment, Duration)> {
-        if self.state != State::SynSent || self.syns > SYN_RETRIES {
+        let sent = self.syns;
+        let (retries, seconds) = match schedule {
+            SynSchedule::Linear => (SYN_RETRIES + LINEAR, 1 << sent.saturating_sub(LINEAR)),
+            SynSchedule::Exponential => (SYN_RETRIES, 1 << sent),
+        };
+        if self.state != State::SynSent || sent > retries {
             return None;
         }
-        let sent = self.syns;
         self.syns += 1;
-        let seconds = match schedule {
-            SynSchedule::Linear => 1 << sent.saturating_sub(LINEAR - 1),
-            SynSchedule::Exponential => 1 << sent,
-        };
         Some((self.segment(Flag::Syn, self.isn, 0, 0), Duration::from_secs(seconds)))
     }
 
     /// The client forgets the connection, and says nothing about it.
     pub fn reboot(&mut self, now: Instant) {
-        if self.state != State::Closed {
-            self.end(now, Outcome::Rebooted);
+        match self.state {
+            State::SynSent | State::Established { .. } => self.end(now, Outcome::Rebooted),
+            State::TimeWait { .. } | State::Closed => self.state = State::Closed,
         }
     }
 
@@ -153,7 +162,7 @@ impl Client {
                 self.end(now, Outcome::Stalled);
                 return Some(self.fin(next));
             }
-            State::Closed => {}
+            State::TimeWait { .. } | State::Closed => {}
         }
         None
     }
@@ -190,7 +199,7 @@ impl Client {
             // what the client has.
             (State::Established { next, asked }, Flag::SynAck) => {
                 self.second_syn_acks += u32::from(segment.sequence.wrapping_add(1) != next);
-                self.challenge(now, next, asked)
+                self.challenge(now, next, sent(asked))
             }
             (State::Established { next, asked }, Flag::Rst) => {
                 let ahead = segment.sequence.wrapping_sub(next);
@@ -199,7 +208,7 @@ impl Client {
                     return Vec::new();
                 }
                 // RFC 5961 3.2: within the window but not exact.
-                if ahead < WINDOW { self.challenge(now, next, asked) } else { Vec::new() }
+                if ahead < WINDOW { self.challenge(now, next, sent(asked)) } else { Vec::new() }
             }
             (State::Established { next, asked }, Flag::Ack | Flag::Fin)
                 if segment.sequence == next =>
@@ -212,15 +221,21 @@ impl Client {
                 Vec::new()
             }
             (State::Established { .. }, Flag::Syn | Flag::Ack | Flag::Refusal) => Vec::new(),
+            // `tcp_timewait_state_process`: a late second answer learns whom the client has chosen.
+            (State::TimeWait { next, until }, Flag::SynAck) if now < until => {
+                self.second_syn_acks += 1;
+                self.challenge(now, next, REQUEST + 1)
+            }
+            (State::TimeWait { until, .. }, _) if now < until => Vec::new(),
             // RFC 9293 3.10.7.1: nobody is there any more.
-            (State::Closed, Flag::SynAck) => {
+            (State::TimeWait { .. } | State::Closed, Flag::SynAck) => {
                 self.second_syn_acks += 1;
                 vec![self.segment(Flag::Rst, segment.acknowledgement, 0, 0)]
             }
             (State::Closed, Flag::Fin) if self.outcome == Outcome::Served => {
                 vec![self.fin(segment.sequence.wrapping_add(1))]
             }
-            (State::Closed, _) => Vec::new(),
+            (State::TimeWait { .. } | State::Closed, _) => Vec::new(),
         }
     }
 
@@ -236,7 +251,10 @@ impl Client {
         }
         self.end(now, Outcome::Served);
         match self.closes {
-            Closes::Client => vec![self.fin(next)],
+            Closes::Client => {
+                self.state = State::TimeWait { next, until: now + TIME_WAIT };
+                vec![self.fin(next)]
+            }
             Closes::Server if self.early_fin == Some(next) => vec![self.fin(next.wrapping_add(1))],
             Closes::Server => Vec::new(),
         }
@@ -249,7 +267,7 @@ impl Client {
             State::Established { next, asked: false } => {
                 Some(self.segment(Flag::Ack, self.isn.wrapping_add(1), next, 0))
             }
-            State::SynSent | State::Closed => None,
+            State::SynSent | State::TimeWait { .. } | State::Closed => None,
         }
     }
 
@@ -261,12 +279,16 @@ impl Client {
         self.segment(Flag::Fin, self.isn.wrapping_add(1 + REQUEST), next, 0)
     }
 
-    fn challenge(&mut self, now: Instant, next: u32, asked: bool) -> Vec<Segment> {
+    /// Says what it has, and has said `sent` bytes before.
+    fn challenge(&mut self, now: Instant, next: u32, sent: u32) -> Vec<Segment> {
         if self.challenged.is_some_and(|last| now.since(last) < CHALLENGE_EVERY) {
             return Vec::new();
         }
         self.challenged = Some(now);
-        let sent = if asked { REQUEST } else { 0 };
         vec![self.segment(Flag::Ack, self.isn.wrapping_add(1 + sent), next, 0)]
     }
+}
+/// Bytes that a client has sent.
+fn sent(asked: bool) -> u32 {
+    if asked { REQUEST } else { 0 }
 }

@@ -83,8 +83,8 @@ pub enum Deed {
     Tcp(Instant, Segment),
     /// It sends a claim frame.
     Claim(Instant, Rc<[u8]>),
-    /// It has a half-open connection, and says its SYN-ACK again after this.
-    RequestTimer(FlowId, u32, u32),
+    /// It has a half-open connection with this number, and looks at its timer then.
+    RequestTimer(Instant, FlowId, u32),
     /// Its application has a connection, whose client began with this number.
     Accepted(FlowId, u32),
     /// Its application has something to do for a connection.
@@ -284,16 +284,20 @@ impl Host {
         isn: u32,
         deeds: &mut Vec<Deed>,
     ) {
-        if let Some((segment, retries)) =
-            self.kernel.repeat_syn_ack(flow, isn, scenario.syn_ack_retries)
-        {
+        let again = self.kernel.repeat_syn_ack(now, flow, isn, scenario.syn_ack_retries);
+        if let Some(segment) = again {
             deeds.push(Deed::Tcp(now, segment));
-            deeds.push(Deed::RequestTimer(flow, isn, retries));
+            self.watch_request(flow, isn, deeds);
             // The rules copy every SYN-ACK to the daemon.
             let client_isn = segment.acknowledgement.wrapping_sub(1);
             self.log.push_back(Logged::SynAck { flow, client_isn, isn });
             self.wake(now, scenario, deeds);
         }
+    }
+
+    fn watch_request(&self, flow: FlowId, isn: u32, deeds: &mut Vec<Deed>) {
+        let due = self.kernel.request_due(flow, isn);
+        deeds.extend(due.map(|due| Deed::RequestTimer(due, flow, isn)));
     }
 
     /// The daemon does not run before `until`.

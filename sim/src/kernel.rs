@@ -77,7 +77,7 @@ pub struct TakenUp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Socket {
     /// A request socket; SYN-ACKs sent again so far.
-    Half { retries: u32 },
+    Half { retries: u32, due: Instant },
     /// A SYN cookie was sent: only connection tracking remembers that.
     Cookie,
     /// The handshake is over.
@@ -355,7 +355,10 @@ impl Kernel {
             }
             (Some(flow), Some(Socket::Half { .. })) => {
                 return match again {
-                    Some(flow) => Opened::SynAck(syn_ack(syn.flow, &flow)),
+                    Some(flow) => {
+                        self.put_off(now, syn.flow);
+                        Opened::SynAck(syn_ack(syn.flow, &flow))
+                    }
                     // The request socket finds this SYN out of its window (`tcp_check_req`).
                     None => Opened::Challenge(challenge(syn.flow, &flow)),
                 };
@@ -396,7 +399,11 @@ impl Kernel {
             client_isn: syn.sequence,
             // A cookie is the same for a minute.
             isn: again.map_or_else(|| self.chance.number(), |flow| flow.isn),
-            socket: if cookie { Socket::Cookie } else { Socket::Half { retries: 0 } },
+            socket: if cookie {
+                Socket::Cookie
+            } else {
+                Socket::Half { retries: 0, due: now + request_timeout(0) }
+            },
             heard: now,
             assured: false,
             confirmed: false,
@@ -424,16 +431,36 @@ impl Kernel {
         }
     }
 
-    /// The timer of a request socket: the SYN-ACK once more, or the end of it.
+    /// The SYN-ACK has just been said (`tcp_check_req`); that counts as no retransmission.
+    fn put_off(&mut self, now: Instant, flow: FlowId) {
+        if let Some(Flow { socket: Socket::Half { retries, due }, .. }) = self.flows.get_mut(&flow)
+        {
+            *due = now + request_timeout(*retries);
+        }
+    }
+
+    /// When the timer of a request socket with this number is up.
+    pub fn request_due(&self, flow: FlowId, isn: u32) -> Option<Instant> {
+        match self.flows.get(&flow) {
+            Some(Flow { isn: own, socket: Socket::Half { due, .. }, .. }) if *own == isn => {
+                Some(*due)
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    /// The timer of a request socket may be up: the SYN-ACK once more, or the end of it.
     pub fn repeat_syn_ack(
         &mut self,
+        now: Instant,
         flow: FlowId,
         isn: u32,
         retries_max: u32,
-    ) -> Option<(Segment, u32)> {
-        let known = self.flows.get_mut(&flow)?;
-        let Socket::Half { retries } = &mut known.socket else { return None };
-        if known.isn != isn {
+    ) -> Option<Segment> {
+        let known = self.flows.get_mut(&flow).filter(|known| known.isn == isn)?;
+        let Socket::Half { retries, due } = &mut known.socket else { return None };
+        // A SYN that came again has put it off.
+        if now < *due {
             return None;
         }
         if *retries >= retries_max {
@@ -441,8 +468,8 @@ impl Kernel {
             return None;
         }
         *retries += 1;
-        let retries = *retries;
-        Some((syn_ack(flow, known), retries))
+        *due = now + request_timeout(*retries);
+        Some(syn_ack(flow, known))
     }
 
     /// The daemon removes a half-open connection: the client has chosen another host.
@@ -488,6 +515,11 @@ impl Socket {
     fn is_worked_on(self) -> bool {
         matches!(self, Socket::Stands { taken_up: true, answered: false, .. })
     }
+}
+
+/// `reqsk_timeout`.
+fn request_timeout(retries: u32) -> Duration {
+    Duration::from_secs(1 << retries.min(6))
 }
 
 fn syn_ack(id: FlowId, flow: &Flow) -> Segment {

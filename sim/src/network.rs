@@ -4,6 +4,7 @@
 //! clients are. What clients send reaches every host, as with a shared MAC; so do
 //! claims. What hosts send to clients is unicast.
 
+mod burst;
 mod hub;
 mod switch;
 
@@ -13,6 +14,7 @@ use crate::chance::{Chance, Entity};
 use crate::packet::Packet;
 use crate::scenario::{Medium, Rule, Scenario};
 use crate::setting::Share;
+use burst::Burst;
 use hub::Hub;
 use switch::Switches;
 
@@ -140,8 +142,9 @@ impl Network {
     /// A station sends a frame.
     pub fn send(&mut self, now: Instant, from: Station, packet: Packet, outlet: &mut impl Outlet) {
         self.counters.frames += 1;
-        let Receiver { chance, uplink_loss, .. } = &mut self.receivers[usize::from(from.0)];
-        if chance.happens(*uplink_loss) {
+        let Receiver { chance, uplink_loss, uplink_bursts, .. } =
+            &mut self.receivers[usize::from(from.0)];
+        if uplink_bursts.loses(chance) || chance.happens(*uplink_loss) {
             self.counters.lost += 1;
             outlet.lose(now, (from, None), &packet, Loss::Chance);
             return;
@@ -209,12 +212,12 @@ struct Receiver {
     chance: Chance,
     /// Of what it sends.
     uplink_loss: f64,
+    uplink_bursts: Burst,
     loss: f64,
     claim_loss: f64,
-    /// Gilbert-Elliott: in the bad state everything is lost.
-    bad: bool,
-    becomes_bad: f64,
-    becomes_good: f64,
+    bursts: Burst,
+    /// On its own cable.
+    downlink_bursts: Burst,
     duplication: f64,
     reordering: f64,
     reordering_delay: crate::delay::Delay,
@@ -222,8 +225,7 @@ struct Receiver {
 
 impl Receiver {
     fn new(scenario: &Scenario, seed: u64, index: usize) -> Self {
-        let good = 1.0 / scenario.burst_mean;
-        let lost = scenario.burst_loss.0;
+        let burst = |lost| Burst::new(lost, scenario.burst_mean);
         let cable = |losses: &[Share]| {
             let host = losses.get(index).or(losses.last()).filter(|_| index < scenario.hosts);
             host.map_or(0.0, |share| share.0)
@@ -231,12 +233,11 @@ impl Receiver {
         Self {
             chance: Chance::new(seed, Entity::Receiver(index as u16)),
             uplink_loss: cable(&scenario.uplink_loss),
+            uplink_bursts: burst(cable(&scenario.uplink_bursts)),
             loss: 1.0 - (1.0 - scenario.loss.0) * (1.0 - cable(&scenario.downlink_loss)),
             claim_loss: scenario.claim_loss.0,
-            bad: false,
-            // In the long run the share `lost` of all frames meets the bad state.
-            becomes_bad: good * lost / (1.0 - lost),
-            becomes_good: good,
+            bursts: burst(scenario.burst_loss.0),
+            downlink_bursts: burst(cable(&scenario.downlink_bursts)),
             duplication: scenario.duplication.0,
             reordering: scenario.reordering.0,
             reordering_delay: scenario.reordering_delay.clone(),
@@ -245,7 +246,10 @@ impl Receiver {
 
     fn calm(&mut self) {
         (self.loss, self.claim_loss, self.duplication, self.reordering) = (0.0, 0.0, 0.0, 0.0);
-        (self.bad, self.becomes_bad, self.uplink_loss) = (false, 0.0, 0.0);
+        self.uplink_loss = 0.0;
+        for burst in [&mut self.bursts, &mut self.uplink_bursts, &mut self.downlink_bursts] {
+            *burst = Burst::default();
+        }
     }
 
     /// A frame has come to the end of the cable. False if it is lost there.
@@ -257,11 +261,10 @@ impl Receiver {
         outlet: &mut impl Outlet,
     ) -> bool {
         let chance = &mut self.chance;
-        if self.becomes_bad > 0.0 {
-            let changes = if self.bad { self.becomes_good } else { self.becomes_bad };
-            self.bad ^= chance.happens(changes);
-        }
-        let lost = self.bad
+        // Each channel goes on, whatever the others do.
+        let bursts = [&mut self.bursts, &mut self.downlink_bursts];
+        let burst = bursts.into_iter().fold(false, |lost, burst| burst.loses(chance) | lost);
+        let lost = burst
             || chance.happens(self.loss)
             || packet.is_claim() && chance.happens(self.claim_loss);
         if lost {

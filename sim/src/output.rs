@@ -42,6 +42,7 @@ impl Directory {
         if summary.exists() {
             fs::remove_file(&summary).with_context(|| format!("remove {}", summary.display()))?;
         }
+        remove_recordings(path)?;
         let resolved = path.join("scenario.toml");
         fs::write(&resolved, file::write(scenario))
             .with_context(|| format!("write {}", resolved.display()))?;
@@ -119,6 +120,20 @@ impl Table {
     fn finish(mut self) -> Result<()> {
         self.writer.flush().with_context(|| format!("write {}", self.path.display()))
     }
+}
+
+/// Recordings of an earlier run would pass for those of this one.
+fn remove_recordings(directory: &Path) -> Result<()> {
+    let at = || format!("remove earlier recordings from {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(at)? {
+        let path = entry.with_context(at)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let trace = name.starts_with("trace-") && name.ends_with(".jsonl");
+        if trace || name.starts_with("capture-") && name.ends_with(".pcap") {
+            fs::remove_file(&path).with_context(at)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is written down of a run beside its tables.

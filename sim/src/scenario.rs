@@ -13,6 +13,9 @@ use crate::delay::Delay;
 use crate::fault::Fault;
 use crate::setting::{Bounds, Rate, Setting, Share, choice};
 
+/// So much may be lost in bursts: more would be one burst.
+const BURSTS_MAX: f64 = 0.9;
+
 choice! {
     /// By which rule the hosts decide who answers.
     Rule {
@@ -88,7 +91,7 @@ choice! {
 
 choice! {
     /// When a client says its SYN again.
-    SynSchedule { /// After 1, 1, 1, 1, 2, 4 s... (`tcp_syn_linear_timeouts` = 4, from Linux 6.5 on).
+    SynSchedule { /// Waits 1, 1, 1, 1, 1, 2, 4 s... (`tcp_syn_linear_timeouts` = 4, from Linux 6.5 on).
         Linear = "linear", /// After 1, 2, 4 s...
         Exponential = "exponential" }
 }
@@ -194,6 +197,8 @@ pub struct Scenario {
     pub claim_loss: Share,
     pub uplink_loss: Vec<Share>,
     pub downlink_loss: Vec<Share>,
+    pub uplink_bursts: Vec<Share>,
+    pub downlink_bursts: Vec<Share>,
     pub burst_loss: Share,
     pub burst_mean: f64,
     pub duplication: Share,
@@ -327,7 +332,9 @@ parameters! {
     "network.claim_loss", claim_loss: Share, "the same, of claim frames only";
     "network.uplink_loss", uplink_loss: Vec<Share>, "frames lost on the cable from each host; the last one holds for all further hosts";
     "network.downlink_loss", downlink_loss: Vec<Share>, "the same on the cable to each host, beside network.loss";
-    "network.burst_loss", burst_loss: Share [None, Some(Share(0.9))], "frames lost in bursts (Gilbert-Elliott) at each receiver, all told";
+    "network.uplink_bursts", uplink_bursts: Vec<Share>, "the same in bursts (Gilbert-Elliott), on the cable from each host";
+    "network.downlink_bursts", downlink_bursts: Vec<Share>, "and on the cable to each host";
+    "network.burst_loss", burst_loss: Share [None, Some(Share(BURSTS_MAX))], "frames lost in bursts (Gilbert-Elliott) at each receiver, all told";
     "network.burst_mean", burst_mean: f64 [Some(1.0), Some(1e6)], "mean length of such a burst, in frames";
     "network.duplication", duplication: Share, "frames that reach a receiver twice";
     "network.reordering", reordering: Share, "frames that others may overtake on the way to a receiver";
@@ -405,6 +412,8 @@ impl Default for Scenario {
             claim_loss: Share(0.0),
             uplink_loss: vec![Share(0.0)],
             downlink_loss: vec![Share(0.0)],
+            uplink_bursts: vec![Share(0.0)],
+            downlink_bursts: vec![Share(0.0)],
             burst_loss: Share(0.0),
             burst_mean: 10.0,
             duplication: Share(0.0),
@@ -515,6 +524,12 @@ impl Scenario {
         if self.speeds.iter().any(|&speed| speed <= 0.0 || !speed.is_finite()) {
             return Err("service.speeds: a host without any speed serves nobody (wanted: above 0)"
                 .to_owned());
+        }
+        let bursts = [&self.uplink_bursts, &self.downlink_bursts];
+        if bursts.into_iter().flatten().any(|share| share.0 > BURSTS_MAX) {
+            return Err(format!(
+                "network.uplink_bursts, network.downlink_bursts: a cable loses more than {BURSTS_MAX} in bursts (wanted: 0 to {BURSTS_MAX})"
+            ));
         }
         let outside = |fault: &&Fault| fault.hosts().any(|host| host >= self.hosts);
         if let Some(fault) = self.faults.iter().find(outside) {

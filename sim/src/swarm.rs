@@ -204,10 +204,13 @@ fn network(draw: &mut Draw, it: &mut Scenario) {
         // Of the first or the last host.
         let cable = [draw.share(0.3), Share(0.0)];
         let cable = if draw.chance.happens(0.5) { cable } else { [cable[1], cable[0]] };
-        match draw.chance.happens(0.5) {
-            true => it.uplink_loss = cable.to_vec(),
-            false => it.downlink_loss = cable.to_vec(),
-        }
+        let cables = [
+            &mut it.uplink_loss,
+            &mut it.downlink_loss,
+            &mut it.uplink_bursts,
+            &mut it.downlink_bursts,
+        ];
+        *cables[draw.chance.below(4) as usize] = cable.to_vec();
     }
     if draw.class("burst loss") {
         it.burst_loss = draw.share(0.2);

@@ -6,10 +6,12 @@
 mod axis;
 mod store;
 
+use std::hash::Hasher;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
 
 pub use axis::Axis;
 pub use store::{Store, merge};
@@ -33,6 +35,8 @@ pub struct Sweep {
     pub over: Vec<Axis>,
     /// The scenario that is varied, with every parameter.
     pub scenario: String,
+    /// A digest of all points, with the contents of the files that they name.
+    pub digest: u64,
 }
 
 impl Sweep {
@@ -43,13 +47,17 @@ impl Sweep {
             ensure!(!double, "--over {}: given twice", axis.key);
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let sweep = Self { version, seed, runs, over, scenario: file::write(scenario) };
+        let mut sweep =
+            Self { version, seed, runs, over, scenario: file::write(scenario), digest: 0 };
         let lengths = sweep.over.iter().map(|axis| axis.values.len() as u64);
         let points = lengths.fold(1, u64::saturating_mul);
         ensure!(points <= POINTS_MAX, "{points} points are more than {POINTS_MAX}");
+        let mut digest = SipHasher24::new();
         for point in 0..sweep.points() {
-            sweep.scenario_at(scenario, point)?;
+            let scenario = sweep.scenario_at(scenario, point)?;
+            digest.write(format!("{scenario:?}").as_bytes());
         }
+        sweep.digest = digest.finish();
         Ok(sweep)
     }
 
@@ -106,7 +114,7 @@ impl Sweep {
 
     /// What is different in another sweep, in words; `None` if nothing is.
     fn difference(&self, other: &Self) -> Option<String> {
-        let Self { version, seed, runs, over, scenario } = self;
+        let Self { version, seed, runs, over, scenario, digest } = self;
         if *version != other.version {
             return Some(format!("version {version} instead of {}", other.version));
         }
@@ -129,6 +137,9 @@ impl Sweep {
         match different {
             Some((mine, theirs)) => Some(format!("`{mine}` instead of `{theirs}`")),
             None if *scenario != other.scenario => Some("another scenario".to_owned()),
+            None if *digest != other.digest => {
+                Some("other contents of the files that the scenario names".to_owned())
+            }
             None => None,
         }
     }

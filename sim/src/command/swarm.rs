@@ -82,7 +82,10 @@ fn set(scenario: &mut Scenario, settings: &[String]) -> Result<()> {
             .with_context(|| format!("--set {setting}: wanted KEY=VALUE"))?;
         scenario.set(key, value).map_err(|error| anyhow!("--set {error}"))?;
     }
-    Ok(())
+    // Faults were drawn for as many hosts as were drawn.
+    let hosts = scenario.hosts;
+    scenario.faults.retain(|fault| fault.hosts().all(|host| host < hosts));
+    scenario.check().map_err(|error| anyhow!("--set: {error}"))
 }
 
 /// Says what is wrong with a seed, and writes its least scenario.

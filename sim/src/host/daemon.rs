@@ -295,7 +295,7 @@ impl Host {
                     self.log.push_back(Logged::SynAck { flow, client_isn, isn });
                 }
                 deeds.push(Deed::Tcp(at, segment));
-                deeds.push(Deed::RequestTimer(syn.flow, segment.sequence, 0));
+                self.watch_request(syn.flow, segment.sequence, deeds);
             }
             Opened::Refusal(segment) if logged => {
                 self.tickets += 1;

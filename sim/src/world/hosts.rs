@@ -1,7 +1,6 @@
 //! What happens to hosts and what they do.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use clusterd::protocol::{Instant, Verdict};
 
@@ -145,8 +144,7 @@ impl<R: Record> World<'_, R> {
                 self.events.schedule(at, Event::Leaves(Station(host), Packet::Tcp(segment)));
             }
             Deed::Claim(at, bytes) => self.claim(at, host, bytes),
-            Deed::RequestTimer(flow, isn, retries) => {
-                let at = now + Duration::from_secs(1 << retries.min(6));
+            Deed::RequestTimer(at, flow, isn) => {
                 self.events.schedule(at, Event::Request { host, life, flow, isn });
             }
             Deed::Accepted(flow, isn) => {
