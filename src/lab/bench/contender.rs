@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::PacingArg;
-use crate::io::rules::{Guard, group_mac};
+use crate::io::cluster_mac::MacMode;
+use crate::io::rules::Guard;
 use crate::io::{nft, xt_queue};
 use crate::lab::client::{self, fetch};
 use crate::lab::hosts::{DaemonArgs, daemon_command, service_command, this_program_in};
@@ -192,7 +193,7 @@ impl Cluster {
     /// the client's table of neighbours.
     fn configure(&self, hosts: usize) -> Result<()> {
         let has_queue = nft::has_queue()?;
-        let mac = group_mac(VIP);
+        let mac = MacMode::Multicast.address(VIP);
         for (host, namespace) in self.topology.hosts.iter().enumerate() {
             feed(namespace, "nft", &["-f", "-"], &self.contender.rules(host, has_queue))?;
             if self.contender == Contender::Floor && !has_queue {
