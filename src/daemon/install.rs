@@ -117,9 +117,9 @@ async fn receive_no_more(links: &Links, marked: &Marked, all: &[Marked]) -> Resu
     match mode {
         MacMode::Multicast | MacMode::Igmp => {
             // Virtual IPs that end alike have one group MAC in mode `igmp`.
-            let is_shared = all
-                .iter()
-                .any(|other| other.mark.vip != vip && other.mark.mode.address(other.mark.vip) == mac);
+            let is_shared = all.iter().any(|other| {
+                other.mark.vip != vip && other.mark.mode.address(other.mark.vip) == mac
+            });
             if is_shared { Ok(()) } else { unsubscribe(mac) }
         }
         MacMode::Stealth => links.receive_no_more(marked.index, mac).await,

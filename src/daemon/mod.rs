@@ -246,8 +246,10 @@ async fn answer_arp(
             Ok(mac) => {
                 stranger = Some(mac);
                 match MacMode::of(mac, vip) {
-                    Some(other) => warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
-                          one in {mode}: all hosts of a cluster need the same"),
+                    Some(other) => {
+                        warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
+                          one in {mode}: all hosts of a cluster need the same")
+                    }
                     None => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
                 }
             }

@@ -21,9 +21,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
+use super::cluster_mac::MacMode;
 use super::link::Link;
 use super::packet_socket;
-use super::cluster_mac::MacMode;
 
 /// Probes sent, and the milliseconds after each in which another host may
 /// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
@@ -113,7 +113,8 @@ impl Arp {
         sender: Ipv4Addr,
         to: Option<&Message>,
     ) -> io::Result<()> {
-        let target = to.map_or((MacAddr::zero(), self.vip), |asker| (asker.sender_mac, asker.sender));
+        let target =
+            to.map_or((MacAddr::zero(), self.vip), |asker| (asker.sender_mac, asker.sender));
         let bytes = packet(operation, (sender_mac, sender), target);
         let destination = to.map_or(MacAddr::broadcast(), |message| message.sender_mac);
         let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);

@@ -70,7 +70,8 @@ mod tests {
             let mark = Mark { mode, ..mark.clone() };
             assert_eq!(mark.to_string().parse(), Ok(mark));
         }
-        for name in ["eth0", "clusterd", "clusterd-10.0.0.2-stealth-02000000000", "clusterd-x-y-z"] {
+        for name in ["eth0", "clusterd", "clusterd-10.0.0.2-stealth-02000000000", "clusterd-x-y-z"]
+        {
             assert_eq!(name.parse::<Mark>(), Err(NoMark), "{name}");
         }
     }

@@ -68,8 +68,7 @@ pub fn address(ethertype: i32, interface: u32, mac: MacAddr) -> SockAddr {
 pub fn join(socket: &Socket, interface: u32, mac: MacAddr) -> io::Result<()> {
     let mut address = [0; 8];
     address[..6].copy_from_slice(&mac.octets());
-    let kind =
-        if mac.is_multicast() { libc::PACKET_MR_MULTICAST } else { libc::PACKET_MR_UNICAST };
+    let kind = if mac.is_multicast() { libc::PACKET_MR_MULTICAST } else { libc::PACKET_MR_UNICAST };
     let request = libc::packet_mreq {
         mr_ifindex: interface as i32,
         mr_type: kind as u16,

@@ -321,7 +321,10 @@ impl Ruleset {
         let Self { interface, .. } = self;
         writeln!(text, "  chain others {{")?;
         writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
-        writeln!(text, "    iifname \"{interface}\" meta pkttype host fib daddr type unicast drop")?;
+        writeln!(
+            text,
+            "    iifname \"{interface}\" meta pkttype host fib daddr type unicast drop"
+        )?;
         writeln!(text, "  }}")
     }
 

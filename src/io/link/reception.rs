@@ -120,10 +120,7 @@ pub(super) fn marks_of(link: &LinkMessage) -> impl Iterator<Item = Mark> {
 }
 
 /// Takes this error of the kernel for success.
-fn unless(
-    errno: i32,
-    outcome: Result<(), rtnetlink::Error>,
-) -> Result<(), rtnetlink::Error> {
+fn unless(errno: i32, outcome: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match outcome {
         Err(rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }))
             if code.get() == -errno =>

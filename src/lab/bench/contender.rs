@@ -125,7 +125,7 @@ impl Cluster {
             deciders: Vec::new(),
             services: Vec::new(),
             topology: Topology::raise(&plan, |_role| Namespace::unnamed())?,
-            sources: topology::client_addresses(client_addresses).collect(),
+            sources: topology::client_addresses(plan.medium, client_addresses).collect(),
         };
         // A SYN that stays unanswered is given up after 7 s.
         cluster.topology.client.set_sysctls(&[("ipv4/tcp_syn_retries", "2")])?;
@@ -148,7 +148,8 @@ impl Cluster {
                     Contender::ByClaims(_) => vec!["--mode=claim".to_owned()],
                     _ => Vec::new(),
                 };
-                let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra };
+                let (mac, pacing) = (MacMode::Multicast, PacingArg::Rank);
+                let args = DaemonArgs { mac, pacing, guard, extra };
                 cluster
                     .start("daemon", |namespace, _| daemon_command(namespace, &args, None, None))?
             }
