@@ -33,10 +33,10 @@ impl<'a> Installed<'a> {
         let installed = Self { links, vip: rules.vip };
         match Self::install(links, link, rules).await {
             Ok(()) => Ok(installed),
-            Err(error) => {
-                installed.remove().await?;
-                Err(error)
-            }
+            Err(error) => match installed.remove().await {
+                Ok(()) => Err(error),
+                Err(left) => Err(error.context(format!("something is left behind ({left:#})"))),
+            },
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
@@ -88,9 +88,8 @@ impl fmt::Display for Cell {
     }
 }
 
-/// A cluster of one MAC mode. Dropping it takes it down.
-struct Cluster {
-    _processes: Vec<Process>,
+/// The segment of one MAC mode.
+struct Segment {
     topology: Topology,
     mode: MacMode,
 }
@@ -101,7 +100,11 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
     process::on_interrupt(|| std::process::exit(130))?;
     let media = if args.topology.is_empty() { &Medium::ALL[..] } else { &args.topology[..] };
     let modes = if args.mac.is_empty() { &MacMode::ALL[..] } else { &args.mac[..] };
-    let mut table = Vec::new();
+    if !args.json {
+        let names: Vec<_> = modes.iter().map(|mode| format!("{:<14}", mode.name())).collect();
+        println!("{:<18}{}", "", names.concat().trim_end());
+    }
+    let mut cells = Vec::new();
     for &medium in media {
         let row = try_on(medium, modes, args)
             .with_context(|| format!("try the topology {}", name_of(&medium)))?;
@@ -109,24 +112,40 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
             for cell in &row {
                 println!("{}", serde_json::to_string(cell).context("write a result as JSON")?);
             }
+        } else {
+            let row: Vec<_> = row.iter().map(|cell| format!("{cell:<14}")).collect();
+            println!("{:<18}{}", name_of(&medium), row.concat().trim_end());
         }
-        table.push(row);
+        cells.extend(row);
     }
+    let is_as_said = cells.iter().all(Cell::is_as_said);
     if !args.json {
-        print_table(&table, args);
+        print_legend(&cells, args);
     }
-    let is_as_said = table.iter().flatten().all(Cell::is_as_said);
     Ok(if is_as_said { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Tries some modes on one kind of switch.
 fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cell>> {
     let raised = modes.iter().map(|&mode| raise(medium, mode, args.nodes));
-    let clusters = raised.collect::<Result<Vec<_>>>()?;
+    let segments = raised.collect::<Result<Vec<_>>>()?;
+    // They end when this function does, before the segments.
+    let _services = start(&segments, "service", |segment, index| {
+        service_command(&segment.topology.hosts[index], index)
+    })?;
+    let _daemons = start(&segments, "daemon", |segment, index| {
+        let daemon = DaemonArgs {
+            mac: segment.mode,
+            pacing: PacingArg::Rank,
+            guard: Guard::Rst,
+            extra: Vec::new(),
+        };
+        daemon_command(&segment.topology.hosts[index], &daemon, None, None)
+    })?;
     thread::scope(|scope| {
-        let threads: Vec<_> = clusters
+        let threads: Vec<_> = segments
             .iter()
-            .map(|cluster| scope.spawn(move || measure(cluster, medium, args)))
+            .map(|segment| scope.spawn(move || measure(segment, medium, args)))
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -135,13 +154,29 @@ fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cel
     })
 }
 
-fn raise(medium: Medium, mode: MacMode, nodes: usize) -> Result<Cluster> {
+/// Starts a process on each host of each segment, and waits until all are ready.
+fn start(
+    segments: &[Segment],
+    what: &str,
+    command: impl Fn(&Segment, usize) -> Result<Command>,
+) -> Result<Vec<Process>> {
+    let mut commands = Vec::new();
+    for segment in segments {
+        for index in 0..segment.topology.hosts.len() {
+            let name = format!("{} {what} in mode {}", host_name(index), segment.mode);
+            commands.push((name, command(segment, index)?));
+        }
+    }
+    Process::start_ready(commands, READY_TIMEOUT)
+}
+
+fn raise(medium: Medium, mode: MacMode, nodes: usize) -> Result<Segment> {
     let plan = Plan { nodes, client_addresses: 1, medium, isn: Isn::Distinct };
     let topology = Topology::raise(&plan, |_role| Namespace::unnamed())?;
     let count = |namespace: &Namespace, hook: &str| {
         // Before the rules of the daemon; of what a host gets, what its IP layer accepts.
         let rules = format!(
-            "table inet {TABLE} {{\ncounter syns {{ }}\nchain all {{\n\
+            "table inet {TABLE} {{\ncounter syns {{ }}\nchain passing {{\n\
              type filter hook {hook} priority -310;\n\
              ip daddr {VIP} tcp flags & (syn|ack) == syn counter name syns\n}}\n}}\n"
         );
@@ -149,35 +184,23 @@ fn raise(medium: Medium, mode: MacMode, nodes: usize) -> Result<Cluster> {
     };
     topology.hosts.iter().try_for_each(|host| count(host, "prerouting"))?;
     count(&topology.client, "output")?;
-
-    let daemon =
-        DaemonArgs { mac: mode, pacing: PacingArg::Rank, guard: Guard::Rst, extra: Vec::new() };
-    let mut services = Vec::new();
-    let mut daemons = Vec::new();
-    for (index, host) in topology.hosts.iter().enumerate() {
-        let name = |what: &str| format!("{} {what} in mode {mode}", host_name(index));
-        services.push((name("service"), service_command(host, index)?));
-        daemons.push((name("daemon"), daemon_command(host, &daemon, None, None)?));
-    }
-    let mut processes = Process::start_ready(services, READY_TIMEOUT)?;
-    processes.extend(Process::start_ready(daemons, READY_TIMEOUT)?);
-    Ok(Cluster { _processes: processes, topology, mode })
+    Ok(Segment { topology, mode })
 }
 
-fn measure(cluster: &Cluster, medium: Medium, args: &ReachArgs) -> Result<Cell> {
-    let Topology { hosts, client, .. } = &cluster.topology;
+fn measure(segment: &Segment, medium: Medium, args: &ReachArgs) -> Result<Cell> {
+    let Topology { hosts, client, .. } = &segment.topology;
     let source = client_addresses(medium, 1).next().context("the client has an address")?;
     let answered = client::knock(client, source, args.connections, PATIENCE)?;
     let sent = syns(client)?;
     let heard = hosts.iter().map(syns).collect::<Result<Vec<_>>>()?;
     Ok(Cell {
         topology: medium,
-        mac: cluster.mode,
+        mac: segment.mode,
         connections: args.connections,
         answered,
         hosts: hosts.len(),
         hearing: heard.iter().filter(|&&heard| heard == sent).count(),
-        obstacle: medium.obstacle(cluster.mode),
+        obstacle: medium.obstacle(segment.mode),
     })
 }
 
@@ -193,38 +216,24 @@ fn syns(namespace: &Namespace) -> Result<u64> {
     count.and_then(|count| count.parse().ok()).context("read the counter of SYNs")
 }
 
-fn print_table(table: &[Vec<Cell>], args: &ReachArgs) {
-    if let Some(row) = table.first() {
-        let modes: Vec<_> = row.iter().map(|cell| format!("{:<14}", cell.mac.name())).collect();
-        println!("{:<18}{}", "", modes.concat().trim_end());
+fn print_legend(cells: &[Cell], args: &ReachArgs) {
+    let ReachArgs { connections, nodes, .. } = args;
+    println!(
+        "\nworks: {connections} of {connections} connections answered, and each SYN heard by {nodes} of \
+         {nodes} hosts; else the two numbers"
+    );
+    if !cells.iter().all(Cell::is_as_said) {
+        println!("(!): contrary to what is said");
     }
     let mut obstacles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for row in table {
-        let cells: Vec<_> = row.iter().map(|cell| format!("{cell:<14}")).collect();
-        let topology = row.first().map_or_else(String::new, |cell| name_of(&cell.topology));
-        println!("{topology:<18}{}", cells.concat().trim_end());
-        for cell in row {
-            if let Some(obstacle) = cell.obstacle {
-                let combination = format!("{topology} with {}", cell.mac);
-                obstacles.entry(obstacle).or_default().push(combination);
-            }
+    for cell in cells {
+        if let Some(obstacle) = cell.obstacle {
+            let combination = format!("{} on {}", cell.mac, name_of(&cell.topology));
+            obstacles.entry(obstacle).or_default().push(combination);
         }
     }
-    println!(
-        "\nworks: {} of {} connections answered and each SYN heard by {} of {} hosts; else the two \
-         numbers{}",
-        args.connections,
-        args.connections,
-        args.nodes,
-        args.nodes,
-        if table.iter().flatten().all(Cell::is_as_said) {
-            ""
-        } else {
-            "; (!) contrary to what is said"
-        }
-    );
     for (obstacle, combinations) in obstacles {
-        println!("{}:\n    {obstacle}", combinations.join(", "));
+        println!("{}: {obstacle}", combinations.join(", "));
     }
 }
 

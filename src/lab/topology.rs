@@ -147,7 +147,14 @@ impl Topology {
             cable(host_name(index), bridge, host, Some(host_mac(index)));
         }
         match &self.router {
-            Some(router) => cable("router".to_owned(), medium.bridge_of_client(), router, None),
+            Some(router) => {
+                cable("router".to_owned(), medium.bridge_of_client(), router, None);
+                let (end, mac) = (self.client.path(), CLIENT_MAC);
+                self.ip(
+                    router,
+                    &format!("link add eth1 type veth peer name eth0 address {mac} netns {end}\n"),
+                )?;
+            }
             None => {
                 let bridge = medium.bridge_of_client();
                 cable("client".to_owned(), bridge, &self.client, Some(CLIENT_MAC));
@@ -167,12 +174,8 @@ impl Topology {
         let Some(router) = &self.router else { return Ok(()) };
         self.ip(
             router,
-            &format!(
-                "link add eth1 type veth peer name eth0 address {CLIENT_MAC} netns {}\n\
-                 link set lo up\nlink set eth0 up\nlink set eth1 up\n\
-                 addr add 10.77.0.1/24 dev eth0\naddr add 10.78.0.1/24 dev eth1\n",
-                self.client.path()
-            ),
+            "link set lo up\nlink set eth0 up\nlink set eth1 up\n\
+             addr add 10.77.0.1/24 dev eth0\naddr add 10.78.0.1/24 dev eth1\n",
         )?;
         router.set_sysctls(&[("ipv4/ip_forward", "1")])?;
         feed(router, "nft", &["-f", "-"], ROUTER_RULES)?;

@@ -89,8 +89,10 @@ impl Links {
         entry.header.state = NeighbourState::Permanent;
         entry.header.flags = NeighbourFlags::Own;
         entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
-        unless(libc::ENOENT, self.handle.neighbours().del(entry).execute().await)
-            .with_context(|| format!("stop receiving frames to {mac}"))
+        let outcome = self.handle.neighbours().del(entry).execute().await;
+        // The same answer as to the request that failed before, see `receive`.
+        let outcome = unless(libc::EOPNOTSUPP, unless(libc::EINVAL, outcome));
+        unless(libc::ENOENT, outcome).with_context(|| format!("stop receiving frames to {mac}"))
     }
 
     /// Gives the interface another MAC.
