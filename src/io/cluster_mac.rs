@@ -1,4 +1,4 @@
-//! The MAC that a virtual IP resolves to (spec 9.1 has the addresses and who they are for).
+//! The MAC that a virtual IP resolves to (spec 9.1; README says which mode is for which network).
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -77,6 +77,27 @@ pub fn igmp_group(vip: Ipv4Addr) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_are_those_of_the_specification() {
+        let spec = include_str!("../../proto-spec/claim-protocol.md");
+        for mode in MacMode::ALL {
+            let row = format!("| `{mode}` | `");
+            let start = spec.find(&row).expect("the table of 9.1 has each mode") + row.len();
+            let text = spec[start..].split('`').next().expect("the MAC ends");
+            let bytes = text.split(':').map(|byte| match byte {
+                "a" => 10,
+                "b" => 20,
+                "c" => 30,
+                "d" => 40,
+                byte => u8::from_str_radix(byte, 16).expect("two digits"),
+            });
+            let expected: Vec<u8> = bytes.collect();
+            assert_eq!(mode.address(Ipv4Addr::new(10, 20, 30, 40)).octets()[..], expected, "{mode}");
+        }
+        assert!(spec.contains("IP group 239.255.c.d"));
+        assert_eq!(igmp_group(Ipv4Addr::new(10, 20, 30, 40)), Ipv4Addr::new(239, 255, 30, 40));
+    }
 
     #[test]
     fn each_mode_has_an_address_of_its_own() {
