@@ -93,7 +93,11 @@ mod tests {
                 byte => u8::from_str_radix(byte, 16).expect("two digits"),
             });
             let expected: Vec<u8> = bytes.collect();
-            assert_eq!(mode.address(Ipv4Addr::new(10, 20, 30, 40)).octets()[..], expected, "{mode}");
+            assert_eq!(
+                mode.address(Ipv4Addr::new(10, 20, 30, 40)).octets()[..],
+                expected,
+                "{mode}"
+            );
         }
         assert!(spec.contains("IP group 239.255.c.d"));
         assert_eq!(igmp_group(Ipv4Addr::new(10, 20, 30, 40)), Ipv4Addr::new(239, 255, 30, 40));

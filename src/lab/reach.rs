@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::process::{Command, ExitCode};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -25,9 +25,13 @@ use crate::cli::PacingArg;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
 
-/// How long a client waits for a SYN-ACK, and for the answer to its request. The
-/// first retransmission of its SYN comes after a second.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits for a SYN-ACK, and for the answer to its request. It
+/// sends its SYN again after one second and after three.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long SYNs that are under way when the last connection has ended are waited for.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+/// How often they are looked for.
+const POLL: Duration = Duration::from_millis(50);
 /// The table with the counter of SYNs.
 const TABLE: &str = "reach";
 
@@ -192,14 +196,22 @@ fn measure(segment: &Segment, medium: Medium, args: &ReachArgs) -> Result<Cell> 
     let source = client_addresses(medium, 1).next().context("the client has an address")?;
     let answered = client::knock(client, source, args.connections, PATIENCE)?;
     let sent = syns(client)?;
-    let heard = hosts.iter().map(syns).collect::<Result<Vec<_>>>()?;
+    let deadline = Instant::now() + STRAGGLERS;
+    let hearing = loop {
+        let heard = hosts.iter().map(syns).collect::<Result<Vec<_>>>()?;
+        let hearing = heard.iter().filter(|&&heard| heard == sent).count();
+        if hearing == hosts.len() || Instant::now() >= deadline {
+            break hearing;
+        }
+        thread::sleep(POLL);
+    };
     Ok(Cell {
         topology: medium,
         mac: segment.mode,
         connections: args.connections,
         answered,
         hosts: hosts.len(),
-        hearing: heard.iter().filter(|&&heard| heard == sent).count(),
+        hearing,
         obstacle: medium.obstacle(segment.mode),
     })
 }

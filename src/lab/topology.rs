@@ -12,9 +12,6 @@
 
 mod medium;
 
-pub use medium::Medium;
-use medium::ROUTER_RULES;
-
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -25,6 +22,8 @@ use pnet::util::MacAddr;
 use super::isn::{self, Isn};
 use super::loss::ClaimLoss;
 use super::netns::Namespace;
+pub use medium::Medium;
+use medium::ROUTER_RULES;
 
 /// The virtual IP address that the hosts answer together.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -201,7 +200,7 @@ pub fn host_address(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 11 + index as u8)
 }
 
-/// MAC address of the host at `index`; captures identify a host by it.
+/// MAC address of the host at `index`; in mode `shared` it has another one while its daemon runs.
 pub fn host_mac(index: usize) -> MacAddr {
     MacAddr::new(2, 0, 0, 0, 0, 1 + index as u8)
 }
