@@ -181,8 +181,16 @@ impl Run<'_> {
     fn load_and_judge(&mut self) -> Result<Outcome> {
         let Plan { medium, client_addresses, .. } = self.args.cluster.plan();
         let sources: Vec<_> = topology::client_addresses(medium, client_addresses).collect();
+        let mode = self.args.cluster.daemon.mac;
         for &source in &sources {
-            client::first_connection(&self.topology.client, source)?;
+            client::first_connection(&self.topology.client, source).map_err(
+                |error| match medium.obstacle(mode) {
+                    Some(obstacle) => {
+                        error.context(format!("--mac {mode} cannot work here: {obstacle}"))
+                    }
+                    None => error,
+                },
+            )?;
         }
         if self.args.record.is_some() {
             // Hosts that have seen the others join are careful for a moment, and a simulated load

@@ -108,6 +108,21 @@ fn each_mac_mode_leaves_nothing_behind() {
     }
 }
 
+/// In mode `igmp` these have one group MAC.
+#[test]
+fn virtual_ips_that_end_alike_share_a_group_and_end_separately() {
+    let Some(lab) = Lab::bare() else { return };
+    lab.shell("h1", "ip addr add 10.78.0.11/24 dev eth0");
+    let before = lab.dump("h1");
+    let first = lab.start_daemon(1, VIP, &["--mac", "igmp"]);
+    let with_the_first = lab.dump("h1");
+    let second = lab.start_daemon(1, Ipv4Addr::new(10, 78, 0, 2), &["--mac", "igmp"]);
+    end(second, libc::SIGTERM);
+    assert_unchanged(&with_the_first, &lab.dump("h1"));
+    end(first, libc::SIGTERM);
+    assert_unchanged(&before, &lab.dump("h1"));
+}
+
 #[test]
 fn cleanup_leaves_a_running_daemon_alone() {
     let Some(lab) = Lab::bare() else { return };
