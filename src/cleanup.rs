@@ -16,7 +16,8 @@ pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
         .context("start tokio")?;
     runtime.block_on(async {
         let links = Links::open()?;
-        let left: Vec<_> = install::left_behind()?
+        let left: Vec<_> = install::left_behind(&links)
+            .await?
             .into_iter()
             .filter(|left| vip.is_none_or(|vip| vip == *left))
             .collect();

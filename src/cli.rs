@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clusterd::protocol::{Mode, Pacing, Timers};
 use clusterd::wire::Policy;
 
+use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
 use crate::lab::LabCommand;
 
@@ -68,6 +69,11 @@ pub struct ClusterArgs {
 
     /// The virtual IP: an unused address of the interface's subnet.
     pub vip: Ipv4Addr,
+
+    /// What kind of MAC the virtual IP resolves to, the same on all hosts; README
+    /// says which one for which network.
+    #[arg(long, value_enum, default_value_t = MacMode::Multicast, value_name = "MODE")]
+    pub mac: MacMode,
 
     /// When a host claims a connection.
     #[arg(long, value_enum, default_value_t = PacingArg::Rank)]

@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use crate::cli::StatusArgs;
 use crate::daemon::{Shared, Snapshot};
 use crate::failure::Failure;
+use crate::io::cluster_mac::MacMode;
 use crate::io::nfqueue;
 
 const NAME_PREFIX: &str = "clusterd/";
@@ -34,6 +35,9 @@ struct Request {
 #[derive(Debug, Serialize)]
 struct Report {
     vip: Ipv4Addr,
+    /// What kind of MAC it resolves to, and which.
+    mac_mode: MacMode,
+    mac: String,
     #[serde(flatten)]
     snapshot: Snapshot,
     /// What the kernel counts for the queues, if it says.
@@ -59,12 +63,13 @@ fn address(vip: Ipv4Addr) -> Result<SocketAddr> {
 /// The daemon's end.
 pub struct Server {
     vip: Ipv4Addr,
+    mac_mode: MacMode,
     listener: tokio::net::UnixListener,
 }
 
 impl Server {
     /// Takes the name of `vip`; fails if a daemon of this host has it.
-    pub fn bind(vip: Ipv4Addr) -> Result<Self> {
+    pub fn bind(vip: Ipv4Addr, mac_mode: MacMode) -> Result<Self> {
         let listener = UnixListener::bind_addr(&address(vip)?).map_err(|error| {
             if error.kind() == std::io::ErrorKind::AddrInUse {
                 Failure::in_use(&format!(
@@ -76,7 +81,7 @@ impl Server {
         })?;
         listener.set_nonblocking(true).context("open the control socket")?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        Ok(Self { vip, listener })
+        Ok(Self { vip, mac_mode, listener })
     }
 
     /// Answers one request after the other, for ever.
@@ -128,6 +133,8 @@ impl Server {
         });
         Report {
             vip: self.vip,
+            mac_mode: self.mac_mode,
+            mac: self.mac_mode.address(self.vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
             flows,

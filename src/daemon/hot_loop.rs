@@ -35,6 +35,7 @@ use super::directory::{Directory, QueueCounters, Shared, Snapshot, WireCounters}
 use super::recorder::Recorder;
 use crate::failure::Failure;
 use crate::io::claim_socket::ClaimSocket;
+use crate::io::cluster_mac::MacMode;
 use crate::io::conntrack::Conntrack;
 use crate::io::error::errno;
 use crate::io::kernel_buckets::KernelBuckets;
@@ -97,8 +98,8 @@ pub fn queue_candidates(vip: Ipv4Addr) -> [u16; 8] {
 
 impl Kernel {
     /// Opens everything but changes nothing on the host.
-    pub fn open(link: &Link, vip: Ipv4Addr) -> Result<Self> {
-        let claims = ClaimSocket::open(link, vip).context("open the claim socket")?;
+    pub fn open(link: &Link, vip: Ipv4Addr, mac: MacMode) -> Result<Self> {
+        let claims = ClaimSocket::open(link, vip, mac).context("open the claim socket")?;
         let mut sockets = SockDiag::open()?.on_interface(link.index);
         // Without the module a lookup finds nothing: no service, on any port.
         sockets.established(vip).map_err(|error| {

@@ -8,16 +8,19 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use pnet::util::MacAddr;
 use tracing::warn;
 
 use super::Shared;
 use crate::failure::Failure;
-use crate::io::link::{Link, Links};
-use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name, vip_of_group};
+use crate::io::cluster_mac::MacMode;
+use crate::io::link::{Link, Links, Marked};
+use crate::io::mark::Mark;
+use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
-use crate::io::{group, nft, xt_queue};
+use crate::io::{arp, group, nft, xt_queue};
 
-/// The rules, the subscription to the group MAC and the address, in force.
+/// The rules, the mark, the reception of frames to the cluster's MAC and the address, in force.
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
@@ -25,35 +28,36 @@ pub struct Installed<'a> {
 }
 
 impl<'a> Installed<'a> {
-    /// Installs the rules, the subscription, then the address. On failure nothing remains.
+    /// Installs the rules, the reception, then the address. On failure nothing remains.
     pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
         let installed = Self { links, vip: rules.vip };
         match Self::install(links, link, rules).await {
             Ok(()) => Ok(installed),
-            Err(error) => {
-                installed.remove().await?;
-                Err(error)
-            }
+            Err(error) => match installed.remove().await {
+                Ok(()) => Err(error),
+                Err(left) => Err(error.context(format!("something is left behind ({left:#})"))),
+            },
         }
     }
 
     async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
         install_rules(rules)?;
-        group::subscribe(&rules.interface, group_mac(rules.vip))
-            .context("subscribe to the group MAC")?;
+        // Before what it is a note of.
+        links.mark(link.index, &Mark { vip: rules.vip, mode: rules.mac, own: link.mac }).await?;
+        receive(links, link, rules).await?;
         links.add_address(link.index, rules.vip).await
     }
 
     /// Installs the rules again whenever another program has removed some.
     pub async fn keep_rules(&self, watch: &Watch, rules: &Ruleset, shared: &Shared) -> Result<()> {
-        let mut installed = nft::listing(self.vip)?;
+        let mut installed = nft::listing(rules)?;
         loop {
             watch.removed().await.context("watch the rules")?;
-            if nft::listing(self.vip)? != installed {
+            if nft::listing(rules)? != installed {
                 install_rules(rules)?;
                 // Their sets are empty again.
                 shared.rules_installed();
-                installed = nft::listing(self.vip)?;
+                installed = nft::listing(rules)?;
                 warn!(vip = %self.vip, "another program removed rules; installed them again");
             }
         }
@@ -94,29 +98,99 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
     Ok(())
 }
 
-/// The virtual IPs of which something is installed: by running daemons, or by
-/// killed ones. Rules alone are no evidence, others may have flushed them.
-pub fn left_behind() -> Result<BTreeSet<Ipv4Addr>> {
-    let subscribed = group::subscribed().context("list group MAC subscriptions")?;
-    Ok(nft::installed()?
-        .into_iter()
-        .chain(subscribed.into_iter().filter_map(vip_of_group))
-        .collect())
+/// Lets frames to the cluster's MAC in, also after the end of this process: the established
+/// connections of this host go on after a crash.
+async fn receive(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
+    let mac = rules.mac.address(rules.vip);
+    match rules.mac {
+        MacMode::Multicast | MacMode::Igmp => group::subscribe(&link.name, mac)
+            .with_context(|| format!("let {} receive frames to {mac}", link.name)),
+        MacMode::Stealth => links.receive(&link.name, link.index, mac).await,
+        MacMode::Shared => exchange_mac(links, &link.name, link.index, mac).await,
+    }
 }
 
-/// Removes what a killed daemon left on interfaces other than `index`.
-pub async fn remove_elsewhere(links: &Links, index: u32, vip: Ipv4Addr) -> Result<()> {
-    if links.holders(vip).await?.iter().any(|&holder| holder != index) {
-        remove(links, vip).await?;
+/// Takes back what [`receive`] did as this mark says. `all` are the marks there are.
+async fn receive_no_more(links: &Links, marked: &Marked, all: &[Marked]) -> Result<()> {
+    let Mark { vip, mode, own } = marked.mark;
+    let mac = mode.address(vip);
+    match mode {
+        MacMode::Multicast | MacMode::Igmp => {
+            // Virtual IPs that end alike have one group MAC in mode `igmp`.
+            let is_shared = all.iter().any(|other| {
+                other.mark.vip != vip && other.mark.mode.address(other.mark.vip) == mac
+            });
+            if is_shared { Ok(()) } else { unsubscribe(mac) }
+        }
+        MacMode::Stealth => links.receive_no_more(marked.index, mac).await,
+        // Whoever has given it a third one meanwhile had a reason.
+        MacMode::Shared if marked.mac != mac => Ok(()),
+        MacMode::Shared => exchange_mac(links, &marked.interface, marked.index, own).await,
+    }
+}
+
+fn unsubscribe(mac: MacAddr) -> Result<()> {
+    group::unsubscribe(mac).with_context(|| format!("stop receiving frames to {mac}"))
+}
+
+/// Gives the interface another MAC, and tells its neighbours.
+async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) -> Result<()> {
+    links.set_mac(interface, index, mac).await?;
+    for address in links.host_addresses(index).await? {
+        arp::announce_host(index, address, mac)
+            .with_context(|| format!("announce {address} at {mac} on {interface}"))?;
     }
     Ok(())
 }
 
-/// Removes the address, the subscription and the rules of `vip`, whoever installed them.
+/// The virtual IPs of which something is installed: by running daemons, or by
+/// killed ones. Rules alone are no evidence, others may have flushed them.
+pub async fn left_behind(links: &Links) -> Result<BTreeSet<Ipv4Addr>> {
+    let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
+    let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
+    Ok(ruled.chain(marked).collect())
+}
+
+/// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the
+/// established connections of this host go on meanwhile.
+pub async fn remove_other(links: &Links, link: &Link, vip: Ipv4Addr, mode: MacMode) -> Result<()> {
+    let marks = links.marks().await?;
+    let mut of_vip = marks.iter().filter(|marked| marked.mark.vip == vip).peekable();
+    let is_same = of_vip.peek().is_some()
+        && of_vip.all(|marked| marked.index == link.index && marked.mark.mode == mode);
+    if is_same { Ok(()) } else { remove(links, vip).await }
+}
+
+/// Fails if the interface has the MAC of another virtual IP already.
+pub async fn require_own_mac(links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
+    let marks = links.marks().await?;
+    let other = marks.iter().find(|marked| {
+        let Mark { mode, vip: other, .. } = marked.mark;
+        marked.index == link.index && mode == MacMode::Shared && other != vip
+    });
+    match other {
+        Some(Marked { interface, mark, .. }) => Err(Failure::config(&format!(
+            "{interface} has the MAC of {} already, and an interface has only one; \
+             use --mac stealth",
+            mark.vip
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Removes the address, the reception and the rules of `vip`, whoever installed them.
 pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
     for index in links.holders(vip).await? {
         links.remove_address(index, vip).await?;
     }
-    group::unsubscribe(group_mac(vip)).context("take back the subscription to the group MAC")?;
-    nft::apply(&Ruleset::remove(vip), "remove the rules")
+    let marks = links.marks().await?;
+    for marked in marks.iter().filter(|marked| marked.mark.vip == vip) {
+        receive_no_more(links, marked, &marks).await?;
+        links.unmark(marked.index, &marked.mark).await?;
+    }
+    // Of a daemon of a version without marks.
+    unsubscribe(MacMode::Multicast.address(vip))?;
+    let tables = nft::installed()?.into_iter().filter(|&(_, of)| of == vip);
+    let families: Vec<_> = tables.map(|(family, _)| family).collect();
+    nft::apply(&rules::remove(vip, &families), "remove the rules")
 }

@@ -33,11 +33,12 @@ use crate::cli::{ClusterArgs, UdpArg};
 use crate::control;
 use crate::failure::Failure;
 use crate::io::arp::Arp;
+use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
 use crate::io::link::{Link, Links};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
-use crate::io::rules::{QueueBackend, Ruleset, group_mac};
+use crate::io::rules::{QueueBackend, Ruleset};
 use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
@@ -71,6 +72,7 @@ fn ruleset(args: &ClusterArgs, link: &Link, queue: u16, backend: QueueBackend) -
     Ruleset {
         interface: link.name.clone(),
         vip: args.vip,
+        mac: args.mac,
         own: link.address,
         guard: args.guard,
         queue,
@@ -89,10 +91,21 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let link = links.find(&args.interface, vip).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
-    let control = control::Server::bind(vip)?;
-    if install::left_behind()?.contains(&vip) {
+    match args.mac {
+        MacMode::Multicast | MacMode::Igmp => {}
+        MacMode::Stealth if !nft::has_ingress()? => {
+            return Err(Failure::unavailable(
+                "--mac stealth needs nftables rules at an interface's ingress, which this kernel lacks \
+                 (CONFIG_NF_TABLES_NETDEV); use --mac multicast or igmp",
+            ));
+        }
+        MacMode::Stealth => {}
+        MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
+    }
+    let control = control::Server::bind(vip, args.mac)?;
+    if install::left_behind(&links).await?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_elsewhere(&links, link.index, vip).await?;
+        install::remove_other(&links, &link, vip, args.mac).await?;
     } else if !links.holders(vip).await?.is_empty() {
         return Err(Failure::in_use(&format!(
             "{vip} is already an address of this host; clusterd adds and removes it itself, \
@@ -100,8 +113,8 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
 
-    let arp = Arp::open(&link, vip).context("open the ARP socket")?;
-    let kernel = Kernel::open(&link, vip)?;
+    let arp = Arp::open(&link, vip, args.mac).context("open the ARP socket")?;
+    let kernel = Kernel::open(&link, vip, args.mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
 
@@ -155,11 +168,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
 
     // The hot loop listens to the cluster while ARP asks the rest of the segment.
     if let Some(mac) = arp.probe().await.context("probe for the virtual IP")? {
-        return Err(Failure::in_use(&format!(
-            "{vip} is in use by a host outside the cluster ({mac}, expected {}); stop it there or \
-             choose another address",
-            group_mac(vip)
-        )));
+        let expected = args.mac.address(vip);
+        return Err(Failure::in_use(&match MacMode::of(mac, vip) {
+            Some(mode) => format!(
+                "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
+                 hosts of a cluster need the same mode, so use that one here, or stop them all first"
+            ),
+            None => format!(
+                "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it \
+                 there or choose another address"
+            ),
+        }));
     }
     let rules = ruleset(args, &link, queue, backend);
     let rules_watch = Watch::rules(vip)?;
@@ -173,7 +192,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         arp.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_arp(&arp, &links, &link, vip) => outcome,
+            outcome = answer_arp(&arp, &links, &link, vip, args.mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
@@ -212,7 +231,13 @@ fn warn_of_missing(realtime: &Realtime) {
 }
 
 /// Answers ARP as long as the interface exists.
-async fn answer_arp(arp: &Arp, links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
+async fn answer_arp(
+    arp: &Arp,
+    links: &Links,
+    link: &Link,
+    vip: Ipv4Addr,
+    mode: MacMode,
+) -> Result<()> {
     let mut stranger = None;
     loop {
         match arp.answer().await {
@@ -220,7 +245,13 @@ async fn answer_arp(arp: &Arp, links: &Links, link: &Link, vip: Ipv4Addr) -> Res
             Ok(mac) if stranger == Some(mac) => {}
             Ok(mac) => {
                 stranger = Some(mac);
-                warn!(%vip, %mac, "a host outside the cluster claims the virtual IP");
+                match MacMode::of(mac, vip) {
+                    Some(other) => {
+                        warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
+                          one in {mode}: all hosts of a cluster need the same")
+                    }
+                    None => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
+                }
             }
             Err(error) if errno(&error) == Some(libc::ENETDOWN) => {
                 if !links.exists(link.index).await? {

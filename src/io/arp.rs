@@ -1,8 +1,9 @@
 //! ARP for the virtual IP: a probe before the start, answers afterwards.
 //!
-//! Every host of the cluster answers every request with the same group MAC, so
-//! it does not matter whose answer comes first. The kernel's own answers are
-//! suppressed by the rules. Overrun: a lost request is asked again.
+//! Every host of the cluster answers every request with the same MAC, so it does not matter whose
+//! answer comes first. The source of the frame is the interface's own MAC, which
+//! switches may learn. The kernel's own answers are suppressed by the rules. Overrun: a lost request
+//! is asked again.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,7 +11,6 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use pnet::packet::Packet;
 use pnet::packet::arp::{
     ArpHardwareTypes, ArpOperation, ArpOperations, ArpPacket, MutableArpPacket,
 };
@@ -21,9 +21,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
+use super::cluster_mac::MacMode;
 use super::link::Link;
 use super::packet_socket;
-use super::rules::group_mac;
 
 /// Probes sent, and the milliseconds after each in which another host may
 /// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
@@ -40,7 +40,7 @@ pub struct Arp {
     socket: AsyncFd<Socket>,
     link: Link,
     vip: Ipv4Addr,
-    group: MacAddr,
+    mac: MacAddr,
 }
 
 /// An ARP packet about the virtual IP, or from a host that claims to have it.
@@ -53,7 +53,7 @@ struct Message {
 
 impl Arp {
     /// Opens the socket.
-    pub fn open(link: &Link, vip: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(link: &Link, vip: Ipv4Addr, mode: MacMode) -> io::Result<Self> {
         // arp[14..18] is the sender's IP address, arp[24..28] the target's.
         let filter = [
             packet_socket::load_word(14),
@@ -66,10 +66,10 @@ impl Arp {
         let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
         // SAFETY: a `Socket` keeps its descriptor until it is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, INTEREST)? };
-        Ok(Self { socket, link: link.clone(), vip, group: group_mac(vip) })
+        Ok(Self { socket, link: link.clone(), vip, mac: mode.address(vip) })
     }
 
-    /// Asks whether a host outside the cluster has the virtual IP, and if so returns its MAC.
+    /// Asks whether a host says that the virtual IP has another MAC, and if so returns that.
     pub async fn probe(&self) -> io::Result<Option<MacAddr>> {
         for _ in 0..PROBES {
             // RFC 5227: a probe has no sender address, so it teaches nobody anything.
@@ -78,7 +78,7 @@ impl Arp {
             let deadline = Instant::now() + interval;
             while let Ok(message) = timeout_at(deadline, self.receive()).await {
                 let message = message?;
-                if message.sender == self.vip && message.sender_mac != self.group {
+                if message.sender == self.vip && message.sender_mac != self.mac {
                     return Ok(Some(message.sender_mac));
                 }
             }
@@ -88,20 +88,20 @@ impl Arp {
 
     /// Tells the segment where the virtual IP is, for hosts that knew it elsewhere.
     pub fn announce(&self) -> io::Result<()> {
-        self.send(ArpOperations::Request, self.group, self.vip, None)
+        self.send(ArpOperations::Request, self.mac, self.vip, None)
     }
 
-    /// Answers requests until a host outside the cluster claims the virtual IP;
-    /// returns its MAC then, and may be called again.
+    /// Answers requests until a host says that the virtual IP has another MAC;
+    /// returns that then, and may be called again.
     pub async fn answer(&self) -> io::Result<MacAddr> {
         loop {
             let message = self.receive().await?;
-            if message.sender == self.vip && message.sender_mac != self.group {
+            if message.sender == self.vip && message.sender_mac != self.mac {
                 return Ok(message.sender_mac);
             }
             let request = message.operation == ArpOperations::Request;
             if request && message.target == self.vip && message.sender != self.vip {
-                self.send(ArpOperations::Reply, self.group, self.vip, Some(&message))?;
+                self.send(ArpOperations::Reply, self.mac, self.vip, Some(&message))?;
             }
         }
     }
@@ -113,20 +113,12 @@ impl Arp {
         sender: Ipv4Addr,
         to: Option<&Message>,
     ) -> io::Result<()> {
-        let mut bytes = [0; MutableArpPacket::minimum_packet_size()];
-        let mut arp = MutableArpPacket::new(&mut bytes).expect("the buffer has ARP's length");
-        arp.set_hardware_type(ArpHardwareTypes::Ethernet);
-        arp.set_protocol_type(EtherTypes::Ipv4);
-        arp.set_hw_addr_len(6);
-        arp.set_proto_addr_len(4);
-        arp.set_operation(operation);
-        arp.set_sender_hw_addr(sender_mac);
-        arp.set_sender_proto_addr(sender);
-        arp.set_target_hw_addr(to.map_or(MacAddr::zero(), |message| message.sender_mac));
-        arp.set_target_proto_addr(to.map_or(self.vip, |message| message.sender));
+        let target =
+            to.map_or((MacAddr::zero(), self.vip), |asker| (asker.sender_mac, asker.sender));
+        let bytes = packet(operation, (sender_mac, sender), target);
         let destination = to.map_or(MacAddr::broadcast(), |message| message.sender_mac);
         let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);
-        self.socket.get_ref().send_to(arp.packet(), &address).map(drop)
+        self.socket.get_ref().send_to(&bytes, &address).map(drop)
     }
 
     async fn receive(&self) -> io::Result<Message> {
@@ -143,6 +135,34 @@ impl Arp {
             }
         }
     }
+}
+
+/// Tells the segment the new MAC of a host's own address (RFC 5227 3); else its neighbours would go on
+/// sending to the old one for half a minute.
+pub fn announce_host(interface: u32, address: Ipv4Addr, mac: MacAddr) -> io::Result<()> {
+    let socket = packet_socket::open(libc::ETH_P_ARP, interface, &[packet_socket::reject()])?;
+    let bytes = packet(ArpOperations::Request, (mac, address), (MacAddr::zero(), address));
+    let everybody = packet_socket::address(libc::ETH_P_ARP, interface, MacAddr::broadcast());
+    socket.send_to(&bytes, &everybody).map(drop)
+}
+
+fn packet(
+    operation: ArpOperation,
+    sender: (MacAddr, Ipv4Addr),
+    target: (MacAddr, Ipv4Addr),
+) -> [u8; MutableArpPacket::minimum_packet_size()] {
+    let mut bytes = [0; MutableArpPacket::minimum_packet_size()];
+    let mut arp = MutableArpPacket::new(&mut bytes).expect("the buffer has ARP's length");
+    arp.set_hardware_type(ArpHardwareTypes::Ethernet);
+    arp.set_protocol_type(EtherTypes::Ipv4);
+    arp.set_hw_addr_len(6);
+    arp.set_proto_addr_len(4);
+    arp.set_operation(operation);
+    arp.set_sender_hw_addr(sender.0);
+    arp.set_sender_proto_addr(sender.1);
+    arp.set_target_hw_addr(target.0);
+    arp.set_target_proto_addr(target.1);
+    bytes
 }
 
 fn parse(bytes: &[u8]) -> Option<Message> {

@@ -1,9 +1,10 @@
 //! Claim frames on the wire: a packet socket for IP protocol 150.
 //!
-//! Frames go to the virtual IP's group MAC, so a claim shares the fate of the
-//! SYN it is about. The socket has a group membership of its own, so that it
-//! hears the cluster before anything is installed; it ends with the socket. Overrun: the kernel drops frames at a full
-//! receive buffer; the sequence numbers show it to the core as loss.
+//! Frames go to the MAC that the virtual IP resolves to, in every mode, so a claim shares the fate
+//! of the SYN it is about. The socket has a membership of its own (and one in the IP
+//! group, in mode `igmp`), so that it hears the cluster before anything is installed; it ends with the
+//! socket. Overrun: the kernel drops frames at a full receive buffer; the sequence numbers show it
+//! to the core as loss.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,9 +17,10 @@ use pnet::packet::ip::IpNextHeaderProtocol;
 use pnet::packet::ipv4::{Ipv4Flags, MutableIpv4Packet, checksum};
 use socket2::Socket;
 
+use super::cluster_mac::{MacMode, igmp_group};
+use super::igmp::Membership;
 use super::link::Link;
 use super::packet_socket;
-use super::rules::group_mac;
 
 const IP_HEADER_LEN: usize = 20;
 /// DSCP class selector 6, network control: ahead of bulk traffic where a
@@ -35,11 +37,12 @@ pub struct ClaimSocket {
     vip: Ipv4Addr,
     /// Frames that the kernel did not take.
     pub unsent: u64,
+    _membership: Option<Membership>,
 }
 
 impl ClaimSocket {
-    /// Opens the socket and joins the group MAC of `vip`.
-    pub fn open(link: &Link, vip: Ipv4Addr) -> io::Result<Self> {
+    /// Opens the socket and lets the interface receive frames to the MAC of `vip`.
+    pub fn open(link: &Link, vip: Ipv4Addr, mode: MacMode) -> io::Result<Self> {
         // ip[9] is the protocol, ip[16..20] the destination.
         let filter = [
             packet_socket::load_byte(9),
@@ -50,10 +53,16 @@ impl ClaimSocket {
             packet_socket::reject(),
         ];
         let socket = packet_socket::open(libc::ETH_P_IP, link.index, &filter)?;
-        packet_socket::join(&socket, link.index, group_mac(vip))?;
+        let mac = mode.address(vip);
+        packet_socket::join(&socket, link.index, mac)?;
         packet_socket::force_receive_buffer(&socket, RECEIVE_BUFFER)?;
-        let destination = packet_socket::address(libc::ETH_P_IP, link.index, group_mac(vip));
-        Ok(Self { socket, destination, source: link.address, vip, unsent: 0 })
+        let membership = match mode {
+            MacMode::Igmp => Some(Membership::join(igmp_group(vip), link.index)?),
+            MacMode::Multicast | MacMode::Stealth | MacMode::Shared => None,
+        };
+        let destination = packet_socket::address(libc::ETH_P_IP, link.index, mac);
+        let source = link.address;
+        Ok(Self { socket, destination, source, vip, unsent: 0, _membership: membership })
     }
 
     /// Sends one frame. What the kernel does not take now is counted as unsent:

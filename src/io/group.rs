@@ -33,11 +33,6 @@ pub fn unsubscribe(group: MacAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// The MACs to which interfaces of this network namespace subscribe this way.
-pub fn subscribed() -> io::Result<Vec<MacAddr>> {
-    Ok(fs::read_to_string(PROC)?.lines().filter_map(subscription).map(|(_, mac)| mac).collect())
-}
-
 /// The interface and the MAC of a line, if it is about a static subscription.
 fn subscription(line: &str) -> Option<(&str, MacAddr)> {
     let mut fields = line.split_ascii_whitespace().skip(1);

@@ -10,6 +10,11 @@ use pnet::util::MacAddr;
 use rtnetlink::packet_core::ErrorMessage;
 
 use crate::failure::Failure;
+use crate::io::cluster_mac::MacMode;
+
+mod reception;
+
+pub use reception::Marked;
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
@@ -18,7 +23,7 @@ pub struct Link {
     pub name: String,
     /// Interface index.
     pub index: u32,
-    /// The interface's own MAC.
+    /// The interface's own MAC, also while it has a cluster's instead (mode `shared`).
     pub mac: MacAddr,
     /// This host's own address in the subnet of the virtual IP.
     pub address: Ipv4Addr,
@@ -54,11 +59,7 @@ impl Links {
             }
         };
         let name = &canonical_name(&link).unwrap_or_else(|| name.to_owned());
-        let mac = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(&mac[..]).ok(),
-            _ => None,
-        });
-        let (LinkLayerType::Ether, Some(mac)) = (link.header.link_layer_type, mac) else {
+        let (LinkLayerType::Ether, Some(mac)) = (link.header.link_layer_type, mac_of(&link)) else {
             return Err(Failure::config(&format!(
                 "{name} is not an Ethernet interface ({:?}): a virtual IP needs a segment on \
                  which every host receives every frame",
@@ -76,8 +77,11 @@ impl Links {
             )));
         }
         let index = link.header.index;
+        let mut marks = reception::marks_of(&link);
+        let shared = marks.find(|mark| mark.mode == MacMode::Shared);
+        let own = shared.filter(|mark| mac == mark.mode.address(mark.vip)).map(|mark| mark.own);
         let address = self.own_address(name, index, vip).await?;
-        Ok(Link { name: name.clone(), index, mac: mac.into(), address })
+        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), address })
     }
 
     /// This host's address in the subnet that contains `vip`.
@@ -122,6 +126,12 @@ impl Links {
             None | Some(Err(rtnetlink::Error::NetlinkError(_))) => Ok(false),
             Some(Err(error)) => Err(error).context("look for the interface"),
         }
+    }
+
+    /// The addresses of hosts that an interface has: all but virtual IPs.
+    pub async fn host_addresses(&self, index: u32) -> Result<Vec<Ipv4Addr>> {
+        let all = self.addresses().await?.into_iter();
+        Ok(all.filter(|a| a.index == index && a.prefix < 32).map(|a| a.ip).collect())
     }
 
     /// The interfaces that have `vip` as an address.
@@ -175,6 +185,14 @@ impl Links {
         }
         Ok(addresses)
     }
+}
+
+/// The MAC of an interface, if it is one of Ethernet's length.
+fn mac_of(link: &LinkMessage) -> Option<MacAddr> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => <[u8; 6]>::try_from(&mac[..]).ok().map(MacAddr::from),
+        _ => None,
+    })
 }
 
 /// The name that rules must use.

@@ -12,8 +12,11 @@
 //! | [`nft_sets`], [`kernel_buckets`], [`foreign_flows`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
-//! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
-//! | [`link`] | rtnetlink | the interface and its addresses |
+//! | [`cluster_mac`] | none | the MAC that the virtual IP resolves to, by mode |
+//! | [`group`] | `SIOCADDMULTI` | receiving frames to a group MAC, also after a crash |
+//! | [`igmp`] | `IP_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
+//! | [`link`] | rtnetlink | the interface, its addresses, its MACs |
+//! | [`mark`] | none | a note on the interface of what a daemon does to it |
 //! | [`packet`] | none | IPv4, TCP and UDP headers of what the others deliver |
 //! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
 //! | [`poller`] | `epoll` | waiting with nanosecond deadlines |
@@ -23,12 +26,15 @@
 
 pub mod arp;
 pub mod claim_socket;
+pub mod cluster_mac;
 pub mod conntrack;
 pub mod error;
 pub mod foreign_flows;
 pub mod group;
+pub mod igmp;
 pub mod kernel_buckets;
 pub mod link;
+pub mod mark;
 pub mod message;
 pub mod netlink;
 pub mod nflog;

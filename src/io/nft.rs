@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::rules::{TABLE_FAMILIES, table_name, vip_of_table};
+use super::rules::{Ruleset, table_name, vip_of_table};
 use crate::failure::Failure;
 
 fn nft(args: &[&str], script: &str) -> Result<Output> {
@@ -53,21 +53,32 @@ pub fn has_queue() -> Result<bool> {
     Ok(nft(&["--check", "-f", "-"], script)?.status.success())
 }
 
-/// The virtual IPs for which a table of ours exists in this network namespace.
-pub fn installed() -> Result<Vec<Ipv4Addr>> {
+/// Does this kernel let rules decide about frames as they come from an interface? Changes nothing.
+pub fn has_ingress() -> Result<bool> {
+    let script = "add table netdev clusterd_probe\n\
+                  add chain netdev clusterd_probe c { type filter hook ingress device \"lo\" priority 0; }\n\
+                  add rule netdev clusterd_probe c meta pkttype set host\n";
+    Ok(nft(&["--check", "-f", "-"], script)?.status.success())
+}
+
+/// The tables of ours in this network namespace: family and virtual IP of each.
+pub fn installed() -> Result<Vec<(String, Ipv4Addr)>> {
     let listing = succeed(nft(&["list", "tables"], "")?, "list the tables")?;
     Ok(String::from_utf8_lossy(&listing)
         .lines()
-        .filter_map(|line| vip_of_table(line.split_whitespace().nth(2)?))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            Some((words.next()?.to_owned(), vip_of_table(words.next()?)?))
+        })
         .collect())
 }
 
-/// The tables of `vip` as nft lists them, without counts and without the
+/// The tables of a ruleset as nft lists them, without counts and without the
 /// elements of sets, which change all the time; `None` if one is missing.
-pub fn listing(vip: Ipv4Addr) -> Result<Option<Vec<u8>>> {
-    let name = table_name(vip);
+pub fn listing(rules: &Ruleset) -> Result<Option<Vec<u8>>> {
+    let name = table_name(rules.vip);
     let mut listing = Vec::new();
-    for family in TABLE_FAMILIES {
+    for family in rules.families() {
         let output = nft(&["--stateless", "--terse", "list", "table", family, &name], "")?;
         if !output.status.success() {
             return Ok(None);

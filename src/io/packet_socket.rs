@@ -64,13 +64,14 @@ pub fn address(ethertype: i32, interface: u32, mac: MacAddr) -> SockAddr {
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }
 
-/// Lets the interface receive frames to a group MAC as long as the socket is open.
-pub fn join(socket: &Socket, interface: u32, group: MacAddr) -> io::Result<()> {
+/// Lets the interface receive frames to a MAC as long as the socket is open.
+pub fn join(socket: &Socket, interface: u32, mac: MacAddr) -> io::Result<()> {
     let mut address = [0; 8];
-    address[..6].copy_from_slice(&group.octets());
+    address[..6].copy_from_slice(&mac.octets());
+    let kind = if mac.is_multicast() { libc::PACKET_MR_MULTICAST } else { libc::PACKET_MR_UNICAST };
     let request = libc::packet_mreq {
         mr_ifindex: interface as i32,
-        mr_type: libc::PACKET_MR_MULTICAST as u16,
+        mr_type: kind as u16,
         mr_alen: 6,
         mr_address: address,
     };

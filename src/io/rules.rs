@@ -1,8 +1,9 @@
 //! The nft ruleset of one virtual IP, as text (spec 9 says what each rule is for).
 //!
 //! Nothing here touches the kernel, so that `clusterd rules` can print the
-//! rules without privileges. Everything lies in two tables of our own, one in
-//! family `inet`, one in family `arp`, named after the virtual IP.
+//! rules without privileges. Everything lies in tables of our own, one in
+//! family `inet`, one in family `arp`, in mode `stealth` one in family `netdev`, named after the
+//! virtual IP.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -11,7 +12,8 @@ use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
 use clusterd::wire::{IP_PROTOCOL, PORTS_MAX};
-use pnet::util::MacAddr;
+
+use super::cluster_mac::MacMode;
 
 /// Connection tracking label of flows whose client has chosen this host.
 ///
@@ -94,6 +96,8 @@ pub struct Ruleset {
     pub interface: String,
     /// The virtual IP.
     pub vip: Ipv4Addr,
+    /// What kind of MAC it resolves to.
+    pub mac: MacMode,
     /// This host's own address on the interface.
     pub own: Ipv4Addr,
     /// Form of the handshake guard.
@@ -109,10 +113,7 @@ pub struct Ruleset {
 /// offset to [`Ruleset::queue`].
 pub const QUEUE_CHAINS: [(&str, u16); 2] = [("contest", 0), ("incumbent", 1)];
 
-/// The families in which a virtual IP has a table.
-pub const TABLE_FAMILIES: [&str; 2] = ["inet", "arp"];
-
-/// Name of both tables of a virtual IP.
+/// Name of all tables of a virtual IP.
 pub fn table_name(vip: Ipv4Addr) -> String {
     format!("clusterd_{vip}")
 }
@@ -122,37 +123,40 @@ pub fn vip_of_table(name: &str) -> Option<Ipv4Addr> {
     name.strip_prefix("clusterd_")?.parse().ok()
 }
 
-/// The group MAC that a virtual IP resolves to: locally administered
-/// multicast, the prefix known from other shared-address clusters, then the IP.
-pub fn group_mac(vip: Ipv4Addr) -> MacAddr {
-    let [a, b, c, d] = vip.octets();
-    MacAddr::new(0x03, 0xbf, a, b, c, d)
-}
-
-/// The virtual IP that a group MAC of ours is made of.
-pub fn vip_of_group(group: MacAddr) -> Option<Ipv4Addr> {
-    match group.octets() {
-        [0x03, 0xbf, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
-        _ => None,
-    }
+/// The commands that remove the tables of a virtual IP in these families, present or not.
+pub fn remove(vip: Ipv4Addr, families: &[impl AsRef<str>]) -> String {
+    let name = table_name(vip);
+    let commands = families.iter().map(|family| {
+        let family = family.as_ref();
+        format!("add table {family} {name}\ndelete table {family} {name}\n")
+    });
+    commands.collect()
 }
 
 impl Ruleset {
+    /// The families in which it has a table.
+    pub fn families(&self) -> &'static [&'static str] {
+        match self.mac {
+            MacMode::Multicast | MacMode::Igmp | MacMode::Shared => &["inet", "arp"],
+            MacMode::Stealth => &["inet", "arp", "netdev"],
+        }
+    }
+
     /// The commands that install the tables, replacing earlier ones of the
     /// same name in one transaction.
     pub fn install(&self) -> String {
-        let mut text = Self::remove(self.vip);
-        self.inet_table(&mut text).expect("writing to a string cannot fail");
-        self.arp_table(&mut text).expect("writing to a string cannot fail");
+        let mut text = remove(self.vip, self.families());
+        self.tables(&mut text).expect("writing to a string cannot fail");
         text
     }
 
-    /// The commands that remove the tables of a virtual IP, present or not.
-    pub fn remove(vip: Ipv4Addr) -> String {
-        let name = table_name(vip);
-        TABLE_FAMILIES
-            .map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"))
-            .concat()
+    fn tables(&self, text: &mut String) -> std::fmt::Result {
+        self.inet_table(text)?;
+        self.arp_table(text)?;
+        match self.mac {
+            MacMode::Stealth => self.netdev_table(text),
+            MacMode::Multicast | MacMode::Igmp | MacMode::Shared => Ok(()),
+        }
     }
 
     fn inet_table(&self, text: &mut String) -> std::fmt::Result {
@@ -181,6 +185,10 @@ impl Ruleset {
             writeln!(text, "    drop\n  }}")?;
         }
         self.divide(text)?;
+        match self.mac {
+            MacMode::Shared => self.others(text)?,
+            MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => {}
+        }
         self.datagrams(text)?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
@@ -307,6 +315,19 @@ impl Ruleset {
         writeln!(text, "  }}")
     }
 
+    /// What is sent to the other hosts' own addresses comes in here as well, since all have one
+    /// MAC; hosts that forward would send it to each other until its TTL is used up.
+    fn others(&self, text: &mut String) -> std::fmt::Result {
+        let Self { interface, .. } = self;
+        writeln!(text, "  chain others {{")?;
+        writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
+        writeln!(
+            text,
+            "    iifname \"{interface}\" meta pkttype host fib daddr type unicast drop"
+        )?;
+        writeln!(text, "  }}")
+    }
+
     /// Datagrams to the virtual IP, and what a service of this host says in flows of others.
     fn datagrams(&self, text: &mut String) -> std::fmt::Result {
         let vip = self.vip;
@@ -355,6 +376,24 @@ impl Ruleset {
         writeln!(text, "    arp operation request arp saddr ip {vip} arp saddr ip set {own}")?;
         writeln!(text, "  }}\n}}")
     }
+
+    /// A frame to a unicast MAC that is not the interface's own is dropped by `ip_rcv` as somebody
+    /// else's, before any other hook. What else comes to that MAC stays somebody else's.
+    fn netdev_table(&self, text: &mut String) -> std::fmt::Result {
+        let Self { interface, vip, mac, .. } = self;
+        writeln!(text, "table netdev {} {{", table_name(*vip))?;
+        writeln!(text, "  chain inbound {{")?;
+        writeln!(
+            text,
+            "    type filter hook ingress device \"{interface}\" priority filter; policy accept;"
+        )?;
+        writeln!(
+            text,
+            "    ether daddr {} ip daddr {vip} meta pkttype set host",
+            mac.address(*vip)
+        )?;
+        writeln!(text, "  }}\n}}")
+    }
 }
 
 #[cfg(test)]
@@ -367,13 +406,5 @@ mod tests {
         assert_eq!(vip_of_table(&table_name(vip)), Some(vip));
         assert_eq!(vip_of_table("clusterd_x"), None);
         assert_eq!(vip_of_table("filter"), None);
-    }
-
-    #[test]
-    fn the_group_mac_is_a_group_address_made_of_the_ip() {
-        let vip = Ipv4Addr::new(10, 0, 0, 2);
-        assert_eq!(group_mac(vip).to_string(), "03:bf:0a:00:00:02");
-        assert_eq!(vip_of_group(group_mac(vip)), Some(vip));
-        assert_eq!(vip_of_group(MacAddr::broadcast()), None);
     }
 }

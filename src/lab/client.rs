@@ -218,11 +218,11 @@ impl Shared {
     fn attempt(&self, source: Ipv4Addr) -> Attempt {
         let begin = Instant::now();
         let mut connect = None;
-        let outcome = connect_to_vip(source)
+        let outcome = connect_to_vip(source, CONNECT_TIMEOUT)
             .map_err(|error| (Failure::of_connect(&error), error))
             .and_then(|(socket, took)| {
                 connect = Some(took);
-                hello(socket, begin)
+                hello(socket, begin + ATTEMPT_TIMEOUT)
             })
             .map_err(|(failure, error)| {
                 if failure == Failure::Other {
@@ -244,9 +244,9 @@ impl Shared {
 pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
     client.within(|| {
         let begin = Instant::now();
-        let answer = connect_to_vip(source)
+        let answer = connect_to_vip(source, CONNECT_TIMEOUT)
             .map_err(|error| (Failure::of_connect(&error), error))
-            .and_then(|(socket, _)| hello(socket, begin));
+            .and_then(|(socket, _)| hello(socket, begin + ATTEMPT_TIMEOUT));
         let error = match answer {
             Ok(_) | Err((Failure::Reset, _)) => return Ok(()),
             Err((Failure::ConnectTimeout, _)) => anyhow!("no SYN-ACK within {CONNECT_TIMEOUT:?}"),
@@ -264,7 +264,8 @@ pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
 /// request to the last byte.
 pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duration> {
     client.within(|| {
-        let (mut socket, _) = connect_to_vip(source).context("connect for a transfer")?;
+        let (mut socket, _) =
+            connect_to_vip(source, CONNECT_TIMEOUT).context("connect for a transfer")?;
         socket.set_read_timeout(Some(ATTEMPT_TIMEOUT))?;
         let begin = Instant::now();
         socket.write_all(format!("send {bytes}\n").as_bytes())?;
@@ -278,11 +279,36 @@ pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duratio
     })
 }
 
+/// Connects `count` times at once, and tells how many got an answer. `patience` is for the SYN-ACK,
+/// and again for the answer.
+pub fn knock(
+    client: &Namespace,
+    source: Ipv4Addr,
+    count: usize,
+    patience: Duration,
+) -> Result<usize> {
+    let attempt = || {
+        client.enter().expect("root may enter a namespace it made");
+        let (socket, _) = connect_to_vip(source, patience).ok()?;
+        hello(socket, Instant::now() + patience).ok()
+    };
+    thread::scope(|scope| {
+        let start = |_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, attempt);
+        let threads = (0..count).map(start).collect::<io::Result<Vec<_>>>();
+        let threads = threads.context("start a client thread; try fewer --connections")?;
+        let answered = threads.into_iter().map(|thread| {
+            let host = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            usize::from(host.is_some())
+        });
+        Ok(answered.sum())
+    })
+}
+
 /// The socket, and how long `connect` alone took.
-fn connect_to_vip(source: Ipv4Addr) -> io::Result<(Socket, Duration)> {
+fn connect_to_vip(source: Ipv4Addr, patience: Duration) -> io::Result<(Socket, Duration)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     bind_late(&socket, source)?;
-    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    socket.set_write_timeout(Some(patience))?;
     let begin = Instant::now();
     socket.connect(&SocketAddrV4::new(topology::VIP, topology::SERVICE_PORT).into())?;
     Ok((socket, begin.elapsed()))
@@ -311,11 +337,12 @@ fn choose_port_late(socket: &Socket) -> io::Result<()> {
 }
 
 /// Asks who is there; the client closes first.
-fn hello(mut socket: Socket, begin: Instant) -> Result<usize, (Failure, io::Error)> {
+fn hello(mut socket: Socket, deadline: Instant) -> Result<usize, (Failure, io::Error)> {
     let mut answer = [0; 16];
     let mut length = 0;
     let mut exchange = || -> io::Result<()> {
-        let left = ATTEMPT_TIMEOUT.saturating_sub(begin.elapsed()).max(Duration::from_millis(1));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left.max(Duration::from_millis(1));
         socket.set_read_timeout(Some(left))?;
         socket.write_all(b"hello\n")?;
         while !answer[..length].ends_with(b"\n") {

@@ -9,11 +9,16 @@ use clap::{Args, ValueEnum};
 use super::netns::Namespace;
 use super::topology::{VIP, host_name};
 use crate::cli::PacingArg;
+use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
 
 /// How the lab's daemons are to run.
 #[derive(Clone, Debug, Args)]
 pub struct DaemonArgs {
+    /// What kind of MAC the virtual IP resolves to.
+    #[arg(long, value_enum, default_value_t = MacMode::Multicast, value_name = "MODE")]
+    pub mac: MacMode,
+
     /// When a host claims a connection.
     #[arg(long, value_enum, default_value_t = PacingArg::Rank)]
     pub pacing: PacingArg,
@@ -43,8 +48,12 @@ impl DaemonArgs {
     }
 
     fn modes(&self) -> Vec<String> {
-        ["--pacing".to_owned(), name_of(&self.pacing), "--guard".to_owned(), name_of(&self.guard)]
-            .into()
+        let modes = [
+            ("--mac", name_of(&self.mac)),
+            ("--pacing", name_of(&self.pacing)),
+            ("--guard", name_of(&self.guard)),
+        ];
+        modes.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
     }
 }
 

@@ -19,6 +19,7 @@ mod measure;
 mod netns;
 mod oracle;
 mod process;
+mod reach;
 mod report;
 mod run;
 mod rush;
@@ -55,7 +56,11 @@ pub enum LabCommand {
     Flood(flood::FloodArgs),
     /// Raise a cluster that stays until `lab down`.
     Up(standing::UpArgs),
-    /// Run a command on a host of a lab (h1, h2..., client or switch).
+    /// Try each MAC mode on each kind of switch, and print which connections come about.
+    ///
+    /// Exits with 0 if those and only those combinations work that are said to.
+    Reach(reach::ReachArgs),
+    /// Run a command on a host of a lab (h1, h2..., client, switch or router).
     Exec(standing::ExecArgs),
     /// Take a lab down.
     Down(standing::DownArgs),
@@ -165,13 +170,7 @@ impl RunArgs {
             words.extend([name.to_owned(), value.to_string()])
         };
         option("--nodes", &cluster.nodes);
-        option(
-            "--topology",
-            &match cluster.topology {
-                Medium::Switch => "switch",
-                Medium::Hub => "hub",
-            },
-        );
+        option("--topology", &hosts::name_of(&cluster.topology));
         option("--connections", &self.connections);
         option("--concurrency", &self.concurrency);
         if let Some(rate) = &self.rate {
@@ -200,6 +199,7 @@ pub fn execute(command: &LabCommand) -> Result<ExitCode> {
         },
         LabCommand::Bench(args) => bench::run(args),
         LabCommand::Flood(args) => flood::run(args),
+        LabCommand::Reach(args) => reach::run(args),
         LabCommand::Up(args) => standing::up(args).map(|()| ExitCode::SUCCESS),
         LabCommand::Exec(args) => standing::exec(args).map(|never| match never {}),
         LabCommand::Down(args) => standing::down(args).map(|()| ExitCode::SUCCESS),
@@ -244,7 +244,8 @@ mod tests {
     fn the_command_line_in_the_report_repeats_the_run() {
         let words = [
             "--nodes=5",
-            "--topology=hub",
+            "--topology=mac-snooping",
+            "--mac=igmp",
             "--kill=h2@50%",
             "--pause=h3@1500ms:2s",
             "--link-down=h5@0%",

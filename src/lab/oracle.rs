@@ -14,7 +14,7 @@ use pnet::packet::ipv4::Ipv4Packet;
 use pnet::packet::tcp::{TcpFlags, TcpPacket};
 use serde::Serialize;
 
-use super::topology::{VIP, host_of_mac};
+use super::topology::{VIP, host_of_ttl};
 
 /// Claim frames and what they contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -155,7 +155,7 @@ impl Oracle {
         let from_vip = ip.get_source() == VIP;
         if flags & TcpFlags::RST != 0 {
             if from_vip {
-                let host = match host_of_mac(ethernet.get_source()) {
+                let host = match host_of_ttl(ip.get_ttl()) {
                     Some(host) => super::topology::host_name(host),
                     None => ethernet.get_source().to_string(),
                 };
@@ -171,7 +171,7 @@ impl Oracle {
         } else if from_vip {
             let isn = tcp.get_acknowledgement().wrapping_sub(1);
             let key = (ip.get_destination(), tcp.get_destination(), isn);
-            let host = host_of_mac(ethernet.get_source()).map_or(STRANGER, |host| host as u32);
+            let host = host_of_ttl(ip.get_ttl()).map_or(STRANGER, |host| host as u32);
             let attempt = self.attempts.entry(key).or_default();
             attempt.answered_by |= 1 << host;
             attempt.connected.get_or_insert((host, at));
@@ -262,14 +262,13 @@ fn count_claims(payload: &[u8], ring: &KeyRing, counts: &mut ClaimCounts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::topology::host_mac;
+    use crate::lab::topology::ttl_of_host;
     use clusterd::flow::ClusterKey;
     use clusterd::flow::{AttemptId, NodeId};
     use clusterd::wire::{Contest, Frame, Header};
     use pnet::packet::ethernet::MutableEthernetPacket;
     use pnet::packet::ipv4::MutableIpv4Packet;
     use pnet::packet::tcp::MutableTcpPacket;
-    use pnet::util::MacAddr;
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
     const PORT: u16 = 4711;
@@ -279,20 +278,18 @@ mod tests {
         Oracle::new(ClusterKey::public(VIP.into()).into())
     }
 
-    fn frame(
-        from: MacAddr,
-        source: Ipv4Addr,
-        protocol: IpNextHeaderProtocol,
-        payload: &[u8],
-    ) -> Vec<u8> {
+    /// What the client sends.
+    const CLIENT_TTL: u8 = 64;
+
+    fn frame(ttl: u8, source: Ipv4Addr, protocol: IpNextHeaderProtocol, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 14 + 20 + payload.len()];
         let mut ethernet = MutableEthernetPacket::new(&mut bytes).unwrap();
-        ethernet.set_source(from);
         ethernet.set_ethertype(EtherTypes::Ipv4);
         let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
         ip.set_version(4);
         ip.set_header_length(5);
         ip.set_total_length(20 + payload.len() as u16);
+        ip.set_ttl(ttl);
         ip.set_next_level_protocol(protocol);
         ip.set_source(source);
         ip.set_destination(if source == VIP { CLIENT } else { VIP });
@@ -300,7 +297,7 @@ mod tests {
         bytes
     }
 
-    fn segment(from: MacAddr, source: Ipv4Addr, flags: u8) -> Vec<u8> {
+    fn segment(ttl: u8, source: Ipv4Addr, flags: u8) -> Vec<u8> {
         let mut bytes = [0; 20];
         let mut tcp = MutableTcpPacket::new(&mut bytes).unwrap();
         tcp.set_flags(flags);
@@ -311,7 +308,7 @@ mod tests {
             tcp.set_source(PORT);
             tcp.set_sequence(ISN);
         }
-        frame(from, source, IpNextHeaderProtocols::Tcp, &bytes)
+        frame(ttl, source, IpNextHeaderProtocols::Tcp, &bytes)
     }
 
     fn observe(oracle: &mut Oracle, frames: &[Vec<u8>]) -> WireReport {
@@ -323,8 +320,8 @@ mod tests {
 
     #[test]
     fn a_second_host_that_answers_is_counted_and_a_repetition_is_not() {
-        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
-        let answer = |host| segment(host_mac(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
+        let answer = |host| segment(ttl_of_host(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
         let mut oracle = oracle();
         let one = observe(&mut oracle, &[syn.clone(), answer(0), syn, answer(0)]);
         assert_eq!((one.attempts, one.syns, one.syn_retransmissions), (1, 2, 1));
@@ -337,8 +334,8 @@ mod tests {
 
     #[test]
     fn a_handshake_is_from_the_first_syn_to_the_first_answer() {
-        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
-        let answer = |host| segment(host_mac(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
+        let answer = |host| segment(ttl_of_host(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
         let mut oracle = oracle();
         let frames = [syn.clone(), syn, answer(2), answer(0)];
         for (frame, second) in frames.iter().zip(5..) {
@@ -357,9 +354,9 @@ mod tests {
     #[test]
     fn resets_are_told_apart_by_their_sender() {
         let resets = [
-            segment(host_mac(1), VIP, TcpFlags::RST),
-            segment(host_mac(1), VIP, TcpFlags::RST | TcpFlags::ACK),
-            segment(MacAddr::zero(), CLIENT, TcpFlags::RST),
+            segment(ttl_of_host(1), VIP, TcpFlags::RST),
+            segment(ttl_of_host(1), VIP, TcpFlags::RST | TcpFlags::ACK),
+            segment(CLIENT_TTL, CLIENT, TcpFlags::RST),
         ];
         let report = observe(&mut oracle(), &resets);
         assert_eq!(report.resets_by_host, BTreeMap::from([("h2".to_owned(), 2)]));
@@ -374,9 +371,9 @@ mod tests {
         let payload =
             wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()).into());
         let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
-        let good = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
+        let good = frame(ttl_of_host(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
         let bytes = good.len() as u64;
-        let bad = frame(host_mac(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload[1..]);
+        let bad = frame(ttl_of_host(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload[1..]);
         let claims = observe(&mut oracle(), &[good, bad]).claims;
         let expected = ClaimCounts {
             frames: 2,
@@ -391,7 +388,7 @@ mod tests {
 
     #[test]
     fn no_length_field_and_no_truncation_panics() {
-        let syn = segment(MacAddr::zero(), CLIENT, TcpFlags::SYN);
+        let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
         let mut oracle = oracle();
         for length in 0..syn.len() {
             oracle.observe(&syn[..length], 0, Duration::ZERO);

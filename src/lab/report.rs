@@ -13,6 +13,7 @@ use super::hosts::name_of;
 use super::latency::Latency;
 use super::oracle::WireReport;
 use super::topology::{Medium, host_name};
+use crate::io::cluster_mac::MacMode;
 
 /// An attempt that starts this long after a fault, or earlier, may have met it.
 const FAULT_SHADOW: Duration = Duration::from_secs(2);
@@ -54,6 +55,7 @@ pub struct FaultOutcome {
 pub struct Report {
     nodes: usize,
     topology: Medium,
+    mac: MacMode,
     pacing: String,
     guard: String,
     claim_loss_percent: f64,
@@ -133,6 +135,7 @@ impl Report {
         Self {
             nodes: cluster.nodes,
             topology: cluster.topology,
+            mac: cluster.daemon.mac,
             pacing: name_of(&cluster.daemon.pacing),
             guard: name_of(&cluster.daemon.guard),
             claim_loss_percent: cluster.claim_loss.percent(),

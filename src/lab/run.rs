@@ -21,7 +21,7 @@ use super::netns::Namespace;
 use super::oracle::Oracle;
 use super::process::{self, Process, Sign};
 use super::report::{FaultOutcome, Outcome, Report};
-use super::topology::{self, Topology, VIP, host_name};
+use super::topology::{self, Plan, Topology, VIP, host_name};
 
 /// How long a service or daemon may take to say that it is ready: on an emulated kernel that loads
 /// a module for each kind of rule, one after the other.
@@ -179,10 +179,18 @@ impl Run<'_> {
     }
 
     fn load_and_judge(&mut self) -> Result<Outcome> {
-        let sources: Vec<_> =
-            topology::client_addresses(self.args.cluster.client_addresses).collect();
+        let Plan { medium, client_addresses, .. } = self.args.cluster.plan();
+        let sources: Vec<_> = topology::client_addresses(medium, client_addresses).collect();
+        let mode = self.args.cluster.daemon.mac;
         for &source in &sources {
-            client::first_connection(&self.topology.client, source)?;
+            client::first_connection(&self.topology.client, source).map_err(
+                |error| match medium.obstacle(mode) {
+                    Some(obstacle) => {
+                        error.context(format!("--mac {mode} cannot work here: {obstacle}"))
+                    }
+                    None => error,
+                },
+            )?;
         }
         if self.args.record.is_some() {
             // Hosts that have seen the others join are careful for a moment, and a simulated load

@@ -22,6 +22,7 @@ use super::netns::{self, Namespace};
 use super::process::{says_ready, start_detached};
 use super::run::READY_TIMEOUT;
 use super::topology::{Medium, SERVICE_PORT, Topology, VIP, host_address, host_mac, host_name};
+use crate::io::cluster_mac::MacMode;
 
 /// Where labs keep their logs, one directory each.
 const LABS: &str = "/run/clusterd-lab";
@@ -47,7 +48,7 @@ pub struct UpArgs {
 pub struct ExecArgs {
     #[command(flatten)]
     name: LabName,
-    /// h1, h2..., client or switch.
+    /// h1, h2..., client, switch or router.
     host: String,
     /// The command and its arguments.
     #[arg(
@@ -88,7 +89,8 @@ impl LabName {
         let prefix = self.namespace("");
         let is_role = |role: &str| {
             let is_host = |number: &str| number.parse::<usize>().is_ok();
-            role == "client" || role == "switch" || role.strip_prefix('h').is_some_and(is_host)
+            ["client", "switch", "router"].contains(&role)
+                || role.strip_prefix('h').is_some_and(is_host)
         };
         let directory = netns::named_path("");
         let entries = match fs::read_dir(&directory) {
@@ -113,6 +115,8 @@ struct Description {
     vip: String,
     port: u16,
     topology: Medium,
+    mac_mode: MacMode,
+    mac: String,
     client_namespace: String,
     switch_namespace: String,
     hosts: Vec<HostDescription>,
@@ -191,6 +195,8 @@ fn raise(args: &UpArgs) -> Result<Description> {
         vip: VIP.to_string(),
         port: SERVICE_PORT,
         topology: args.cluster.topology,
+        mac_mode: args.cluster.daemon.mac,
+        mac: args.cluster.daemon.mac.address(VIP).to_string(),
         client_namespace: name.namespace("client"),
         switch_namespace: name.namespace("switch"),
         hosts: descriptions,

@@ -7,19 +7,23 @@
 //!     |         |         |                |
 //!     +---------+--- br0 (switch) ---------+       the VIP is 10.77.0.2
 //! ```
+//!
+//! With a router the client has addresses from 10.78.0.200 on, and the router 10.77.0.1 and 10.78.0.1.
+
+mod medium;
 
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use pnet::util::MacAddr;
-use serde::Serialize;
 
 use super::isn::{self, Isn};
 use super::loss::ClaimLoss;
 use super::netns::Namespace;
+pub use medium::Medium;
+use medium::ROUTER_RULES;
 
 /// The virtual IP address that the hosts answer together.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -34,15 +38,9 @@ pub const HOSTS_MAX: usize = 32;
 /// The most client addresses the address plan has room for.
 pub const CLIENT_ADDRESSES_MAX: usize = 50;
 
-/// How the segment between the hosts forwards frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Medium {
-    /// A learning switch: unicast goes to one port, multicast to all.
-    Switch,
-    /// A hub: every frame goes to every port.
-    Hub,
-}
+/// Default TTL of a host's packets: 66 of h1, 68 of h2 and so on. It tells in a capture which host
+/// has sent a packet, in each MAC mode, before a router and behind it.
+const TTL_OF_FIRST: u8 = 66;
 
 /// What the segment is made of.
 #[derive(Clone, Debug)]
@@ -51,7 +49,7 @@ pub struct Plan {
     pub nodes: usize,
     /// Number of addresses the client connects from.
     pub client_addresses: usize,
-    /// Switch or hub.
+    /// What connects them.
     pub medium: Medium,
     /// Whether hosts differ in their TCP sequence numbers.
     pub isn: Isn,
@@ -66,19 +64,23 @@ pub struct Topology {
     pub hosts: Vec<Namespace>,
     /// The namespace connections come from.
     pub client: Namespace,
+    /// The router between client and switch, if there is one.
+    router: Option<Namespace>,
 }
 
 impl Topology {
     /// Raises the segment in namespaces made by `make`, which is told the role
-    /// of each: `switch`, `client`, `h1`, `h2`...
+    /// of each: `switch`, `client`, `router`, `h1`, `h2`...
     pub fn raise(plan: &Plan, make: impl Fn(&str) -> Result<Namespace>) -> Result<Self> {
         let topology = Self {
             switch: make("switch")?,
             hosts: (0..plan.nodes).map(|host| make(&host_name(host))).collect::<Result<_>>()?,
             client: make("client")?,
+            router: (plan.medium == Medium::Router).then(|| make("router")).transpose()?,
         };
         let quiet = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
-        for namespace in topology.hosts.iter().chain([&topology.switch, &topology.client]) {
+        let others = [&topology.switch, &topology.client].into_iter().chain(&topology.router);
+        for namespace in topology.hosts.iter().chain(others) {
             namespace.set_sysctls(&quiet)?;
         }
         // Frames that cross the switch are none of its IP layer's business.
@@ -89,12 +91,18 @@ impl Topology {
             ("ipv4/tcp_tw_reuse", "1"),
         ])?;
 
-        topology.ip(&topology.switch, &topology.switch_commands(plan))?;
+        topology.plug(plan)?;
         for (index, host) in topology.hosts.iter().enumerate() {
+            let ttl = ttl_of_host(index).to_string();
+            host.set_sysctls(&[("ipv4/ip_default_ttl", &ttl)])?;
+            host.set_sysctls(plan.medium.host_settings())?;
             topology.ip(host, &interface_commands([host_address(index)]))?;
         }
-        topology
-            .ip(&topology.client, &interface_commands(client_addresses(plan.client_addresses)))?;
+        topology.ip(
+            &topology.client,
+            &interface_commands(client_addresses(plan.medium, plan.client_addresses)),
+        )?;
+        topology.route()?;
         if plan.isn == Isn::Distinct {
             topology.client.set_sysctls(&[("ipv4/tcp_sack", "0")])?;
             for (index, host) in topology.hosts.iter().enumerate() {
@@ -119,29 +127,61 @@ impl Topology {
         self.ip(&self.switch, &format!("link set {} down\n", host_name(host)))
     }
 
-    fn switch_commands(&self, plan: &Plan) -> String {
-        // A bridge that forgets addresses at once never learns a port: a hub.
-        let ageing = match plan.medium {
-            Medium::Switch => "",
-            Medium::Hub => " ageing_time 0",
-        };
-        let mut commands = format!(
-            "link add br0 type bridge mcast_snooping 0 stp_state 0 forward_delay 0{ageing}\n"
-        );
-        let ports = self
-            .hosts
-            .iter()
-            .enumerate()
-            .map(|(index, host)| (host_name(index), host_mac(index), host))
-            .chain([("client".to_owned(), CLIENT_MAC, &self.client)]);
-        for (port, mac, namespace) in ports {
-            let netns = namespace.path();
+    /// Makes the switch and plugs hosts and client in, the client by way of the router if there is one.
+    fn plug(&self, plan: &Plan) -> Result<()> {
+        let medium = plan.medium;
+        let mut commands = medium.bridges();
+        let mut ports = Vec::new();
+        let mut cable = |port: String, bridge: &str, end: &Namespace, mac: Option<MacAddr>| {
+            let address = mac.map_or_else(String::new, |mac| format!("address {mac} "));
             commands += &format!(
-                "link add {port} type veth peer name eth0 address {mac} netns {netns}\n\
-                 link set {port} master br0 up\n"
+                "link add {port} type veth peer name eth0 {address}netns {}\n\
+                 link set {port} master {bridge} up\n",
+                end.path()
             );
+            ports.push(port);
+        };
+        for (index, host) in self.hosts.iter().enumerate() {
+            let bridge = medium.bridge_of(index, plan.nodes);
+            cable(host_name(index), bridge, host, Some(host_mac(index)));
         }
-        commands + "link set br0 up\nlink set lo up\n"
+        match &self.router {
+            Some(router) => {
+                cable("router".to_owned(), medium.bridge_of_client(), router, None);
+                let (end, mac) = (self.client.path(), CLIENT_MAC);
+                self.ip(
+                    router,
+                    &format!("link add eth1 type veth peer name eth0 address {mac} netns {end}\n"),
+                )?;
+            }
+            None => {
+                let bridge = medium.bridge_of_client();
+                cable("client".to_owned(), bridge, &self.client, Some(CLIENT_MAC));
+            }
+        }
+        commands += &medium.start(&ports);
+        self.ip(&self.switch, &commands)?;
+        match medium.switch_rules(&ports) {
+            Some(rules) => feed(&self.switch, "nft", &["-f", "-"], &rules)
+                .context("install the rules of the switch; this needs nftables and Linux 5.16"),
+            None => Ok(()),
+        }
+    }
+
+    /// Configures the router, and tells hosts and client of it.
+    fn route(&self) -> Result<()> {
+        let Some(router) = &self.router else { return Ok(()) };
+        self.ip(
+            router,
+            "link set lo up\nlink set eth0 up\nlink set eth1 up\n\
+             addr add 10.77.0.1/24 dev eth0\naddr add 10.78.0.1/24 dev eth1\n",
+        )?;
+        router.set_sysctls(&[("ipv4/ip_forward", "1")])?;
+        feed(router, "nft", &["-f", "-"], ROUTER_RULES)?;
+        self.ip(&self.client, "route add default via 10.78.0.1\n")?;
+        self.hosts
+            .iter()
+            .try_for_each(|host| self.ip(host, "route add 10.78.0.0/24 via 10.77.0.1\n"))
     }
 
     /// Runs commands of the program `ip` in one of the namespaces, one per line.
@@ -160,19 +200,33 @@ pub fn host_address(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 11 + index as u8)
 }
 
-/// MAC address of the host at `index`; captures identify a host by it.
+/// MAC address of the host at `index`; in mode `shared` it has another one while its daemon runs.
 pub fn host_mac(index: usize) -> MacAddr {
     MacAddr::new(2, 0, 0, 0, 0, 1 + index as u8)
 }
 
-/// The host whose MAC address this is.
-pub fn host_of_mac(mac: MacAddr) -> Option<usize> {
-    (0..HOSTS_MAX).find(|&index| host_mac(index) == mac)
+/// The TTL of the packets that a host sends.
+pub fn ttl_of_host(index: usize) -> u8 {
+    TTL_OF_FIRST + 2 * index as u8
+}
+
+/// The host that has sent a packet with this TTL, through one router at most.
+pub fn host_of_ttl(ttl: u8) -> Option<usize> {
+    (0..HOSTS_MAX).find(|&index| [0, 1].contains(&ttl_of_host(index).wrapping_sub(ttl)))
 }
 
 /// The addresses the client connects from.
-pub fn client_addresses(count: usize) -> impl Iterator<Item = Ipv4Addr> {
-    (0..count as u8).map(|index| Ipv4Addr::new(10, 77, 0, 200 + index))
+pub fn client_addresses(medium: Medium, count: usize) -> impl Iterator<Item = Ipv4Addr> {
+    let network = match medium {
+        Medium::Router => 78,
+        Medium::Switch
+        | Medium::Hub
+        | Medium::Snooping
+        | Medium::MacSnooping
+        | Medium::NoUnknownFlood
+        | Medium::Tree => 77,
+    };
+    (0..count as u8).map(move |index| Ipv4Addr::new(10, network, 0, 200 + index))
 }
 
 fn interface_commands(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
@@ -213,17 +267,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_names_its_host() {
+    fn a_packet_names_its_host() {
         for index in 0..HOSTS_MAX {
-            assert_eq!(host_of_mac(host_mac(index)), Some(index));
+            assert_eq!(host_of_ttl(ttl_of_host(index)), Some(index));
+            assert_eq!(host_of_ttl(ttl_of_host(index) - 1), Some(index), "behind a router");
         }
-        assert_eq!(host_of_mac(CLIENT_MAC), None);
+        assert_eq!(host_of_ttl(64), None);
     }
 
     #[test]
     fn the_address_plan_has_room_for_every_host() {
-        let last_client = client_addresses(CLIENT_ADDRESSES_MAX).last().unwrap();
-        assert!(host_address(HOSTS_MAX - 1) < client_addresses(1).next().unwrap());
+        let last_client = client_addresses(Medium::Hub, CLIENT_ADDRESSES_MAX).last().unwrap();
+        let first_client = client_addresses(Medium::Hub, 1).next().unwrap();
+        assert!(host_address(HOSTS_MAX - 1) < first_client);
         assert!(last_client < Ipv4Addr::new(10, 77, 0, 255));
     }
 }

@@ -1,15 +1,23 @@
 //! The VIP and the hosts' own MACs never meet in an ARP frame.
 
 use crate::capture::ArpTap;
-use crate::rig::{GROUP_MAC, Lab, VIP};
+use crate::rig::{Lab, MAC_MODES, VIP, cluster_mac, mac_text};
 
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
 
 #[test]
 fn no_arp_frame_pairs_the_vip_with_a_host() {
-    let Some(lab) = Lab::up(3, "strict") else { return };
-    let tap = ArpTap::open(&lab);
+    for (mode, topology) in MAC_MODES {
+        let options = ["--guard", "strict", "--mac", mode, "--topology", topology];
+        let Some(lab) = Lab::up_with(3, &options) else { return };
+        asks_and_answers_name_the_cluster_mac(&lab, mode);
+    }
+}
+
+fn asks_and_answers_name_the_cluster_mac(lab: &Lab, mode: &str) {
+    let mac = cluster_mac(mode);
+    let tap = ArpTap::open(lab);
     let mut frames = Vec::new();
     for _ in 0..20 {
         // Each host must ask for the client before it can answer from the VIP:
@@ -25,20 +33,24 @@ fn no_arp_frame_pairs_the_vip_with_a_host() {
     }
     // The client's kernel asked, too, and knows the one right answer only.
     let neighbours = lab.shell("client", &format!("ip neigh show {VIP}"));
-    assert_eq!(
-        neighbours.split("lladdr ").nth(1).map(|rest| &rest[..17]),
-        Some("03:bf:0a:4d:00:02")
-    );
+    let known = neighbours.split("lladdr ").nth(1).map(|rest| rest[..17].to_owned());
+    assert_eq!(known, Some(mac_text(mac)), "{mode}");
 
-    let is_host = |mac: [u8; 6]| mac[..5] == [2, 0, 0, 0, 0];
     let of_vip: Vec<_> = frames.iter().filter(|frame| frame.sender == VIP.octets()).collect();
     assert!(of_vip.iter().any(|frame| frame.operation == REPLY), "the client asked for the VIP");
     for frame in of_vip {
-        assert_eq!(frame.sender_mac, GROUP_MAC, "{frame:?}");
+        assert_eq!(frame.sender_mac, mac, "{mode}: {frame:?}");
     }
+    let is_host = |sender: [u8; 4]| sender[..3] == [10, 77, 0] && (11..=13).contains(&sender[3]);
     let requests = frames.iter().filter(|frame| frame.operation == REQUEST);
     assert!(
-        requests.filter(|frame| is_host(frame.sender_mac)).count() > 0,
+        requests.filter(|frame| is_host(frame.sender)).count() > 0,
         "the hosts asked for the client: {frames:?}"
     );
+    // All but the mode in which it is their own.
+    if mode != "shared" {
+        assert!(frames.iter().all(|frame| frame.source != mac), "{mode}: {frames:?}");
+        let learned = lab.shell("switch", "bridge fdb show br br0");
+        assert!(!learned.contains(&mac_text(mac)), "{mode}: {learned}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::rig::{Lab, VIP, end, wait_until};
+use crate::rig::{Lab, MAC_MODES, VIP, end, wait_until};
 
 const SECOND_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 
@@ -14,6 +14,7 @@ impl Lab {
             "ip -d -o link",
             "ip -o addr",
             "ip maddr",
+            "bridge fdb show",
             "ip rule",
             "ip route show table all",
             // How many connections there are is no setting.
@@ -79,6 +80,47 @@ fn a_restart_after_a_kill_leaves_nothing_behind() {
         end(lab.start_daemon(1, VIP, &[]), libc::SIGTERM);
         assert_unchanged(&before, &lab.dump("h1"));
     }
+}
+
+/// In each MAC mode, also if it is another one after the crash.
+#[test]
+fn each_mac_mode_leaves_nothing_behind() {
+    let Some(lab) = Lab::bare() else { return };
+    let before = lab.dump("h1");
+    let kill_in = |mode: &str| {
+        end(lab.start_daemon(1, VIP, &["--mac", mode]), libc::SIGKILL);
+        assert_ne!(lab.dump("h1"), before, "a killed daemon cannot clean up");
+    };
+    for ((mode, _), (next, _)) in MAC_MODES.iter().zip(MAC_MODES.iter().cycle().skip(1)) {
+        kill_in(mode);
+        lab.shell("h1", &format!("nft flush ruleset; ip addr del {VIP}/32 dev eth0"));
+        let output = lab.run("h1", &["clusterd", "cleanup"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_unchanged(&before, &lab.dump("h1"));
+
+        kill_in(mode);
+        end(lab.start_daemon(1, VIP, &["--mac", mode]), libc::SIGTERM);
+        assert_unchanged(&before, &lab.dump("h1"));
+
+        kill_in(mode);
+        end(lab.start_daemon(1, VIP, &["--mac", next]), libc::SIGTERM);
+        assert_unchanged(&before, &lab.dump("h1"));
+    }
+}
+
+/// In mode `igmp` these have one group MAC.
+#[test]
+fn virtual_ips_that_end_alike_share_a_group_and_end_separately() {
+    let Some(lab) = Lab::bare() else { return };
+    lab.shell("h1", "ip addr add 10.78.0.11/24 dev eth0");
+    let before = lab.dump("h1");
+    let first = lab.start_daemon(1, VIP, &["--mac", "igmp"]);
+    let with_the_first = lab.dump("h1");
+    let second = lab.start_daemon(1, Ipv4Addr::new(10, 78, 0, 2), &["--mac", "igmp"]);
+    end(second, libc::SIGTERM);
+    assert_unchanged(&with_the_first, &lab.dump("h1"));
+    end(first, libc::SIGTERM);
+    assert_unchanged(&before, &lab.dump("h1"));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Output;
 
 use crate::dumps::assert_unchanged;
-use crate::rig::{BINARY as CLUSTERD, Lab, VIP, end};
+use crate::rig::{BINARY as CLUSTERD, Lab, VIP, cluster_mac, end, skip, wait_until};
+use crate::sender::Sender;
 
 const UNAVAILABLE: i32 = 69;
 const IN_USE: i32 = 75;
@@ -105,6 +106,40 @@ fn second_daemon() {
     let Some(lab) = Lab::bare() else { return };
     let first = lab.start_daemon(1, VIP, &[]);
     fails(&lab, &[CLUSTERD, "eth0", "10.77.0.2"], IN_USE, "is running on this host already");
+    end(first, libc::SIGTERM);
+}
+
+#[test]
+fn other_mac_mode() {
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    end(lab.daemon(1), libc::SIGTERM);
+    let words = [CLUSTERD, "eth0", "10.77.0.2", "--mac", "stealth"];
+    fails(&lab, &words, IN_USE, "10.77.0.2 is answered in mode --mac multicast by other hosts");
+    // Hosts that started before they could hear each other go on, and say so.
+    Sender::open(&lab).announce(cluster_mac("igmp"));
+    let warning = "another host answers in mode --mac igmp, this one in multicast";
+    wait_until("the host notices", || lab.log(2).contains(warning));
+}
+
+#[test]
+fn interface_without_a_second_mac() {
+    let Some(lab) = Lab::bare() else { return };
+    let add = ["ip", "link", "add", "mv0", "link", "eth0", "type", "macvlan"];
+    if !lab.run("h1", &add).status.success() {
+        let _: Option<()> = skip("needs macvlan");
+        return;
+    }
+    lab.shell("h1", "ip addr add 10.78.0.1/24 dev mv0; ip link set mv0 up");
+    let words = [CLUSTERD, "mv0", "10.78.0.2", "--mac", "stealth"];
+    fails(&lab, &words, UNAVAILABLE, "mv0 cannot receive frames to a second unicast MAC");
+}
+
+#[test]
+fn interface_with_another_shared_mac() {
+    let Some(lab) = Lab::bare() else { return };
+    let first = lab.start_daemon(1, VIP, &["--mac", "shared"]);
+    let words = [CLUSTERD, "eth0", "10.77.0.3", "--mac", "shared"];
+    fails(&lab, &words, CONFIG, "eth0 has the MAC of 10.77.0.2 already");
     end(first, libc::SIGTERM);
 }
 

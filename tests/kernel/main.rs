@@ -27,6 +27,7 @@ mod faults;
 mod flood;
 mod frames;
 mod log;
+mod mac;
 mod membership;
 mod overload;
 mod ports;

@@ -27,6 +27,26 @@ const POLL: Duration = Duration::from_millis(10);
 /// Labs of these tests are called `kt-PID-NUMBER`.
 const PREFIX: &str = "kt";
 
+/// The MAC modes, and a kind of switch on which each works.
+pub const MAC_MODES: [(&str, &str); 4] =
+    [("multicast", "switch"), ("igmp", "mac-snooping"), ("stealth", "snooping"), ("shared", "hub")];
+
+/// The MAC that the VIP resolves to, by spec 9.1.
+pub fn cluster_mac(mode: &str) -> [u8; 6] {
+    match mode {
+        "multicast" => GROUP_MAC,
+        "igmp" => [0x01, 0x00, 0x5e, 0x7f, 0, 2],
+        "stealth" => [0x02, 0xbf, 10, 77, 0, 2],
+        "shared" => [0x02, 0xbe, 10, 77, 0, 2],
+        other => panic!("there is no mode {other}"),
+    }
+}
+
+/// A MAC as tools print it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// A lab that stands until it is dropped. Hosts count from 1, as their names do.
 pub struct Lab {
     name: String,

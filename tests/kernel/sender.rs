@@ -52,6 +52,16 @@ impl Sender {
         self.send_raw(&ethernet_and_ip(64, libc::IPPROTO_TCP as u8, &segment));
     }
 
+    /// Says to all that the VIP is at `mac`.
+    pub fn announce(&self, mac: [u8; 6]) {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 1, 0]);
+        // ARP; Ethernet and IPv4 with addresses of 6 and 4 bytes; a request.
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend([&mac[..], &VIP.octets(), &[0; 6], &VIP.octets()].concat());
+        self.send_raw(&frame);
+    }
+
     fn send_raw(&self, frame: &[u8]) {
         // SAFETY: pointers and lengths describe the buffer and the address.
         let sent = unsafe {

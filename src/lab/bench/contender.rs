@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::PacingArg;
-use crate::io::rules::{Guard, group_mac};
+use crate::io::cluster_mac::MacMode;
+use crate::io::rules::Guard;
 use crate::io::{nft, xt_queue};
 use crate::lab::client::{self, fetch};
 use crate::lab::hosts::{DaemonArgs, daemon_command, service_command, this_program_in};
@@ -124,7 +125,7 @@ impl Cluster {
             deciders: Vec::new(),
             services: Vec::new(),
             topology: Topology::raise(&plan, |_role| Namespace::unnamed())?,
-            sources: topology::client_addresses(client_addresses).collect(),
+            sources: topology::client_addresses(plan.medium, client_addresses).collect(),
         };
         // A SYN that stays unanswered is given up after 7 s.
         cluster.topology.client.set_sysctls(&[("ipv4/tcp_syn_retries", "2")])?;
@@ -147,7 +148,8 @@ impl Cluster {
                     Contender::ByClaims(_) => vec!["--mode=claim".to_owned()],
                     _ => Vec::new(),
                 };
-                let args = DaemonArgs { pacing: PacingArg::Rank, guard, extra };
+                let (mac, pacing) = (MacMode::Multicast, PacingArg::Rank);
+                let args = DaemonArgs { mac, pacing, guard, extra };
                 cluster
                     .start("daemon", |namespace, _| daemon_command(namespace, &args, None, None))?
             }
@@ -192,7 +194,7 @@ impl Cluster {
     /// the client's table of neighbours.
     fn configure(&self, hosts: usize) -> Result<()> {
         let has_queue = nft::has_queue()?;
-        let mac = group_mac(VIP);
+        let mac = MacMode::Multicast.address(VIP);
         for (host, namespace) in self.topology.hosts.iter().enumerate() {
             feed(namespace, "nft", &["-f", "-"], &self.contender.rules(host, has_queue))?;
             if self.contender == Contender::Floor && !has_queue {

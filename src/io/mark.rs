@@ -1,0 +1,78 @@
+//! A note on the interface of what a daemon does to it, as one of its alternative names.
+//!
+//! It outlives the daemon and goes with the interface, other programs that flush rules or remove
+//! addresses leave it alone, and `ip link` shows it. So the next start, or `clusterd cleanup`, knows
+//! what a killed daemon has left, and which MAC the interface had before.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use pnet::util::MacAddr;
+
+use super::cluster_mac::MacMode;
+
+/// What the name of every mark begins with.
+const PREFIX: &str = "clusterd";
+
+/// What a daemon does to an interface. As a name: `clusterd-10.0.0.2-stealth-020000000001`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The virtual IP.
+    pub vip: Ipv4Addr,
+    /// How frames to it get in.
+    pub mode: MacMode,
+    /// The MAC that the interface had before.
+    pub own: MacAddr,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}-{}-{}-", self.vip, self.mode)?;
+        self.own.octets().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A name that is not a mark.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoMark;
+
+impl FromStr for Mark {
+    type Err = NoMark;
+
+    fn from_str(name: &str) -> Result<Self, NoMark> {
+        let fields: Vec<_> = name.split('-').collect();
+        let [PREFIX, vip, mode, own] = fields[..] else { return Err(NoMark) };
+        let number = u64::from_str_radix(own, 16).ok().filter(|_| own.len() == 12);
+        let [_, _, a, b, c, d, e, f] = number.ok_or(NoMark)?.to_be_bytes();
+        Ok(Self {
+            vip: vip.parse().map_err(|_| NoMark)?,
+            mode: MacMode::from_str(mode, false).map_err(|_| NoMark)?,
+            own: MacAddr::new(a, b, c, d, e, f),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_was_written() {
+        let mark = Mark {
+            vip: Ipv4Addr::new(10, 0, 0, 2),
+            mode: MacMode::Stealth,
+            own: MacAddr::new(2, 0, 0, 0, 0, 1),
+        };
+        assert_eq!(mark.to_string(), "clusterd-10.0.0.2-stealth-020000000001");
+        for mode in MacMode::ALL {
+            let mark = Mark { mode, ..mark.clone() };
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        for name in ["eth0", "clusterd", "clusterd-10.0.0.2-stealth-02000000000", "clusterd-x-y-z"]
+        {
+            assert_eq!(name.parse::<Mark>(), Err(NoMark), "{name}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The MAC modes, each on a switch that leaves it no other way.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+use crate::rig::{
+    Lab, MAC_MODES, PORT, VIP, cluster_mac, clusterd, end, mac_text, note, take_turn,
+};
+use crate::sender::CLIENT;
+use crate::sockets::{accept, hello};
+
+/// Where the client listens for what hosts have to say.
+const CLIENT_PORT: u16 = 9000;
+
+#[test]
+fn each_mac_mode_answers_and_leaves_the_hosts_their_own_addresses() {
+    for (mode, topology) in MAC_MODES {
+        let Some(lab) = Lab::up_with(3, &["--mac", mode, "--topology", topology]) else { return };
+        let status = lab.status(1);
+        assert_eq!(status["mac_mode"], mode);
+        assert_eq!(status["mac"], mac_text(cluster_mac(mode)));
+        let mut kept = lab.connect_to_host(1);
+        for host in [2, 3] {
+            lab.connect_to_host(host);
+        }
+        own_addresses_are_reached(&lab, mode);
+        own_connections_work(&lab, mode);
+        // A crash takes no connection along. On a switch that snoops they wait for the next start,
+        // since the membership is the daemon's.
+        end(lab.daemon(1), libc::SIGKILL);
+        if mode == "igmp" {
+            lab.start_daemon(1, VIP, &["--mac", mode]);
+        }
+        assert_eq!(hello(&mut kept).expect("the connection survives"), "h1", "{mode}");
+    }
+}
+
+/// By the client and by each other, whatever their MAC.
+fn own_addresses_are_reached(lab: &Lab, mode: &str) {
+    for (role, target) in [("client", 1), ("client", 2), ("client", 3), ("h1", 2), ("h3", 1)] {
+        let address = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 10 + target), PORT);
+        let stream = lab.within(role, || TcpStream::connect(address));
+        let mut stream =
+            stream.unwrap_or_else(|error| panic!("{mode}, {role} to {address}: {error}"));
+        assert_eq!(hello(&mut stream).expect("an answer"), format!("h{target}"), "{mode}, {role}");
+    }
+}
+
+/// To the VIP, which every host is itself, and from it.
+fn own_connections_work(lab: &Lab, mode: &str) {
+    let listener = lab.within("client", || {
+        let listener = TcpListener::bind((CLIENT, CLIENT_PORT)).expect("listen");
+        listener.set_nonblocking(true).expect("non-blocking");
+        listener
+    });
+    let listeners = [listener];
+    for host in 1..=3 {
+        let role = format!("h{host}");
+        let stream = lab.within(&role, || TcpStream::connect((VIP, PORT)));
+        let who = hello(&mut stream.expect("a host reaches the VIP")).expect("an answer");
+        assert_eq!(who, role, "{mode}: nobody else is asked");
+
+        let mut stream = lab.within(&role, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&SocketAddr::from((VIP, 0)).into()).expect("bind to the VIP");
+            let to = SocketAddr::from((CLIENT, CLIENT_PORT));
+            socket
+                .connect(&to.into())
+                .unwrap_or_else(|error| panic!("{mode}, from {role}: {error}"));
+            TcpStream::from(socket)
+        });
+        let mut other_end = accept(&listeners);
+        assert_eq!(other_end.peer_addr().expect("an address").ip(), VIP);
+        other_end.write_all(b"!").expect("send");
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("what comes back finds the one host that asked");
+    }
+}
+
+/// As `clusterd lab reach` says: a table of what works where, and why the rest cannot.
+#[test]
+fn each_mac_mode_works_where_it_is_said_to() {
+    let Some(_turn) = take_turn() else { return };
+    let output = clusterd(&["lab", "reach", "--json", "--connections", "30"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    let cells: Vec<Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(cells.len(), 28, "{stderr}{stdout}");
+    for cell in &cells {
+        note(&format!("{cell}"));
+        let works = cell["answered"] == 30 && cell["hearing"] == cell["hosts"];
+        assert_eq!(works, cell["obstacle"].is_null(), "{cell}");
+    }
+    assert!(output.status.success(), "{stderr}");
+}
+
+/// It goes with the daemon, however that ends, so that switches need not be told.
+#[test]
+fn the_membership_lasts_as_long_as_the_daemon() {
+    let Some(lab) = Lab::bare() else { return };
+    let groups = || lab.shell("h1", "ip maddr show dev eth0");
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let daemon = lab.start_daemon(1, VIP, &["--mac", "igmp"]);
+        assert!(groups().contains("inet  239.255.0.2"), "{}", groups());
+        end(daemon, signal);
+        assert!(!groups().contains("239.255.0.2"), "{}", groups());
+    }
+    assert!(groups().contains("01:00:5e:7f:00:02 static"), "for a plain switch: {}", groups());
+}
+
+#[test]
+fn the_rules_are_printed_by_mode() {
+    let Some(lab) = Lab::bare() else { return };
+    for (mode, _) in MAC_MODES {
+        let output = lab.run("h1", &["clusterd", "rules", "eth0", "10.77.0.2", "--mac", mode]);
+        assert!(output.status.success(), "{output:?}");
+        let rules = String::from_utf8(output.stdout).expect("UTF-8");
+        let accepts = "ether daddr 02:bf:0a:4d:00:02 ip daddr 10.77.0.2 meta pkttype set host";
+        assert_eq!(rules.contains(accepts), mode == "stealth", "{rules}");
+        assert_eq!(rules.contains("fib daddr type unicast drop"), mode == "shared", "{rules}");
+    }
+}
