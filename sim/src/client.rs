@@ -292,3 +292,53 @@ impl Client {
 fn sent(asked: bool) -> u32 {
     if asked { REQUEST } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When the SYNs leave, in seconds after the first.
+    fn syns(schedule: SynSchedule) -> Vec<u64> {
+        let mut client =
+            Client::new(FlowId(0), 1, Instant::default(), FirstWord::Client, Closes::Client);
+        let waits = std::iter::from_fn(|| client.syn(schedule)).map(|(_, wait)| wait.as_secs());
+        let left = |at: &mut u64, wait| {
+            let left = *at;
+            *at += wait;
+            Some(left)
+        };
+        waits.scan(0, left).collect()
+    }
+
+    /// As seen on Linux 6.18, and as `tcp_syn_retries` is documented.
+    #[test]
+    fn syns_are_said_again_as_linux_does() {
+        let linear = syns(SynSchedule::Linear);
+        assert_eq!(linear, [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67]);
+        assert_eq!(syns(SynSchedule::Exponential), [0, 1, 3, 7, 15, 31, 63]);
+    }
+
+    #[test]
+    fn who_has_closed_first_names_its_host_to_a_late_answer() {
+        let at = Instant::default();
+        let mut client = Client::new(FlowId(0), 1, at, FirstWord::Client, Closes::Client);
+        client.syn(SynSchedule::Linear);
+        let syn_ack = |sequence| Segment {
+            flow: FlowId(0),
+            flag: Flag::SynAck,
+            sequence,
+            acknowledgement: 2,
+            length: 0,
+        };
+        client.receive(at, syn_ack(1_000));
+        let answer = Segment { flag: Flag::Ack, length: ANSWER, ..syn_ack(1_001) };
+        client.receive(at, answer);
+        assert_eq!(client.outcome, Outcome::Served);
+        let late = |client: &mut Client, at| {
+            let said = client.receive(at, syn_ack(900_000));
+            said.iter().map(|segment| (segment.flag, segment.acknowledgement)).collect::<Vec<_>>()
+        };
+        assert_eq!(late(&mut client, at), [(Flag::Ack, 1_001 + ANSWER)]);
+        assert_eq!(late(&mut client, at + TIME_WAIT), [(Flag::Rst, 0)]);
+    }
+}

@@ -53,3 +53,15 @@ fn what_a_swarm_finds_is_shrunk_and_can_be_repeated() {
     let diagram = fs::read_to_string(at.join(format!("swarm-{seed}.txt"))).unwrap();
     assert!(diagram.contains("RST"), "{diagram}");
 }
+
+/// Scenarios are drawn for other numbers of hosts, and their faults name those.
+#[test]
+fn what_is_set_fits_what_is_drawn() {
+    let at = directory("swarm-set");
+    let output = start(&at, &["swarm", "--seeds", "16", "--set", "cluster.hosts=2"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    let output = start(&at, &["swarm", "--seeds", "1", "--set", "service.speeds=0"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(78) && error.contains("service.speeds"), "{error}");
+}

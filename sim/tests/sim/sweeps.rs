@@ -132,6 +132,14 @@ fn a_directory_holds_one_sweep() {
         assert!(error.contains("out holds another sweep"), "{error}");
         assert!(error.contains(difference), "{error}");
     }
+    // A file that the scenario names, with other contents.
+    let measured = ["--set", "host.wake=measured wake.hist", "--out", "measured"];
+    let measured = [&short[..], &measured].concat();
+    fs::write(at.join("wake.hist"), "delay_us,count\n10,1\n").unwrap();
+    run(&at, &measured);
+    fs::write(at.join("wake.hist"), "delay_us,count\n20,1\n").unwrap();
+    let error = fail(&at, &measured);
+    assert!(error.contains("other contents of the files"), "{error}");
     run(&at, &[&short[..], &["--seed", "2", "--out", "second"]].concat());
     let error = fail(&at, &["merge", "out", "second", "--out", "x.csv"]);
     assert!(error.contains("second is of another sweep than out: it has --seed 2"), "{error}");
