@@ -204,7 +204,6 @@ fn suppression_findings(outcome: &Outcome) -> Vec<Finding> {
     let (uniform, exponential) =
         (claims("uniform, 200 us", "64"), claims("truncated exponential, 200 us", "64"));
     let ranks = [claims("ranks, 250 us apart", "64"), claims("clusterd", "64")];
-    let start = claims("clusterd", "64");
     let silent = ["split by address", "hash (CLUSTERIP)", "Saru"];
     let spoken = silent.map(|name| claims(name, "16"));
     let doubled = silent.map(|name| second(name, "16"));
@@ -235,11 +234,6 @@ fn suppression_findings(outcome: &Outcome) -> Vec<Finding> {
                 both("ranks, 250 us apart"),
                 both("clusterd")
             ),
-        ),
-        Finding::new(
-            "64 hosts of clusterd that start at one moment do not claim at all at first: they decide by hash.",
-            compare(claims("clusterd", "32"), start, |claims, start| claims > 0.5 && start < 0.1),
-            format!("32 hosts {}, 64 hosts {}.", show(claims("clusterd", "32")), show(start)),
         ),
         Finding::new(
             "Rules that divide clients beforehand need no claims and give no second answers while nothing fails.",
