@@ -5,19 +5,30 @@
 //! the rules for the same reason.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use tracing::warn;
 
 use super::Shared;
 use crate::failure::Failure;
+use crate::io::kmod::{self, Module};
 use crate::io::link::{Link, Links};
 use crate::io::rules::{QUEUE_CHAINS, QueueBackend, Ruleset, group_mac, table_name, vip_of_group};
 use crate::io::watch::Watch;
 use crate::io::{group, nft, xt_queue};
 
-/// The rules, the subscription to the group MAC and the address, in force.
+/// What the kernel module does instead of rules.
+#[derive(Clone, Copy, Debug)]
+pub struct ModuleShare {
+    /// It sets the packet type.
+    pub module: Module,
+    /// It is the strict guard's gate, too.
+    pub is_gate: bool,
+}
+
+/// The rules, the subscription to the group MAC, the address, and what the kernel module is told, in
+/// force.
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
@@ -25,10 +36,16 @@ pub struct Installed<'a> {
 }
 
 impl<'a> Installed<'a> {
-    /// Installs the rules, the subscription, then the address. On failure nothing remains.
-    pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
+    /// Tells the module, installs the rules, the subscription, then the address. On failure
+    /// nothing remains.
+    pub async fn new(
+        links: &'a Links,
+        link: &Link,
+        rules: &Ruleset,
+        module: Option<ModuleShare>,
+    ) -> Result<Self> {
         let installed = Self { links, vip: rules.vip };
-        match Self::install(links, link, rules).await {
+        match Self::install(links, link, rules, module).await {
             Ok(()) => Ok(installed),
             Err(error) => {
                 installed.remove().await?;
@@ -37,7 +54,17 @@ impl<'a> Installed<'a> {
         }
     }
 
-    async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
+    async fn install(
+        links: &Links,
+        link: &Link,
+        rules: &Ruleset,
+        module: Option<ModuleShare>,
+    ) -> Result<()> {
+        if let Some(ModuleShare { module, is_gate }) = module {
+            module
+                .add(rules.vip.into(), is_gate.then_some(rules.queue))
+                .context("tell the kernel module about the virtual IP")?;
+        }
         install_rules(rules)?;
         group::subscribe(&rules.interface, group_mac(rules.vip))
             .context("subscribe to the group MAC")?;
@@ -98,9 +125,14 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
 /// killed ones. Rules alone are no evidence, others may have flushed them.
 pub fn left_behind() -> Result<BTreeSet<Ipv4Addr>> {
     let subscribed = group::subscribed().context("list group MAC subscriptions")?;
+    let in_module = kmod::vips().context("list the virtual IPs of the kernel module")?;
     Ok(nft::installed()?
         .into_iter()
         .chain(subscribed.into_iter().filter_map(vip_of_group))
+        .chain(in_module.into_iter().filter_map(|vip| match vip {
+            IpAddr::V4(vip) => Some(vip),
+            IpAddr::V6(_) => None,
+        }))
         .collect())
 }
 
@@ -118,5 +150,6 @@ pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
         links.remove_address(index, vip).await?;
     }
     group::unsubscribe(group_mac(vip)).context("take back the subscription to the group MAC")?;
-    nft::apply(&Ruleset::remove(vip), "remove the rules")
+    nft::apply(&Ruleset::remove(vip), "remove the rules")?;
+    kmod::remove(vip.into()).context("take the virtual IP out of the kernel module")
 }

@@ -13,6 +13,7 @@
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to the group MAC, also after a crash |
+//! | [`kmod`] | `/proc/net/clusterd` | our kernel module, where it is loaded |
 //! | [`link`] | rtnetlink | the interface and its addresses |
 //! | [`packet`] | none | IPv4, TCP and UDP headers of what the others deliver |
 //! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
@@ -28,6 +29,7 @@ pub mod error;
 pub mod foreign_flows;
 pub mod group;
 pub mod kernel_buckets;
+pub mod kmod;
 pub mod link;
 pub mod message;
 pub mod netlink;
