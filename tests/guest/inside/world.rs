@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,10 +43,11 @@ impl Family {
     }
 
     fn address(self, last: u8) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(10, 9, 0, last).into(),
-            Self::V6 => Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, last.into()).into(),
-        }
+        let text = match self {
+            Self::V4 => format!("10.9.0.{last}"),
+            Self::V6 => format!("fd00:9::{last}"),
+        };
+        text.parse().expect("an address")
     }
 }
 

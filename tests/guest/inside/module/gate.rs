@@ -109,7 +109,8 @@ fn with_syn_cookies_too() {
         shell("ip netns exec host sysctl -w net.ipv4.tcp_syncookies=2");
         let half_open = stage.open();
         let right = half_open.answered.wrapping_add(1);
-        for distance in WRONG {
+        // The last bits of a cookie are the client's MSS: the kernel takes its neighbours, too.
+        for distance in WRONG.into_iter().filter(|distance| distance.wrapping_add(4) > 8) {
             let number = right.wrapping_add(distance);
             stage.vanishes(half_open.segment(0, number, 0, b""), "unknown");
         }
