@@ -22,7 +22,7 @@ use std::process::Command;
 
 use image::Image;
 use packages::{BOOKWORM, BOOKWORM_BACKPORT, Kernel};
-use qemu::{Clock, Guest};
+use qemu::Guest;
 
 /// Why a test cannot run here.
 #[derive(Debug)]
@@ -32,27 +32,26 @@ type Outcome<T> = Result<T, Unavailable>;
 
 #[test]
 fn the_module_on_debian_6_1() {
-    run(|| boot(&Kernel::get(BOOKWORM)?, "module", Clock::Host));
+    run(|| boot(&Kernel::get(BOOKWORM)?, "module", 2));
 }
 
 #[test]
 fn the_module_on_debian_6_12() {
-    run(|| boot(&Kernel::get(BOOKWORM_BACKPORT)?, "module", Clock::Host));
+    run(|| boot(&Kernel::get(BOOKWORM_BACKPORT)?, "module", 2));
 }
 
 /// With the nft expression `queue`, which the kernel at hand may not have.
 #[test]
 fn a_cluster_on_debian_6_1() {
-    run(|| boot(&Kernel::get(BOOKWORM)?, "cluster", Clock::Host));
+    run(|| boot(&Kernel::get(BOOKWORM)?, "cluster", 2));
 }
 
-/// In instructions, since the guest's clock counts them.
 #[test]
 #[ignore = "a figure and not a test: make guest-figures"]
 fn what_a_packet_costs() {
     run(|| {
         for kernel in [BOOKWORM, BOOKWORM_BACKPORT] {
-            boot(&Kernel::get(kernel)?, "figures", Clock::Instructions)?;
+            boot(&Kernel::get(kernel)?, "figures", 1)?;
         }
         Ok(())
     });
@@ -65,11 +64,11 @@ fn the_module_s_source_pleases_checkpatch() {
 }
 
 /// Boots a kernel and does there what `task` says, see `init.sh`.
-fn boot(kernel: &Kernel, task: &str, clock: Clock) -> Outcome<()> {
+fn boot(kernel: &Kernel, task: &str, processors: usize) -> Outcome<()> {
     program("qemu-system-x86_64", "qemu-system-x86")?;
     let module = build::module(kernel)?;
     let image = Image::make(kernel, &module, task)?;
-    Guest::run(kernel, &image, task, clock);
+    Guest::run(kernel, &image, task, processors);
     Ok(())
 }
 

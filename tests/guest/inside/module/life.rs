@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use super::connection::HalfOpen;
 use crate::inside::prober::Prober;
@@ -32,6 +33,8 @@ fn twenty_lives_leave_no_trace() {
                     // Nobody listens: the answer is a RST, or nothing.
                     let syn = HalfOpen::syn(&mut prober);
                     prober.ask(syn);
+                    // Enough for each moment of a life, and the rest is for the others.
+                    thread::sleep(Duration::from_millis(1));
                 }
             });
         }
