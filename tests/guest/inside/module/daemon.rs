@@ -31,27 +31,9 @@ fn the_daemon_uses_the_module_and_says_so() {
             assert!(log.contains("the kernel module sets the packet type"), "{log}");
             assert_eq!(log.contains("is the gate of guard strict"), gate, "{log}");
         }
-        lose_claims();
-        for _ in 0..20 {
-            shell(&format!("echo hello | clusterd lab exec client nc {VIP} 80 | grep '^h'"));
-        }
-        // All hosts answer, and those that the client did not choose learn it from the gate.
-        let total = |what: [&str; 2]| -> u64 {
-            let of = |host: &&str| status(host)[what[0]][what[1]].as_u64().expect("a count");
-            HOSTS.iter().map(of).sum()
-        };
         if gate {
-            wait_until("hosts learn that they were not chosen", || {
-                total(["protocol", "not_chosen"]) > 0
-            });
-            assert!(total(["kernel_module", "wrong"]) > 0);
+            evidence();
         }
-        say(&format!(
-            "guard {guard}: not chosen {}, stopped at the gate {} + {}",
-            total(["protocol", "not_chosen"]),
-            total(["kernel_module", "wrong"]),
-            total(["kernel_module", "unknown"])
-        ));
 
         // One leaves, one is killed.
         let pid = |host: usize| lab["hosts"][host]["daemon_pid"].as_u64().expect("a process id");
@@ -68,6 +50,26 @@ fn the_daemon_uses_the_module_and_says_so() {
         shell("clusterd lab down");
         unload();
     }
+}
+
+/// All hosts answer, and those that the client did not choose learn it from the gate.
+fn evidence() {
+    let total = |what: [&str; 2]| -> u64 {
+        let of = |host: &&str| status(host)[what[0]][what[1]].as_u64().expect("a count");
+        HOSTS.iter().map(of).sum()
+    };
+    lose_claims();
+    wait_until("a host learns that it was not chosen", || {
+        shell(&format!("echo hello | clusterd lab exec client nc {VIP} 80 | grep '^h'"));
+        total(["protocol", "not_chosen"]) > 0
+    });
+    assert!(total(["kernel_module", "wrong"]) > 0);
+    say(&format!(
+        "not chosen {}, stopped at the gate {} + {}",
+        total(["protocol", "not_chosen"]),
+        total(["kernel_module", "wrong"]),
+        total(["kernel_module", "unknown"])
+    ));
 }
 
 /// Sequence numbers that differ by tens only, as hosts on one kernel have them, are no trouble for
