@@ -32,18 +32,18 @@ type Outcome<T> = Result<T, Unavailable>;
 
 #[test]
 fn the_module_on_debian_6_1() {
-    run(|| boot(&Kernel::get(BOOKWORM)?, "module", 2));
+    run(|| boot(&Kernel::get(BOOKWORM)?, "module"));
 }
 
 #[test]
 fn the_module_on_debian_6_12() {
-    run(|| boot(&Kernel::get(BOOKWORM_BACKPORT)?, "module", 2));
+    run(|| boot(&Kernel::get(BOOKWORM_BACKPORT)?, "module"));
 }
 
 /// With the nft expression `queue`, which the kernel at hand may not have.
 #[test]
 fn a_cluster_on_debian_6_1() {
-    run(|| boot(&Kernel::get(BOOKWORM)?, "cluster", 2));
+    run(|| boot(&Kernel::get(BOOKWORM)?, "cluster"));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_cluster_on_debian_6_1() {
 fn what_a_packet_costs() {
     run(|| {
         for kernel in [BOOKWORM, BOOKWORM_BACKPORT] {
-            boot(&Kernel::get(kernel)?, "figures", 1)?;
+            boot(&Kernel::get(kernel)?, "figures")?;
         }
         Ok(())
     });
@@ -64,11 +64,11 @@ fn the_module_s_source_pleases_checkpatch() {
 }
 
 /// Boots a kernel and does there what `task` says, see `init.sh`.
-fn boot(kernel: &Kernel, task: &str, processors: usize) -> Outcome<()> {
+fn boot(kernel: &Kernel, task: &str) -> Outcome<()> {
     program("qemu-system-x86_64", "qemu-system-x86")?;
     let module = build::module(kernel)?;
     let image = Image::make(kernel, &module, task)?;
-    Guest::run(kernel, &image, task, processors);
+    Guest::run(kernel, &image, task);
     Ok(())
 }
 

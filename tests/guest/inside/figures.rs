@@ -1,6 +1,6 @@
 //! What a packet to a virtual IP costs on its way in, with nothing, with nft rules and with the module.
 //!
-//! The guest's clock counts instructions here. Each figure includes what it costs to send the
+//! The guest's clock counts instructions. Each figure includes what it costs to send the
 //! frame, which is the same for all; what matters is the difference.
 
 use std::net::UdpSocket;
@@ -14,6 +14,7 @@ use super::prober::{ACK, Pinned, Prober, Segment, checksum, frame};
 use super::say;
 use super::shell;
 use super::world::{Family, GROUP_MAC, Module, World};
+use crate::qemu::INSTRUCTION;
 
 const PACKETS: u32 = 2_000;
 const ROUNDS: usize = 3;
@@ -121,7 +122,7 @@ fn cost(prober: &Prober, frame: &[u8]) -> u128 {
         for _ in 0..PACKETS {
             prober.transmit(frame);
         }
-        start.elapsed().as_nanos() / u128::from(PACKETS)
+        start.elapsed().as_nanos() / u128::from(INSTRUCTION * PACKETS)
     };
     (0..ROUNDS).map(|_| round()).min().unwrap_or_default()
 }
