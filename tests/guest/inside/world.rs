@@ -147,7 +147,7 @@ impl Drop for Module {
 /// names are.
 pub fn unload() {
     wait_until("the module can be unloaded", || {
-        crate::inside::shell("rmmod clusterd 2>/dev/null || true");
+        shell("rmmod clusterd 2>/dev/null || true");
         !is_loaded()
     });
 }
