@@ -35,7 +35,7 @@ fn twenty_lives_leave_no_trace() {
                     let syn = HalfOpen::syn(&mut prober);
                     prober.ask(syn);
                     // Enough for each moment of a life, and the rest is for the others.
-                    thread::sleep(Duration::from_millis(1));
+                    thread::sleep(Duration::from_millis(10));
                 }
             });
         }
