@@ -2,11 +2,11 @@
 # what .ci/run and developers type. Each installs what it lacks first.
 
 SHELL    := /bin/bash
-PACKAGES := bind9-dnsutils build-essential dnsmasq-base iproute2 iptables iputils-ping \
-            libpcap-dev nftables procps socat tftp-hpa tshark
+PACKAGES := bind9-dnsutils build-essential busybox-static cpio dnsmasq-base gcc-12 iproute2 iptables \
+            iputils-ping kmod libelf1 libpcap-dev nftables procps qemu-system-x86 socat sparse tftp-hpa tshark
 CARGO    ?= cargo
 
-.PHONY: all build lab test upgrade-test fuzz corpus mutants swarm guest lint deny bench bench-core packages toolchain \
+.PHONY: all build lab test upgrade-test fuzz corpus mutants swarm guest guest-figures lint deny bench bench-core packages toolchain \
 	clean
 
 all: build
@@ -70,9 +70,12 @@ swarm: toolchain
 mutants: packages toolchain
 	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
 
-# The same daemon and lab on Debian's own kernel, emulated.
-guest: build
-	tests/guest.sh
+# The part of the tests that boots Debian's kernels under QEMU; and what a packet to a virtual IP
+# costs there, in instructions.
+guest: packages toolchain
+	$(CARGO) test --release --test guest
+guest-figures: packages toolchain
+	$(CARGO) test --release --test guest what_a_packet_costs -- --ignored --nocapture
 
 bench: build
 	target/release/clusterd lab bench
@@ -106,7 +109,8 @@ packages:
 			| awk '/ ok installed$$/ { print $$1 }' | sort) \
 		<(printf '%s\n' $(PACKAGES) | sort)); \
 	if [ -n "$$missing" ]; then \
-		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes $$missing; \
+		apt-get update && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
 	fi
 
 # Debian 12's own Rust is too old (1.63), so the toolchain is the one thing to bring along.
