@@ -1,13 +1,13 @@
 //! One connection attempt over all hosts, as a space-time diagram: a column for the client and
 //! each host, time downwards, a line for each thing that happens, with its reason.
 //!
-//! Reasons are what a host can know: its rank by the public hashes, what it has heard and said before.
+//! Reasons are those of the core: where the attempt stands on a host before an event there and after it.
 
 mod reason;
+mod standing;
 pub mod svg;
 pub mod text;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clusterd::protocol::Instant;
@@ -126,7 +126,7 @@ impl Diagram {
     fn title(&self) -> String {
         format!(
             "connection {}, {}: SYN at {:.6} s",
-            self.connection + 1,
+            self.connection,
             self.flow.key(),
             self.begin.0 as f64 / 1e9
         )
@@ -164,9 +164,6 @@ impl Watch for Story<'_> {
         None
     }
 }
-
-/// What is known of each host, by its number.
-type ByHost<T> = BTreeMap<u16, T>;
 
 /// Things that one may read aloud: `1.02ms`.
 fn short(time: Duration) -> String {

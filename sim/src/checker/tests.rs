@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use clusterd::protocol::Ticket;
+
 use super::*;
 use crate::fault::Fault;
 use crate::judge::judge;
@@ -134,8 +136,8 @@ fn what_hosts_must_not_do_is_found() {
     let found = tampered(|checker, at| {
         for host in 0..3 {
             checker.note(at, Happening::Arrived { host, segment: &syn });
-            let told = Some(at);
-            checker.note(at, Happening::Decided { host, syn: &syn, accept: true, told });
+            let (ticket, told) = (Ticket(1), Some(at));
+            checker.note(at, Happening::Decided { host, ticket, syn: &syn, accept: true, told });
             answers(checker, at, host);
         }
     });
