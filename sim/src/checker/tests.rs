@@ -4,6 +4,7 @@ use clusterd::protocol::Ticket;
 
 use super::*;
 use crate::fault::Fault;
+use crate::host::node_id;
 use crate::judge::judge;
 use crate::rule::Decider;
 use crate::scenario::Mode;

@@ -360,7 +360,7 @@ impl Record for Story<'_> {
                 );
             }
             Happening::Destroyed { host, flow, .. } if self.about(flow) => {
-                let what = "removes its half-open connection: the client named another host";
+                let what = "removes its half-open connection";
                 self.line(at, Some(host), Mark::Happens, what.to_owned(), None);
             }
             Happening::Heard { host, bytes } if self.begin.is_some() && self.clusterd() => {

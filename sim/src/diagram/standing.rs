@@ -34,7 +34,7 @@ impl Change {
             }
             (Some(S::Claimed { .. }), S::Claimed { .. }) => return None,
             (_, S::Claimed { rank, until, .. }) => {
-                format!("{goes_on}claims it, rank {rank}: accepts in {}", wait(until))
+                format!("{goes_on}claims it, rank {rank}: waits {} for better claims", wait(until))
             }
             (_, S::Deferred { ticket: None, to, .. }) => {
                 format!("remembers {}'s claim, as it holds no SYN", name(to))
@@ -104,7 +104,7 @@ impl Change {
     /// Why a SYN is dropped that is no copy of another one.
     pub fn dropped(&self) -> String {
         use Standing as S;
-        let to_hash = "dropped: left to the hash, the try is another host's";
+        let to_hash = "dropped: by hash another host's try";
         match (self.before, self.after) {
             // Decided before, and carried out now.
             (Some(S::Foreign { owner: Some(owner), .. }), _) => {
@@ -132,7 +132,7 @@ impl Change {
 }
 
 /// Why a SYN is dropped while another one of the attempt is held.
-pub(super) const COPY: &str = "dropped: a copy of the one that it holds";
+pub(super) const COPY: &str = "dropped: a copy of the held one";
 
 /// The place of a host that holds a SYN.
 fn place(turn: Turn, at: Instant, until: Instant) -> String {
@@ -146,8 +146,8 @@ fn place(turn: Turn, at: Instant, until: Instant) -> String {
         Turn::Candidate { rank, .. } => format!("holds it: rank {rank}, {when}"),
         Turn::Spectator => format!("holds it: spectator, looks on for {wait}"),
         Turn::LastResort { .. } => format!("holds it: last resort, {when}"),
-        Turn::Designated { .. } => format!("holds it: by hash the try is its own, {when}"),
-        Turn::Bystander => "by hash the try is another host's".to_owned(),
+        Turn::Designated { .. } => format!("holds it: its own try by hash, {when}"),
+        Turn::Bystander => "by hash another host's try".to_owned(),
     }
 }
 
@@ -185,8 +185,7 @@ mod tests {
         let before = Some(Standing::Deferred { ticket, to, until: NOW });
         let after = held(Turn::Designated { wait: false }, Duration::ZERO);
         let told = Change { before, after }.words(NOW).unwrap();
-        let expected =
-            "goes on without h3: holds it: by hash the try is its own, its turn is at once";
+        let expected = "goes on without h3: holds it: its own try by hash, its turn is at once";
         assert_eq!(told, expected);
     }
 
@@ -199,7 +198,7 @@ mod tests {
         for (before, after, expected) in [
             (last, foreign(Some(node_id(0))), "dropped: h1 owns it"),
             (last, foreign(None), "dropped: left to a live peer that serves it"),
-            (foreign(None), foreign(None), "dropped: left to the hash, the try is another host's"),
+            (foreign(None), foreign(None), "dropped: by hash another host's try"),
             (last, None, "dropped: held too long"),
             (None, None, "dropped: there is no room for more"),
             (None, accepted(Purpose::Serve), COPY),
