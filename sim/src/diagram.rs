@@ -270,7 +270,7 @@ mod tests {
             let end = |&(_, to): &(usize, usize)| diagram.lines[to].mark == Mark::Loses;
             diagram.arrows.iter().filter(|arrow| end(arrow)).count()
         };
-        let diagrams = diagrams(&scenario, 0..100);
+        let diagrams = diagrams(&scenario, 0..30);
         let diagram = diagrams.iter().find(|diagram| lost(diagram) > 0).unwrap();
         let told = text::draw(diagram);
         assert!(told.contains("--x") && told.contains("is lost on the way"), "{told}");
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn an_end_has_the_name_that_it_has_elsewhere() {
         let scenario =
-            scenario("network.loss=1 run.duration=140s load.connections_per_second=1", None);
+            scenario("network.loss=1 run.duration=40s load.connections_per_second=1", None);
         let told = text::draw(&Diagram::explain(&scenario, 1, 0).unwrap());
         assert!(told.contains("the client is done: timed_out"), "{told}");
     }

@@ -126,7 +126,7 @@ impl<'a> Story<'a> {
             local.holds = None;
         }
         let (mark, why) = match (accept, clusterd) {
-            (true, true) => (Mark::Accepts, local.change.accepted()),
+            (true, true) => (Mark::Accepts, local.change.accepted().to_owned()),
             (true, false) => (Mark::Accepts, "accepted".to_owned()),
             (false, true) if copy => (Mark::Drops, COPY.to_owned()),
             (false, true) => (Mark::Drops, local.change.dropped()),

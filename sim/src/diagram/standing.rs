@@ -76,9 +76,13 @@ impl Change {
     }
 
     /// Why a SYN is accepted.
-    pub fn accepted(&self) -> String {
+    pub fn accepted(&self) -> &'static str {
         use Standing as S;
-        let why = match self.before {
+        // Whoever may not serve it gets here from any turn, in one step.
+        if let Some(S::Accepted { purpose: Purpose::Refuse, .. }) = self.after {
+            return "accepted, to be refused: nobody serves it";
+        }
+        match self.before {
             Some(S::Accepted { .. } | S::Half { .. } | S::Owned { .. }) => {
                 "accepted once more: it has accepted it before"
             }
@@ -92,12 +96,6 @@ impl Change {
                 S::Held { turn: Turn::Bystander, .. } | S::Deferred { .. } | S::Foreign { .. },
             )
             | None => "accepted: its turn has come",
-        };
-        match self.after {
-            Some(S::Accepted { purpose: Purpose::Refuse, .. }) => {
-                format!("{why}, to be refused")
-            }
-            _ => why.to_owned(),
         }
     }
 
@@ -121,7 +119,9 @@ impl Change {
             (Some(S::Held { turn: Turn::Designated { .. }, .. }), Some(S::Foreign { .. })) => {
                 "dropped: the try is its own by hash, but its listener is busy".to_owned()
             }
-            (_, Some(S::Foreign { .. })) => to_hash.to_owned(),
+            (None, Some(S::Foreign { .. })) => to_hash.to_owned(),
+            // By hash or as a peer serves it: its own turn is over.
+            (_, Some(S::Foreign { .. })) => "dropped: left to another host".to_owned(),
             (Some(before), None) if before.ticket().is_some() => {
                 "dropped: held too long".to_owned()
             }
@@ -193,12 +193,24 @@ mod tests {
     fn a_verdict_is_told_with_what_the_core_was_about() {
         let last = held(Turn::LastResort { position: 0 }, Duration::ZERO);
         let accepted = |purpose| Some(Standing::Accepted { purpose, until: NOW });
-        let change = Change { before: last, after: accepted(Purpose::Refuse) };
-        assert_eq!(change.accepted(), "accepted as a last resort, to be refused");
+        let first = held(Turn::Candidate { position: 0, rank: 1 }, Duration::ZERO);
+        for (before, purpose, expected) in [
+            (first, Purpose::Serve, "accepted eagerly"),
+            (first, Purpose::Refuse, "accepted, to be refused: nobody serves it"),
+            (last, Purpose::Serve, "accepted as a last resort"),
+            (
+                accepted(Purpose::Serve),
+                Purpose::Serve,
+                "accepted once more: it has accepted it before",
+            ),
+        ] {
+            assert_eq!(Change { before, after: accepted(purpose) }.accepted(), expected);
+        }
         for (before, after, expected) in [
             (last, foreign(Some(node_id(0))), "dropped: h1 owns it"),
             (last, foreign(None), "dropped: left to a live peer that serves it"),
             (foreign(None), foreign(None), "dropped: by hash another host's try"),
+            (first, foreign(None), "dropped: left to another host"),
             (last, None, "dropped: held too long"),
             (None, None, "dropped: there is no room for more"),
             (None, accepted(Purpose::Serve), COPY),
