@@ -36,13 +36,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use clusterd::flow::NodeId;
 use clusterd::protocol::Instant;
 use clusterd::wire::KeyRing;
 
 use crate::client::Outcome;
 use crate::fault::FaultKind;
-use crate::host::{Host, cluster_key, node_id};
+use crate::host::{Host, cluster_key, host_of};
 use crate::packet::{Flag, FlowId, Segment};
 use crate::record::{Happening, Record};
 use crate::scenario::{Guard, Rule, Scenario};
@@ -102,7 +101,7 @@ impl fmt::Display for Violation {
             write!(f, ", h{}", host + 1)?;
         }
         if let Some(connection) = self.connection {
-            write!(f, ", connection {}", connection + 1)?;
+            write!(f, ", connection {connection}")?;
         }
         if let Some(flow) = self.flow {
             write!(f, " ({})", flow.key())?;
@@ -225,11 +224,6 @@ impl Checker {
 /// for one of that host's: the exception of I2 with guard `rst` (spec 8).
 const ACK_WINDOW: u32 = 66_001;
 
-/// The host with this id.
-fn host_of(node: NodeId) -> Option<u16> {
-    (0..64).find(|&host| node_id(usize::from(host)) == node)
-}
-
 impl Record for Checker {
     fn note(&mut self, at: Instant, happening: Happening<'_>) {
         match happening {
@@ -260,7 +254,7 @@ impl Record for Checker {
             Happening::Claimed { host, bytes } if self.promises.claims => {
                 self.claimed(at, host, bytes)
             }
-            Happening::Decided { host, syn, accept, told } => {
+            Happening::Decided { host, ticket: _, syn, accept, told } => {
                 self.decided(at, host, syn, accept.then_some(told).flatten());
             }
             Happening::Unheld { host, ticket } => {

@@ -1,13 +1,13 @@
 //! One connection attempt over all hosts, as a space-time diagram: a column for the client and
 //! each host, time downwards, a line for each thing that happens, with its reason.
 //!
-//! Reasons are what a host can know: its rank by the public hashes, what it has heard and said before.
+//! Reasons are those of the core: where the attempt stands on a host before an event there and after it.
 
 mod reason;
+mod standing;
 pub mod svg;
 pub mod text;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clusterd::protocol::Instant;
@@ -126,7 +126,7 @@ impl Diagram {
     fn title(&self) -> String {
         format!(
             "connection {}, {}: SYN at {:.6} s",
-            self.connection + 1,
+            self.connection,
             self.flow.key(),
             self.begin.0 as f64 / 1e9
         )
@@ -165,9 +165,6 @@ impl Watch for Story<'_> {
     }
 }
 
-/// What is known of each host, by its number.
-type ByHost<T> = BTreeMap<u16, T>;
-
 /// Things that one may read aloud: `1.02ms`.
 fn short(time: Duration) -> String {
     let micros = time.as_nanos() as f64 / 1e3;
@@ -181,14 +178,75 @@ fn short(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{Fault, FaultKind};
+
+    /// The defaults with these settings, and a fault.
+    fn scenario(settings: &str, fault: Option<&str>) -> Scenario {
+        let mut scenario = Scenario { duration: Duration::from_millis(100), ..Scenario::default() };
+        for setting in settings.split_whitespace() {
+            let (key, value) = setting.split_once('=').unwrap();
+            scenario.set(key, value).unwrap();
+        }
+        scenario.faults = fault.into_iter().map(|fault| fault.parse().unwrap()).collect();
+        scenario.check().unwrap();
+        scenario
+    }
+
+    fn diagrams(scenario: &Scenario, connections: std::ops::Range<u32>) -> Vec<Diagram> {
+        let all: Vec<_> = connections.filter_map(|it| Diagram::explain(scenario, 1, it)).collect();
+        assert!(!all.is_empty());
+        all
+    }
+
+    /// What is said of each host.
+    fn hosts(diagram: &Diagram) -> impl Iterator<Item = Vec<&Line>> {
+        let of = |host| diagram.lines.iter().filter(move |line| line.column == host).collect();
+        (1..=diagram.hosts).map(of)
+    }
+
+    /// The word after these.
+    fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
+        let (_, rest) = text.split_once(words)?;
+        rest.split([' ', ',', ':', ';', ')', '\'']).next()
+    }
+
+    /// No host says what it did not do: its rank is the one that it claims with, its turn has come when
+    /// it accepts, and its SYN came when it says so.
+    fn demand_no_contradiction(diagram: &Diagram) {
+        let drawn = text::draw(diagram);
+        for lines in hosts(diagram) {
+            let (mut rank, mut turn, mut arrived) = (None, "", Vec::new());
+            for Line { at, mark, text, .. } in lines {
+                if text == "SYN arrives" {
+                    arrived.push(*at);
+                } else if text.contains("holds it: ") {
+                    (rank, turn) = (after(text, "rank "), text);
+                } else if text.contains("claims it, ") {
+                    let next = text.starts_with("goes on without");
+                    assert!(next || after(text, "rank ") == rank, "{drawn}");
+                    rank = after(text, "rank ");
+                } else if text.starts_with("says CLAIM") {
+                    assert_eq!(after(text, "rank "), rank, "{drawn}");
+                } else if text.starts_with("accepted eagerly") {
+                    assert!(turn.ends_with("rank 1, its turn is at once"), "{drawn}");
+                } else if text.starts_with("accepted by hash") {
+                    assert!(turn.contains("its own try by hash"), "{drawn}");
+                }
+                if let (Mark::Accepts | Mark::Drops, Some((_, held))) =
+                    (mark, text.split_once("held for "))
+                {
+                    let it = arrived.iter().position(|&since| short(at.since(since)) == held);
+                    arrived.remove(it.unwrap_or_else(|| panic!("{text}:\n{drawn}")));
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_connection_is_told_from_the_syn_to_the_end() {
-        let scenario = Scenario { duration: Duration::from_millis(100), ..Scenario::default() };
-        let diagram = Diagram::explain(&scenario, 1, 9).unwrap();
+        let diagram = Diagram::explain(&scenario("", None), 1, 9).unwrap();
         let told = text::draw(&diagram);
-        for words in ["SYN leaves", "rank 1 of 3", "accepted eagerly", "OWN", "chooses h", "served"]
+        for words in
+            ["SYN leaves", "rank 1, its turn", "accepted eagerly", "OWN", "chooses h", "served"]
         {
             assert!(told.contains(words), "{words}:\n{told}");
         }
@@ -202,37 +260,112 @@ mod tests {
 
     #[test]
     fn there_is_no_diagram_of_a_connection_that_never_was() {
-        let scenario = Scenario { duration: Duration::from_millis(1), ..Scenario::default() };
-        assert!(Diagram::explain(&scenario, 1, 1_000_000).is_none());
+        assert!(Diagram::explain(&scenario("run.duration=1ms", None), 1, 1_000_000).is_none());
     }
 
     #[test]
-    fn what_is_lost_is_told_where_it_does_not_arrive() {
-        let mut scenario = Scenario { duration: Duration::from_millis(200), ..Scenario::default() };
-        scenario.claim_loss = crate::setting::Share(0.3);
-        let explain = |connection| Diagram::explain(&scenario, 1, connection);
-        let lost = (0..100).filter_map(explain).find(|diagram| {
+    fn what_is_lost_is_told_and_drawn_where_it_does_not_arrive() {
+        let scenario = scenario("network.claim_loss=0.3 cluster.mode=claim", None);
+        let lost = |diagram: &Diagram| {
             let end = |&(_, to): &(usize, usize)| diagram.lines[to].mark == Mark::Loses;
-            diagram.arrows.iter().any(end)
-        });
-        let told = text::draw(&lost.unwrap());
+            diagram.arrows.iter().filter(|arrow| end(arrow)).count()
+        };
+        let diagrams = diagrams(&scenario, 0..30);
+        let diagram = diagrams.iter().find(|diagram| lost(diagram) > 0).unwrap();
+        let told = text::draw(diagram);
         assert!(told.contains("--x") && told.contains("is lost on the way"), "{told}");
+        let drawn = svg::draw(diagram);
+        let crosses = diagram.lines.iter().filter(|line| line.mark == Mark::Loses).count();
+        assert_eq!(drawn.matches("<line class=\"lost\"").count(), lost(diagram));
+        assert_eq!(drawn.matches("<path class=\"Loses\"").count(), crosses);
+        let messages = diagram.arrows.len() - lost(diagram);
+        assert_eq!(drawn.matches("<line class=\"message\"").count(), messages);
     }
 
     #[test]
-    fn a_fault_is_told() {
-        let at = Duration::from_millis(1_500);
-        let scenario = Scenario {
-            warm_up: at,
-            duration: Duration::from_millis(10),
-            faults: vec![Fault { at, kind: FaultKind::Kill(0) }],
-            ..Scenario::default()
+    fn who_still_counts_a_dead_host_says_so() {
+        let settings = "run.duration=1s cluster.mode=claim \
+                        load.connections_per_second=100";
+        let scenario = scenario(settings, Some("2s kill h1"));
+        let diagrams = diagrams(&scenario, 60..140);
+        diagrams.iter().for_each(demand_no_contradiction);
+        let claims_second = |diagram: &&Diagram| {
+            let told = text::draw(diagram);
+            !told.contains("rank 1") && told.contains("says CLAIM (try 0, rank 2)")
         };
-        // Some connection's first host is the one that has just died: the next one goes on.
-        let takes_over = (0..400).find_map(|connection| {
-            let told = text::draw(&Diagram::explain(&scenario, 1, connection)?);
-            told.contains("claimed and unopposed").then_some(told)
-        });
-        assert!(takes_over.is_some());
+        let diagram = diagrams.iter().find(claims_second).expect("the dead host was the first");
+        assert!(text::draw(diagram).contains("accepted: claimed and unopposed"));
+    }
+
+    #[test]
+    fn each_side_of_a_partition_tells_its_own_ranks() {
+        let settings = "cluster.hosts=4 cluster.mode=claim run.duration=4s \
+                        load.connections_per_second=20";
+        let diagrams = diagrams(&scenario(settings, Some("2s part h1 h2")), 40..80);
+        diagrams.iter().for_each(demand_no_contradiction);
+        let twice =
+            |diagram: &Diagram| text::draw(diagram).matches("accepted eagerly").count() == 2;
+        assert!(diagrams.iter().any(twice), "the first host of each side answers");
+    }
+
+    #[test]
+    fn a_host_that_hears_nobody_tells_that_the_try_is_its_own() {
+        let diagrams = diagrams(&scenario("network.claim_loss=1", None), 5..20);
+        diagrams.iter().for_each(demand_no_contradiction);
+        assert!(text::draw(&diagrams[0]).matches("accepted by hash").count() > 1);
+    }
+
+    #[test]
+    fn in_a_race_the_others_defer_to_the_best_claim() {
+        let diagrams = diagrams(&scenario("cluster.pacing=race", None), 0..40);
+        diagrams.iter().for_each(demand_no_contradiction);
+        let mut crossed = 0;
+        for diagram in &diagrams {
+            let drawn = text::draw(diagram);
+            assert!(!drawn.contains("rank 2"), "all claim as the first:\n{drawn}");
+            let accepts = diagram.lines.iter().find(|line| line.mark == Mark::Accepts).unwrap();
+            for lines in hosts(diagram) {
+                let to = lines.iter().rev().find_map(|line| after(&line.text, "defers to "));
+                let best = format!("h{}", accepts.column);
+                assert!(to.is_none_or(|to| to == best), "{drawn}");
+            }
+            crossed += usize::from(drawn.matches("says CLAIM").count() > 1);
+        }
+        assert!(crossed > 0, "claims cross");
+    }
+
+    #[test]
+    fn who_has_left_a_try_to_the_hash_does_not_defer() {
+        let settings = "cluster.guard=gate network.claim_loss=0.4";
+        let diagrams = diagrams(&scenario(settings, None), 0..40);
+        diagrams.iter().for_each(demand_no_contradiction);
+        let mut heard_later = 0;
+        for diagram in &diagrams {
+            for lines in hosts(diagram) {
+                let mut left = false;
+                for Line { text, .. } in lines {
+                    left = text != "SYN arrives" && (left || text.starts_with("dropped: by hash"));
+                    heard_later += usize::from(left && text.starts_with("CLAIM"));
+                    assert!(!(left && text.contains("defers")), "{}", text::draw(diagram));
+                }
+            }
+        }
+        assert!(heard_later > 0, "nobody claims what another one leaves to the hash");
+    }
+
+    #[test]
+    fn each_of_two_copies_is_held_for_its_own_time() {
+        let diagrams = diagrams(&scenario("network.duplication=1", None), 5..20);
+        diagrams.iter().for_each(demand_no_contradiction);
+        let told: String = diagrams.iter().map(text::draw).collect();
+        assert!(told.contains("dropped: a copy of the held one"), "{told}");
+    }
+
+    #[test]
+    fn an_end_has_the_name_that_it_has_elsewhere() {
+        let scenario =
+            scenario("network.loss=1 run.duration=40s load.connections_per_second=1", None);
+        let told = text::draw(&Diagram::explain(&scenario, 1, 0).unwrap());
+        assert!(told.contains("the client is done: timed_out"), "{told}");
     }
 }

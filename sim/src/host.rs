@@ -24,6 +24,11 @@ pub fn node_id(host: usize) -> NodeId {
     NodeId(host as u32 + 1)
 }
 
+/// The host with this id.
+pub fn host_of(node: NodeId) -> Option<u16> {
+    (0..64).find(|&host| node_id(usize::from(host)) == node)
+}
+
 /// Where the daemon stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -90,7 +95,7 @@ pub enum Deed {
     /// Its application has something to do for a connection.
     Work(FlowId),
     /// A held SYN, of which the core was told then, got this verdict.
-    Decided(Segment, Verdict, Option<Instant>),
+    Decided(Ticket, Segment, Verdict, Option<Instant>),
     /// Its core gave a verdict for a packet that is not held, or not any more.
     Unheld(Ticket),
     /// Its daemon has removed a half-open connection with this number of its kernel.
@@ -308,6 +313,17 @@ impl Host {
     /// Packets that wait for a verdict.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Which of the SYNs of an attempt that wait for a verdict has come last.
+    pub fn newest_syn(&self, flow: FlowId, isn: u32) -> Option<Ticket> {
+        let of_attempt = |held: &Held| match held.packet {
+            HeldPacket::Syn(syn) => (syn.flow, syn.sequence) == (flow, isn),
+            HeldPacket::Ack(_) | HeldPacket::Refusal(_) => false,
+        };
+        let tickets = self.held.iter().filter(|(_, held)| of_attempt(held)).map(|(&it, _)| it);
+        // Whatever the queue that it came by.
+        tickets.max_by_key(|ticket| ticket.0 & !(1 << 63))
     }
 
     /// Packets and frames that wait to be read.

@@ -29,7 +29,7 @@ pub enum Happening<'a> {
     /// A claim frame has got to the socket of a host that runs, and there was room for it.
     Heard { host: u16, bytes: &'a Rc<[u8]> },
     /// A held SYN got a verdict, of which the core was told then.
-    Decided { host: u16, syn: &'a Segment, accept: bool, told: Option<Instant> },
+    Decided { host: u16, ticket: Ticket, syn: &'a Segment, accept: bool, told: Option<Instant> },
     /// The core of a host gave a verdict for a packet that is not held, or not any more.
     Unheld { host: u16, ticket: Ticket },
     /// The daemon of a host has removed a half-open connection with this number of its kernel.

@@ -49,7 +49,7 @@ impl<W: Write> Trace<W> {
             Happening::Heard { host, bytes } => {
                 View::Heard { host: name(host), frame: self.frame(bytes) }
             }
-            Happening::Decided { host, syn, accept, told: _ } => {
+            Happening::Decided { host, syn, accept, .. } => {
                 View::Decided { host: name(host), flow: show(syn.flow), accept }
             }
             Happening::Unheld { host, ticket } => {

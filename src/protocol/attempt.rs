@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::view::{ClaimKey, Turn, View};
-use super::{Counters, Instant, Listener, Output, Ticket, Verdict};
+use super::view::{ClaimKey, View};
+use super::{Counters, Instant, Listener, Output, Ticket, Turn, Verdict};
 use crate::flow::{AttemptId, FlowKey, NodeId, Protocol};
 use crate::wire::{Contest, Entry};
 
@@ -30,7 +30,7 @@ pub(super) enum State {
 
 /// Why a SYN was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub enum Purpose {
     /// To serve it.
     Serve,
     /// To let the kernel refuse it, since nobody can serve it.

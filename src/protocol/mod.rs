@@ -28,6 +28,7 @@ mod roster;
 mod services;
 #[cfg(test)]
 mod specification;
+mod standing;
 mod table;
 mod time;
 mod view;
@@ -40,10 +41,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Buckets;
 use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
+pub use attempt::Purpose;
 pub use counters::Counters;
 pub use fallback::{Cause, Load, Mode};
 pub use node::Node;
+pub use standing::Standing;
 pub use time::Instant;
+pub use view::Turn;
 
 /// A packet that the driver holds until the core decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ use super::services::Services;
 use super::table::{Attempts, Slot};
 use super::view::View;
 use super::{
-    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Syn, Ticket, Timers,
-    Verdict,
+    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Standing, Syn,
+    Ticket, Timers, Verdict,
 };
 use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
@@ -625,6 +625,12 @@ impl Node {
     /// This node takes part.
     pub fn joined(&self) -> bool {
         self.joined
+    }
+
+    /// Where an attempt stands here, if anything is known of it.
+    pub fn standing(&self, attempt: AttemptId) -> Option<Standing> {
+        let slot = self.attempts.find(attempt)?;
+        Some(self.attempts.get(slot).state.into())
     }
 
     /// Attempts remembered and SYNs held.

@@ -14,16 +14,27 @@ use crate::wire::PORTS_MAX;
 
 /// This node's place in one contest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub enum Turn {
     /// Claims `position` slots after the SYN, with `rank` in the claim.
-    Candidate { position: u8, rank: u8 },
+    Candidate {
+        /// Slots to wait: for each candidate before it one, and none where all claim at once.
+        position: u8,
+        /// From 1; 0 for whose kernel has a connection of this flow already.
+        rank: u8,
+    },
     /// Others can serve this and this node cannot: it only looks on.
     Spectator,
     /// Nobody can serve this; the node at position 0 lets its kernel refuse it.
-    LastResort { position: u8 },
+    LastResort {
+        /// Times T_own to wait: for each live node before it one.
+        position: u8,
+    },
     /// Decided by hash: this try is this node's. It waits one slot if others
     /// may not know that it decides by hash, and claim.
-    Designated { wait: bool },
+    Designated {
+        /// It waits.
+        wait: bool,
+    },
     /// Decided by hash: this try is another node's.
     Bystander,
 }

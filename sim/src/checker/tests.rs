@@ -1,7 +1,10 @@
 use std::time::Duration;
 
+use clusterd::protocol::Ticket;
+
 use super::*;
 use crate::fault::Fault;
+use crate::host::node_id;
 use crate::judge::judge;
 use crate::rule::Decider;
 use crate::scenario::Mode;
@@ -134,8 +137,8 @@ fn what_hosts_must_not_do_is_found() {
     let found = tampered(|checker, at| {
         for host in 0..3 {
             checker.note(at, Happening::Arrived { host, segment: &syn });
-            let told = Some(at);
-            checker.note(at, Happening::Decided { host, syn: &syn, accept: true, told });
+            let (ticket, told) = (Ticket(1), Some(at));
+            checker.note(at, Happening::Decided { host, ticket, syn: &syn, accept: true, told });
             answers(checker, at, host);
         }
     });

@@ -16,8 +16,8 @@ pub struct ExplainArgs {
     /// Seed of all chance
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Which connection, counted from 1
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Which connection, from 0: its number in connections.csv and in the trace
+    #[arg(long, value_name = "NUMBER")]
     flow: u32,
     /// Draws it into this file, too
     #[arg(long, value_name = "FILE")]
@@ -27,7 +27,7 @@ pub struct ExplainArgs {
 /// Simulates and draws one attempt.
 pub fn execute(args: &ExplainArgs) -> Result<ExitCode> {
     let scenario = args.scenario.load()?;
-    let diagram = Diagram::explain(&scenario, args.seed, args.flow - 1).ok_or_else(|| {
+    let diagram = Diagram::explain(&scenario, args.seed, args.flow).ok_or_else(|| {
         anyhow!("--flow {}: the run has fewer connections; try --set run.duration=1m", args.flow)
     })?;
     print!("{}", text::draw(&diagram));

@@ -1,40 +1,32 @@
 //! What happens to one attempt, and why.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use clusterd::flow::{AttemptId, NodeId};
-use clusterd::protocol::Instant;
+use clusterd::flow::AttemptId;
+use clusterd::protocol::{Instant, Ticket};
 use clusterd::wire::{self, Contest, Entry, Frame, KeyRing};
 
-use super::{ByHost, Line, Mark, Message, short};
+use super::standing::{COPY, Change};
+use super::{Line, Mark, Message, short};
 use crate::fault::FaultKind;
-use crate::host::{Host, cluster_key, node_id};
+use crate::host::{Host, cluster_key, host_of};
 use crate::network::Loss;
 use crate::packet::{Flag, FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
-use crate::scenario::{Pacing, Rule, Scenario};
+use crate::result::outcome_name;
+use crate::scenario::{Rule, Scenario};
 
-/// What orders claims (spec 5.3).
-type Order = (u8, u8, u64, NodeId);
-
-/// What a host has done about the attempt.
+/// The attempt as a host has it.
 #[derive(Clone, Debug, Default)]
-struct Deeds {
-    syns: u32,
-    held_since: Option<Instant>,
-    claimed: Option<Order>,
-    deferred: Option<String>,
-    owner: Option<String>,
-    accepted: bool,
-}
-
-/// What a host is.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    joined: bool,
-    by_hash: bool,
-    serves: bool,
-    slot: Duration,
+struct Local {
+    /// When its SYNs came that wait, or have waited, for a verdict.
+    syns: BTreeMap<Ticket, Instant>,
+    /// Another one has come and is not among these yet.
+    comes: bool,
+    /// What the last event of this host has made of the core's view.
+    change: Change,
+    /// The SYN that the core holds, until its verdict is carried out.
+    holds: Option<Ticket>,
 }
 
 /// Takes notes of one connection.
@@ -48,8 +40,7 @@ pub(super) struct Story<'a> {
     pub begin: Option<Instant>,
     pub ended: Option<Instant>,
     pub lines: Vec<Line>,
-    known: ByHost<Option<Known>>,
-    deeds: ByHost<Deeds>,
+    hosts: BTreeMap<u16, Local>,
     /// Who has answered with which number.
     answers: Vec<(u16, u32)>,
     chosen: Option<u16>,
@@ -67,8 +58,7 @@ impl<'a> Story<'a> {
             begin: None,
             ended: None,
             lines: Vec::new(),
-            known: ByHost::new(),
-            deeds: ByHost::new(),
+            hosts: BTreeMap::new(),
             answers: Vec::new(),
             chosen: None,
         }
@@ -95,63 +85,12 @@ impl<'a> Story<'a> {
         self.scenario.rule == Rule::Clusterd
     }
 
-    /// Hosts that run, the first in the order of `weight` first.
-    fn order<W: Ord>(&self, weight: impl Fn(NodeId) -> W) -> Vec<u16> {
-        let running = self.known.iter().filter(|(_, known)| known.is_some());
-        let mut hosts: Vec<u16> = running.map(|(&host, _)| host).collect();
-        hosts.sort_by_key(|&host| std::cmp::Reverse((weight(node(host)), node(host))));
-        hosts
-    }
-
-    /// A SYN has come to a host: whose turn is it?
-    fn turn(&self, host: u16) -> String {
-        let Some(Some(known)) = self.known.get(&host).filter(|_| self.clusterd()) else {
-            return String::new();
-        };
-        let syns = self.deeds.get(&host).map_or(0, |deeds| deeds.syns);
-        if !known.joined {
-            return ": only listens yet".to_owned();
-        }
-        if !known.serves {
-            return ": no listener with room, leaves it to others".to_owned();
-        }
-        if let Some(owner) = self.deeds.get(&host).and_then(|deeds| deeds.owner.clone()) {
-            return format!(": {owner} owns it");
-        }
-        let key = self.flow.key();
-        if known.by_hash {
-            let bucket = cluster_key().bucket(&key);
-            let hosts = self.order(|node| cluster_key().bucket_weight(bucket, node));
-            let turn = hosts.get(syns.saturating_sub(1) as usize % hosts.len().max(1));
-            return match turn {
-                Some(&turn) if turn == host => {
-                    ": decides by hash, and the try is its own".to_owned()
-                }
-                Some(turn) => format!(": decides by hash, the try is h{}'s", turn + 1),
-                None => String::new(),
-            };
-        }
-        let flow = cluster_key().flow(&key);
-        let hosts = self.order(|node| cluster_key().weight(flow, node));
-        let Some(position) = hosts.iter().position(|&it| it == host) else { return String::new() };
-        let place = format!(": rank {} of {}", position + 1, hosts.len());
-        match (self.scenario.pacing, position) {
-            (Pacing::Race, _) => format!("{place}, all claim at once"),
-            (Pacing::Rank, 0) => format!("{place}, its turn is at once"),
-            (Pacing::Rank, _) => {
-                format!("{place}, its turn is in {}", short(known.slot * position as u32))
-            }
-        }
-    }
-
     /// A segment of the client has come to a host.
     fn arrived(&mut self, at: Instant, host: u16, segment: &Segment) {
         let what = match segment.flag {
             Flag::Syn => {
-                let deeds = self.deeds.entry(host).or_default();
-                deeds.syns += 1;
-                deeds.held_since.get_or_insert(at);
-                format!("SYN arrives{}", self.turn(host))
+                self.hosts.entry(host).or_default().comes = true;
+                "SYN arrives".to_owned()
             }
             Flag::Ack | Flag::Fin => {
                 let named = self.named(segment.acknowledgement);
@@ -178,27 +117,20 @@ impl<'a> Story<'a> {
         self.answers.iter().find(|answer| near(answer.1)).map(|answer| answer.0)
     }
 
-    fn decided(&mut self, at: Instant, host: u16, accept: bool) {
-        let slot = self.known.get(&host).copied().flatten();
-        let by_hash = slot.is_some_and(|known| known.by_hash);
-        let deeds = self.deeds.entry(host).or_default();
-        let held = deeds.held_since.take().map(|since| at.since(since)).unwrap_or_default();
-        let why = match (accept, &deeds.owner, &deeds.deferred, deeds.claimed) {
-            (true, ..) if deeds.accepted => "accepted once more: it has answered".to_owned(),
-            (true, ..) if by_hash => "accepted by hash".to_owned(),
-            (true, _, _, Some(_)) => "accepted: claimed and unopposed".to_owned(),
-            (true, ..) => "accepted eagerly".to_owned(),
-            (false, Some(owner), ..) => format!("dropped: {owner} owns it"),
-            (false, ..) if by_hash => "dropped: by hash the try is another host's".to_owned(),
-            (false, _, Some(other), _) => format!("dropped: deferred to {other}'s claim"),
-            (false, ..) => "dropped: a copy, or held too long".to_owned(),
-        };
-        deeds.accepted |= accept;
-        let mark = if accept { Mark::Accepts } else { Mark::Drops };
-        let why = match self.scenario.rule {
-            Rule::Clusterd => why,
-            _ if accept => "accepted".to_owned(),
-            _ => "dropped".to_owned(),
+    fn decided(&mut self, at: Instant, host: u16, ticket: Ticket, accept: bool) {
+        let clusterd = self.clusterd();
+        let local = self.hosts.entry(host).or_default();
+        let held = local.syns.remove(&ticket).map(|since| at.since(since)).unwrap_or_default();
+        let copy = local.holds.is_some_and(|held| held != ticket);
+        if !copy {
+            local.holds = None;
+        }
+        let (mark, why) = match (accept, clusterd) {
+            (true, true) => (Mark::Accepts, local.change.accepted().to_owned()),
+            (true, false) => (Mark::Accepts, "accepted".to_owned()),
+            (false, true) if copy => (Mark::Drops, COPY.to_owned()),
+            (false, true) => (Mark::Drops, local.change.dropped()),
+            (false, false) => (Mark::Drops, "dropped".to_owned()),
         };
         self.line(at, Some(host), mark, format!("{why}; held for {}", short(held)), None);
     }
@@ -215,21 +147,10 @@ impl<'a> Story<'a> {
         said.filter(move |(_, contest)| Some(contest.attempt) == id)
     }
 
-    fn order_of(&self, contest: &Contest, node: NodeId) -> Order {
-        (contest.tries, contest.rank, cluster_key().tie_break(contest.attempt, node), node)
-    }
-
     fn claimed(&mut self, at: Instant, host: u16, frame: &Frame) {
         for (word, contest) in self.entries(frame).collect::<Vec<_>>() {
-            let order = self.order_of(contest, frame.header.node);
             let what = match word {
-                "CLAIM" => {
-                    self.deeds.entry(host).or_default().claimed = Some(order);
-                    format!(
-                        "says CLAIM (try {}, rank {}), and waits for better ones",
-                        contest.tries, contest.rank
-                    )
-                }
+                "CLAIM" => format!("says {}", claim(contest)),
                 "OWN" => "says OWN: it has answered".to_owned(),
                 _ => "says RELEASE: it passes".to_owned(),
             };
@@ -239,29 +160,12 @@ impl<'a> Story<'a> {
 
     fn heard(&mut self, at: Instant, host: u16, frame: &Frame) {
         let Some(from) = host_of(frame.header.node) else { return };
-        let name = format!("h{}", from + 1);
         for (word, contest) in self.entries(frame).collect::<Vec<_>>() {
-            let theirs = self.order_of(contest, frame.header.node);
-            let deeds = self.deeds.entry(host).or_default();
-            let why = match word {
-                _ if deeds.accepted => "has accepted, the client decides".to_owned(),
-                "CLAIM" => match deeds.claimed {
-                    Some(own) if own < theirs => "its own claim is better".to_owned(),
-                    Some(_) | None => {
-                        deeds.deferred = Some(name.clone());
-                        format!("defers to {name}'s claim")
-                    }
-                },
-                "OWN" => {
-                    deeds.owner = Some(name.clone());
-                    format!("{name} owns it")
-                }
-                _ => {
-                    deeds.owner = None;
-                    "goes on without it".to_owned()
-                }
+            let what = match word {
+                "CLAIM" => claim(contest),
+                word => word.to_owned(),
             };
-            let what = format!("hears {word} of {name}: {why}");
+            let what = format!("{what} of h{} arrives", from + 1);
             self.line(at, Some(host), Mark::Gets, what, Some(message(from, frame)));
         }
     }
@@ -312,7 +216,6 @@ impl<'a> Story<'a> {
                 if !again {
                     self.answers.push(answer);
                 }
-                self.deeds.entry(host).or_default().accepted = true;
                 format!("SYN-ACK {} leaves{}", segment.sequence, if again { " again" } else { "" })
             }
             Flag::Rst => format!("RST {} leaves", segment.sequence),
@@ -370,8 +273,7 @@ impl<'a> Story<'a> {
 
     fn fault(&mut self, at: Instant, fault: &FaultKind) {
         if let FaultKind::Kill(host) = fault {
-            self.known.insert(*host as u16, None);
-            self.deeds.remove(&(*host as u16));
+            self.hosts.remove(&(*host as u16));
         }
         if self.begin.is_none() {
             return;
@@ -390,12 +292,8 @@ impl<'a> Story<'a> {
     }
 }
 
-fn node(host: u16) -> NodeId {
-    node_id(usize::from(host))
-}
-
-fn host_of(node: NodeId) -> Option<u16> {
-    (0..64).find(|&host| node_id(usize::from(host)) == node)
+fn claim(contest: &Contest) -> String {
+    format!("CLAIM (try {}, rank {})", contest.tries, contest.rank)
 }
 
 fn message(host: u16, frame: &Frame) -> Message {
@@ -428,8 +326,8 @@ impl Record for Story<'_> {
             }
             Happening::Ended { connection, outcome } if connection == self.connection => {
                 self.ended = Some(at);
-                let what = format!("{outcome:?}").to_lowercase();
-                self.line(at, None, Mark::Happens, format!("the client is done: {what}"), None);
+                let what = format!("the client is done: {}", outcome_name(outcome));
+                self.line(at, None, Mark::Happens, what, None);
             }
             Happening::Arrived { host, segment } if self.about(segment.flow) => {
                 self.arrived(at, host, segment);
@@ -447,10 +345,10 @@ impl Record for Story<'_> {
             {
                 self.lost(at, (from, to), packet, why);
             }
-            Happening::Decided { host, syn, accept, .. }
+            Happening::Decided { host, ticket, syn, accept, .. }
                 if self.about(syn.flow) && syn.sequence == self.isn =>
             {
-                self.decided(at, host, accept);
+                self.decided(at, host, ticket, accept);
             }
             Happening::Accepted { host, flow, isn } if self.about(flow) && isn == self.isn => {
                 self.line(
@@ -462,7 +360,7 @@ impl Record for Story<'_> {
                 );
             }
             Happening::Destroyed { host, flow, .. } if self.about(flow) => {
-                let what = "removes its half-open connection: the client named another host";
+                let what = "removes its half-open connection";
                 self.line(at, Some(host), Mark::Happens, what.to_owned(), None);
             }
             Happening::Heard { host, bytes } if self.begin.is_some() && self.clusterd() => {
@@ -501,14 +399,22 @@ impl Record for Story<'_> {
         }
     }
 
-    fn after(&mut self, _at: Instant, host: &Host) {
+    fn after(&mut self, at: Instant, host: &Host) {
+        let Some(id) = self.id else { return };
+        let index = host.index() as u16;
+        let local = self.hosts.entry(index).or_default();
+        if std::mem::take(&mut local.comes) {
+            // It may be none that waits: there is no room, or the kernel decides.
+            if let Some(ticket) = host.newest_syn(self.flow, self.isn) {
+                local.syns.entry(ticket).or_insert(at);
+            }
+        }
         let Some(node) = host.decider.node() else { return };
-        let known = Known {
-            joined: node.joined(),
-            by_hash: node.by_hash(),
-            serves: host.kernel.serves,
-            slot: node.pace().0,
-        };
-        self.known.insert(host.index() as u16, Some(known));
+        let after = node.standing(id);
+        local.change = Change { before: local.change.after, after };
+        local.holds = after.and_then(|standing| standing.ticket()).or(local.holds);
+        if let Some(words) = local.change.words(at) {
+            self.line(at, Some(index), Mark::Happens, words, None);
+        }
     }
 }

@@ -11,7 +11,8 @@ const LANE: usize = 90;
 const WORDS: usize = 560;
 
 const STYLE: &str = "text{font:12px monospace}.life{stroke:#999}.message{stroke:#26c;marker-end:url(#tip)}\
-.Sends{fill:#26c}.Gets{fill:#fff;stroke:#26c}.Accepts{fill:#2a2}.Drops{fill:#c33}.Loses{fill:#fff;stroke:#c33}.Happens{fill:#555}";
+.lost{stroke:#c33;stroke-dasharray:5 4}\
+.Sends{fill:#26c}.Gets{fill:#fff;stroke:#26c}.Accepts{fill:#2a2}.Drops{fill:#c33}.Loses{fill:none;stroke:#c33;stroke-width:2}.Happens{fill:#555}";
 
 /// Draws it.
 pub fn draw(diagram: &Diagram) -> String {
@@ -38,17 +39,31 @@ pub fn draw(diagram: &Diagram) -> String {
     }
     for &(from, to) in &diagram.arrows {
         let (from_x, to_x) = (x(diagram.lines[from].column), x(diagram.lines[to].column));
-        // The tip ends at the rim of the circle.
-        let tip = if to_x > from_x { to_x - 5 } else { to_x + 5 };
+        // The tip ends at the rim of the circle, and what is lost in its cross.
+        let (class, gap) = match diagram.lines[to].mark {
+            Mark::Loses => ("lost", 0),
+            Mark::Sends | Mark::Gets | Mark::Accepts | Mark::Drops | Mark::Happens => {
+                ("message", 5)
+            }
+        };
+        let tip = if to_x > from_x { to_x - gap } else { to_x + gap };
         let (y1, y2) = (y(from), y(to));
         put(format!(
-            "<line class=\"message\" x1=\"{from_x}\" y1=\"{y1}\" x2=\"{tip}\" y2=\"{y2}\"/>"
+            "<line class=\"{class}\" x1=\"{from_x}\" y1=\"{y1}\" x2=\"{tip}\" y2=\"{y2}\"/>"
         ));
     }
     for (row, line) in diagram.lines.iter().enumerate() {
         let (x, y) = (x(line.column), y(row));
         let mark: Mark = line.mark;
-        put(format!("<circle class=\"{mark:?}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>"));
+        put(match mark {
+            Mark::Loses => {
+                let (left, top) = (x - 5, y - 5);
+                format!("<path class=\"{mark:?}\" d=\"M{left} {top}l10 10m0 -10l-10 10\"/>")
+            }
+            Mark::Sends | Mark::Gets | Mark::Accepts | Mark::Drops | Mark::Happens => {
+                format!("<circle class=\"{mark:?}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>")
+            }
+        });
         put(format!(
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{:.3}</text>",
             TIME - 10,

@@ -272,7 +272,7 @@ impl Host {
         };
         match (held.packet, verdict) {
             (HeldPacket::Syn(segment), verdict) => {
-                deeds.push(Deed::Decided(segment, verdict, held.told));
+                deeds.push(Deed::Decided(ticket, segment, verdict, held.told));
                 if verdict == Verdict::Accept {
                     self.open(at, segment, true, deeds);
                 }

@@ -159,9 +159,10 @@ impl<R: Record> World<'_, R> {
                 service.add(now, flow, work);
                 self.predict(host, life);
             }
-            Deed::Decided(syn, verdict, told) => {
+            Deed::Decided(ticket, syn, verdict, told) => {
                 let accept = verdict == Verdict::Accept;
-                self.record.note(now, Happening::Decided { host, syn: &syn, accept, told });
+                let decided = Happening::Decided { host, ticket, syn: &syn, accept, told };
+                self.record.note(now, decided);
             }
             Deed::Unheld(ticket) => self.record.note(now, Happening::Unheld { host, ticket }),
             Deed::Destroyed(flow, isn) => {

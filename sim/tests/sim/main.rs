@@ -4,6 +4,7 @@
 mod ablations;
 mod captures;
 mod common;
+mod explain;
 mod report;
 mod runs;
 mod swarm;
