@@ -1,11 +1,11 @@
 //! What the daemon changes on the host, and how it is taken back.
 //!
 //! The order matters. Rules come before the address, so that the kernel never
-//! answers ARP or TCP for the virtual IP by itself; the address goes before
+//! answers ARP, solicitations or TCP for the virtual IP by itself; the address goes before
 //! the rules for the same reason.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use pnet::util::MacAddr;
@@ -18,19 +18,19 @@ use crate::io::link::{Link, Links, Marked};
 use crate::io::mark::Mark;
 use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
-use crate::io::{arp, group, nft, xt_queue};
+use crate::io::{group, neighbours, nft, xt_queue};
 
 /// The rules, the mark, the reception of frames to the cluster's MAC and the address, in force.
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
-    vip: Ipv4Addr,
+    vip: IpAddr,
 }
 
 impl<'a> Installed<'a> {
     /// Installs the rules, the reception, then the address. On failure nothing remains.
     pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
-        let installed = Self { links, vip: rules.vip };
+        let installed = Self { links, vip: rules.addresses.vip() };
         match Self::install(links, link, rules).await {
             Ok(()) => Ok(installed),
             Err(error) => match installed.remove().await {
@@ -41,11 +41,12 @@ impl<'a> Installed<'a> {
     }
 
     async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
+        let vip = rules.addresses.vip();
         install_rules(rules)?;
         // Before what it is a note of.
-        links.mark(link.index, &Mark { vip: rules.vip, mode: rules.mac, own: link.mac }).await?;
+        links.mark(link.index, &Mark { vip, mode: rules.mac, own: link.mac }).await?;
         receive(links, link, rules).await?;
-        links.add_address(link.index, rules.vip).await
+        links.add_address(link.index, vip).await
     }
 
     /// Installs the rules again whenever another program has removed some.
@@ -85,7 +86,7 @@ impl<'a> Installed<'a> {
 fn install_rules(rules: &Ruleset) -> Result<()> {
     nft::apply(&rules.install(), "install the rules")?;
     if rules.backend == QueueBackend::Xtables {
-        let table = table_name(rules.vip);
+        let table = table_name(rules.addresses.vip());
         for (chain, offset) in QUEUE_CHAINS {
             xt_queue::insert(&table, chain, rules.queue + offset).map_err(|error| {
                 Failure::unavailable(&format!(
@@ -101,7 +102,7 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
 /// Lets frames to the cluster's MAC in, also after the end of this process: the established
 /// connections of this host go on after a crash.
 async fn receive(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
-    let mac = rules.mac.address(rules.vip);
+    let mac = rules.mac.address(rules.addresses.vip());
     match rules.mac {
         MacMode::Multicast | MacMode::Igmp => group::subscribe(&link.name, mac)
             .with_context(|| format!("let {} receive frames to {mac}", link.name)),
@@ -137,7 +138,7 @@ fn unsubscribe(mac: MacAddr) -> Result<()> {
 async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) -> Result<()> {
     links.set_mac(interface, index, mac).await?;
     for address in links.host_addresses(index).await? {
-        arp::announce_host(index, address, mac)
+        neighbours::announce_host(index, address, mac)
             .with_context(|| format!("announce {address} at {mac} on {interface}"))?;
     }
     Ok(())
@@ -145,7 +146,7 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
 
 /// The virtual IPs of which something is installed: by running daemons, or by
 /// killed ones. Rules alone are no evidence, others may have flushed them.
-pub async fn left_behind(links: &Links) -> Result<BTreeSet<Ipv4Addr>> {
+pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
     let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
     let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
     Ok(ruled.chain(marked).collect())
@@ -153,7 +154,7 @@ pub async fn left_behind(links: &Links) -> Result<BTreeSet<Ipv4Addr>> {
 
 /// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the
 /// established connections of this host go on meanwhile.
-pub async fn remove_other(links: &Links, link: &Link, vip: Ipv4Addr, mode: MacMode) -> Result<()> {
+pub async fn remove_other(links: &Links, link: &Link, vip: IpAddr, mode: MacMode) -> Result<()> {
     let marks = links.marks().await?;
     let mut of_vip = marks.iter().filter(|marked| marked.mark.vip == vip).peekable();
     let is_same = of_vip.peek().is_some()
@@ -162,7 +163,7 @@ pub async fn remove_other(links: &Links, link: &Link, vip: Ipv4Addr, mode: MacMo
 }
 
 /// Fails if the interface has the MAC of another virtual IP already.
-pub async fn require_own_mac(links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
+pub async fn require_own_mac(links: &Links, link: &Link, vip: IpAddr) -> Result<()> {
     let marks = links.marks().await?;
     let other = marks.iter().find(|marked| {
         let Mark { mode, vip: other, .. } = marked.mark;
@@ -179,7 +180,7 @@ pub async fn require_own_mac(links: &Links, link: &Link, vip: Ipv4Addr) -> Resul
 }
 
 /// Removes the address, the reception and the rules of `vip`, whoever installed them.
-pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
+pub async fn remove(links: &Links, vip: IpAddr) -> Result<()> {
     for index in links.holders(vip).await? {
         links.remove_address(index, vip).await?;
     }
