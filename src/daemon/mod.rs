@@ -34,7 +34,7 @@ use crate::control;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
-use crate::io::link::{Link, Links};
+use crate::io::link::{Link, Links, require_packets_in_group_frames};
 use crate::io::neighbours::Neighbours;
 use crate::io::nft;
 use crate::io::realtime::Realtime;
@@ -91,7 +91,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
     match args.mac {
-        MacMode::Multicast | MacMode::Igmp => {}
+        MacMode::Multicast | MacMode::Igmp => require_packets_in_group_frames(&link)?,
         MacMode::Stealth if !nft::has_ingress()? => {
             return Err(Failure::unavailable(
                 "--mac stealth needs nftables rules at an interface's ingress, which this kernel lacks \

@@ -56,7 +56,7 @@ impl ClaimSocket {
             MacMode::Igmp => {
                 let group = ip_group(addresses.vip());
                 Some(Membership::join(group, link.index)?)
-            },
+            }
             MacMode::Multicast | MacMode::Stealth | MacMode::Shared => None,
         };
         let destination = packet_socket::address(ethertype, link.index, mac);

@@ -15,7 +15,7 @@ use crate::io::cluster_mac::MacMode;
 mod own_address;
 mod reception;
 
-pub use reception::Marked;
+pub use reception::{Marked, require_packets_in_group_frames};
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]

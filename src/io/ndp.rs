@@ -279,8 +279,7 @@ fn mac_option(mut options: &[u8]) -> Option<MacAddr> {
             return None;
         }
         let (option, rest) = options.split_at_checked(MAC_OPTION * usize::from(length))?;
-        if let (true, &[_, _, a, b, c, d, e, f]) =
-            (kind == NdpOptionTypes::TargetLLAddr.0, option)
+        if let (true, &[_, _, a, b, c, d, e, f]) = (kind == NdpOptionTypes::TargetLLAddr.0, option)
         {
             return Some(MacAddr::new(a, b, c, d, e, f));
         }

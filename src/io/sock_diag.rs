@@ -147,11 +147,7 @@ impl SockDiag {
     }
 
     /// What TCP has for the ports of `client` and `local`.
-    pub fn connection(
-        &mut self,
-        client: SocketAddr,
-        local: SocketAddr,
-    ) -> io::Result<Connection> {
+    pub fn connection(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Connection> {
         let found = self.find(client, local).map_err(|error| {
             attempt(format!("look for a connection {client} -> {local}"), error)
         })?;

@@ -22,7 +22,9 @@ mod tests {
 
     #[test]
     fn a_name_leads_back_to_its_address() {
-        for (vip, name) in [("10.0.0.2", "10.0.0.2"), ("2001:db8::2", "2001_db8__2"), ("fd00::", "fd00__")] {
+        for (vip, name) in
+            [("10.0.0.2", "10.0.0.2"), ("2001:db8::2", "2001_db8__2"), ("fd00::", "fd00__")]
+        {
             let vip = vip.parse().unwrap();
             assert_eq!(spell(vip), name);
             assert_eq!(read(name), Some(vip));

@@ -174,8 +174,10 @@ fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
 fn prepare(cluster: &Cluster) -> Result<()> {
     let topology = &cluster.topology;
     let (network, bits) = SPOOFED;
-    let gateway =
-        Family::V4.client_addresses(Medium::Switch, 1).next().context("the client has an address")?;
+    let gateway = Family::V4
+        .client_addresses(Medium::Switch, 1)
+        .next()
+        .context("the client has an address")?;
     for host in &topology.hosts {
         topology.ip(host, &format!("route add {network}/{bits} via {gateway}\n"))?;
     }

@@ -450,8 +450,7 @@ mod tests {
         let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
         let header = Header::new(NodeId(1), 1, 1);
         let entries = vec![Entry::Claim(contest), Entry::Claim(contest), Entry::Own(contest)];
-        let payload =
-            wire::encode(&Frame { header, entries }, &ClusterKey::public(vip()).into());
+        let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(vip()).into());
         let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
         let good = frame(ttl_of_host(0), Family::V4.host_address(0), protocol, &payload);
         let bytes = good.len() as u64;

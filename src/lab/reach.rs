@@ -207,7 +207,8 @@ fn raise(medium: Medium, mode: MacMode, args: &ReachArgs) -> Result<Segment> {
 
 fn measure(segment: &Segment, medium: Medium, args: &ReachArgs) -> Result<Cell> {
     let Topology { hosts, client, .. } = &segment.topology;
-    let source = args.family().client_addresses(medium, 1).next().context("the client has an address")?;
+    let source =
+        args.family().client_addresses(medium, 1).next().context("the client has an address")?;
     let answered = client::knock(client, source, args.connections, PATIENCE)?;
     let sent = syns(client)?;
     let deadline = Instant::now() + STRAGGLERS;

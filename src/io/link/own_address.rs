@@ -30,7 +30,7 @@ impl Links {
             IpAddr::V4(vip) => Ok(Addresses::V4 { own: own_ipv4(name, &addresses, vip)?, vip }),
             IpAddr::V6(vip) => {
                 self.require_on_link(name, index, vip).await?;
-                Ok(Addresses::V6 { own: own_ipv6(name, &addresses, vip)?, vip })
+                Ok(Addresses::V6 { own: link_local(name, &addresses)?, vip })
             }
         }
     }
@@ -69,9 +69,8 @@ impl Links {
             let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             ((u128::from(prefix) ^ u128::from(vip)) & !host == 0).then_some(u128::from(vip) & host)
         };
-        let Some((prefix, length, host)) = prefixes
-            .iter()
-            .find_map(|prefix| Some((prefix.0, prefix.1, host_part(prefix)?)))
+        let Some((prefix, length, host)) =
+            prefixes.iter().find_map(|prefix| Some((prefix.0, prefix.1, host_part(prefix)?)))
         else {
             let all = prefixes.iter().map(|(prefix, length)| format!("{prefix}/{length}"));
             let all = all.collect::<Vec<_>>().join(", ");
@@ -121,7 +120,9 @@ fn own_ipv4(name: &str, addresses: &[Address], vip: Ipv4Addr) -> Result<Ipv4Addr
     };
     let host_part = u32::from(vip) & !subnet(prefix);
     if own == vip {
-        return Err(own_already(name, vip.into()));
+        return Err(Failure::config(&format!(
+            "{vip} is this host's own address on {name}; the virtual IP must be another one"
+        )));
     }
     if prefix < 31 && (host_part == 0 || host_part == !subnet(prefix)) {
         return Err(Failure::config(&format!(
@@ -131,18 +132,16 @@ fn own_ipv4(name: &str, addresses: &[Address], vip: Ipv4Addr) -> Result<Ipv4Addr
     Ok(own)
 }
 
-fn own_ipv6(name: &str, addresses: &[Address], vip: Ipv6Addr) -> Result<Ipv6Addr> {
+fn link_local(name: &str, addresses: &[Address]) -> Result<Ipv6Addr> {
     let mut unfit = None;
-    for Address { ip, prefix, flags, .. } in addresses {
+    for Address { ip, flags, .. } in addresses {
         let IpAddr::V6(ip) = ip else { continue };
-        if *ip == vip && *prefix < 128 {
-            return Err(own_already(name, vip.into()));
-        }
         if !ip.is_unicast_link_local() {
             continue;
         }
         if flags.contains(AddressFlags::Dadfailed) {
-            unfit = Some(format!("{ip} of {name} is in use by another host, too; give it another one"));
+            unfit =
+                Some(format!("{ip} of {name} is in use by another host, too; give it another one"));
         } else if flags.contains(AddressFlags::Tentative) {
             unfit = Some(format!(
                 "{ip} of {name} is still being looked for on other hosts (tentative); \
@@ -159,10 +158,4 @@ fn own_ipv6(name: &str, addresses: &[Address], vip: Ipv6Addr) -> Result<Ipv6Addr
              (addrgenmode none)? Add one: ip address add fe80::HOST/64 dev {name}"
         )
     })))
-}
-
-fn own_already(name: &str, vip: IpAddr) -> anyhow::Error {
-    Failure::config(&format!(
-        "{vip} is this host's own address on {name}; the virtual IP must be another one"
-    ))
 }

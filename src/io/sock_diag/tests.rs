@@ -225,9 +225,13 @@ fn a_socket_for_datagrams_is_found_by_its_port() {
     in_namespace(|| {
         run("ip", &["addr", "add", &format!("{VIP}/32"), "dev", "lo"]);
         let mut diag = SockDiag::open().unwrap();
-        for (vip, bound) in
-            [(VIP, "0.0.0.0"), (VIP, &VIP.to_string()), (VIP, "[::]"), (VIP6, "[::]"), (VIP6, "[::1]")]
-        {
+        for (vip, bound) in [
+            (VIP, "0.0.0.0"),
+            (VIP, &VIP.to_string()),
+            (VIP, "[::]"),
+            (VIP6, "[::]"),
+            (VIP6, "[::1]"),
+        ] {
             let socket = std::net::UdpSocket::bind(format!("{bound}:0")).unwrap();
             let port = socket.local_addr().unwrap().port();
             assert!(diag.takes_datagrams(vip, port).unwrap(), "{bound}");

@@ -134,9 +134,8 @@ impl Cluster {
         };
         // A SYN that stays unanswered is given up after 7 s.
         cluster.topology.client.set_sysctls(&[("ipv4/tcp_syn_retries", "2")])?;
-        cluster.services = cluster.start("service", |namespace, host| {
-            service_command(namespace, host, Family::V4)
-        })?;
+        cluster.services = cluster
+            .start("service", |namespace, host| service_command(namespace, host, Family::V4))?;
         cluster.services.extend(cluster.start("hang-up service", |namespace, host| {
             let mut command = service_command(namespace, host, Family::V4)?;
             command.args(["--hang-up", "--port", &HANG_UP_PORT.to_string()]);
@@ -157,8 +156,9 @@ impl Cluster {
                 };
                 let (mac, pacing) = (MacMode::Multicast, PacingArg::Rank);
                 let args = DaemonArgs { mac, pacing, guard, extra };
-                cluster
-                    .start("daemon", |namespace, _| daemon_command(namespace, Family::V4, &args, None, None))?
+                cluster.start("daemon", |namespace, _| {
+                    daemon_command(namespace, Family::V4, &args, None, None)
+                })?
             }
         };
         if !matches!(contender, Contender::Clusterd(_) | Contender::ByClaims(_)) {

@@ -167,10 +167,7 @@ impl Medium {
 
     /// Sysctls of the switch before it has an interface. Frames that cross it are none of its IP
     /// layer's business, but its queries for members of IPv6 groups need a source address.
-    pub(super) fn switch_settings(
-        self,
-        family: Family,
-    ) -> &'static [(&'static str, &'static str)] {
+    pub(super) fn switch_settings(self, family: Family) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Snooping => family.settings(),
             Self::Switch
