@@ -80,7 +80,12 @@ impl Conntrack {
             .nfgenmsg(family(vip), 0)
             // What is set in the tuple counts, and of it only what has a flag.
             .nested(CTA_FILTER, |filter| {
-                let flags = CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM;
+                let flags = match vip {
+                    IpAddr::V4(_) => CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM,
+                    // Asked for an IPv6 address, Linux 6.18 lists the flows that have another one
+                    // (`ctnetlink_filter_match_tuple`).
+                    IpAddr::V6(_) => CTA_FILTER_F_PROTO_NUM,
+                };
                 filter
                     .attribute(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes())
                     .attribute(CTA_FILTER_REPLY_FLAGS, &[0; 4]);

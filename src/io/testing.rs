@@ -1,7 +1,7 @@
 //! A network of its own for each test that needs the kernel.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;

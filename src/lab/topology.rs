@@ -88,11 +88,11 @@ impl Topology {
         let others = [&topology.client].into_iter().chain(&topology.router);
         for namespace in topology.hosts.iter().chain(others) {
             namespace.set_sysctls(family.settings())?;
+            namespace.set_sysctls(plan.medium.member_settings())?;
         }
         for (index, host) in topology.hosts.iter().enumerate() {
             let ttl = ttl_of_host(index).to_string();
             host.set_sysctls(&[(family.ttl_setting(), &ttl)])?;
-            host.set_sysctls(plan.medium.host_settings())?;
         }
         // Frames that cross the switch are none of its IP layer's business.
         topology.switch.set_sysctls(&[("bridge/bridge-nf-call-iptables", "0")])?;

@@ -182,7 +182,9 @@ fn connections_are_listed() {
         let found = SockDiag::open().unwrap().find(client, local).unwrap().unwrap();
         assert_eq!(found.state, TCP_SYN_RECV);
 
+        // On ::1 the clients' ends are local, too.
         let mut found = listed();
+        found.retain(|(_, local)| expected.iter().any(|(_, expected)| local == expected));
         found.sort();
         expected.sort();
         assert_eq!(found, expected);

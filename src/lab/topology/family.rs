@@ -121,7 +121,7 @@ mod tests {
             let clients: Vec<_> =
                 family.client_addresses(Medium::Hub, CLIENT_ADDRESSES_MAX).collect();
             assert!(family.host_address(HOSTS_MAX - 1) < clients[0]);
-            assert!(clients[clients.len() - 1] < end.parse().unwrap());
+            assert!(clients[clients.len() - 1] < end.parse::<IpAddr>().unwrap());
         }
     }
 

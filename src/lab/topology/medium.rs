@@ -179,8 +179,8 @@ impl Medium {
         }
     }
 
-    /// Settings that hosts need as if the switch had asked for them.
-    pub(super) fn host_settings(self) -> &'static [(&'static str, &'static str)] {
+    /// Settings of all that are plugged in, as if the switch had asked for them.
+    pub(super) fn member_settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // What the queries of an old querier would make them do (RFC 3376 7.2, RFC 3810 8.2).
             Self::MacSnooping => &[
