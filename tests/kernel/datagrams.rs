@@ -136,7 +136,7 @@ impl Tap {
             // With room for the headers that are looked at.
             let is_ip = match frame.get(12..14) {
                 Some([8, 0]) => frame.len() >= 38,
-                Some([0x86, 0xdd]) => frame.len() >= 66,
+                Some([0x86, 0xdd]) => frame.len() >= 62,
                 _ => false,
             };
             if is_ip && frame[6..11] == [2, 0, 0, 0, 0] {
