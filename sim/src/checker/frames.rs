@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
@@ -12,8 +11,6 @@ use super::{Checker, Invariant};
 use crate::host::{Host, cluster_key, node_id};
 use crate::packet::{FlowId, Segment};
 
-/// So long after the last SYN of an attempt, or answer to it, there is still something to say.
-const QUIET: Duration = Duration::from_secs(2);
 /// One of so many frames at the beginning of a run is heard once more, if there are so many. It takes a copy of
 /// the core, so one must do.
 const SAMPLED_AMONG: u32 = 10_000;
@@ -115,7 +112,7 @@ impl Checker {
         if about.is_none() {
             let what = format!("{word} for attempt {}, whose SYN no host has got", contest.attempt);
             self.blame(at, Invariant::I10, Some(host), None, what);
-        } else if at.since(active) > QUIET && !self.somebody_paused_since(active) {
+        } else if at.since(active) > self.quiet && !self.somebody_paused_since(active) {
             let what = format!("{word} {:?} after the last SYN or answer", at.since(active));
             self.blame(at, Invariant::I10, Some(host), about, what);
         }
