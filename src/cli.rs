@@ -13,6 +13,7 @@ use clusterd::wire::Policy;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
 use crate::lab::LabCommand;
+use crate::verify::VerifyArgs;
 
 /// Several hosts on one Ethernet segment answer one virtual IP together:
 /// type `clusterd eth0 10.0.0.2` on each of them.
@@ -21,9 +22,9 @@ use crate::lab::LabCommand;
     version,
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 stopped by a signal and cleaned up, 2 wrong usage, 69 interface, \
-                  kernel feature or program missing, 75 virtual IP or queue numbers in use, 77 privilege missing, \
-                  78 arguments do not fit this host, 1 anything else."
+    after_help = "Exit codes: 0 stopped by a signal and cleaned up, 2 wrong usage, 3 what was looked at is \
+                  not in order, 69 interface, kernel feature or program missing, 75 virtual IP or queue \
+                  numbers in use, 77 privilege missing, 78 arguments do not fit this host, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -51,6 +52,11 @@ pub enum Command {
     Rules(ClusterArgs),
     /// Show what the daemons on this host see and count.
     Status(StatusArgs),
+    /// Open connections to a virtual IP from a client, and tell from the frames on its interface who
+    /// answered and what went wrong.
+    ///
+    /// Exits with 0 if each connection was answered once, at once and without a reset; with 3 if not.
+    Verify(VerifyArgs),
     /// Try a whole cluster on this machine, in network namespaces.
     #[command(subcommand)]
     Lab(LabCommand),

@@ -9,7 +9,7 @@ mod core;
 mod datagrams;
 mod directory;
 mod hot_loop;
-mod identity;
+pub mod identity;
 pub mod install;
 mod keyfile;
 mod recorder;

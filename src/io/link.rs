@@ -13,8 +13,10 @@ use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 
 mod reception;
+mod route;
 
 pub use reception::Marked;
+pub use route::Route;
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]

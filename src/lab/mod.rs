@@ -13,7 +13,6 @@ mod faults;
 mod flood;
 mod hosts;
 mod isn;
-mod latency;
 mod loss;
 mod measure;
 mod netns;

@@ -38,3 +38,4 @@ mod services;
 mod survival;
 mod traffic;
 mod upgrade;
+mod verify;

@@ -1,0 +1,85 @@
+//! Which way packets go to an address.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_route::link::LinkLayerType;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteType};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Links, canonical_name};
+use crate::failure::Failure;
+
+/// The way to an address, as the kernel would choose it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Name of the interface.
+    pub interface: String,
+    /// Whether frames on it have Ethernet headers.
+    pub is_ethernet: bool,
+    /// The next hop, if the address is not on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The address that packets go from.
+    pub source: IpAddr,
+    /// Whether the address is one of this host's own.
+    pub is_local: bool,
+}
+
+impl Links {
+    /// Asks the kernel for the way to `target`, by `interface` if one is given.
+    pub async fn route(&self, target: IpAddr, interface: Option<&str>) -> Result<Route> {
+        let mut question = RouteMessageBuilder::<IpAddr>::new();
+        if let Some(name) = interface {
+            question = question.output_interface(self.index_of(name).await?);
+        }
+        let bits = if target.is_ipv4() { 32 } else { 128 };
+        let question = question.destination_prefix(target, bits)?.build();
+        let answer = self.handle.route().get(question).execute().next().await;
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            None => return Err(Failure::config(&format!("there is no route to {target}"))),
+            Some(Err(error)) => {
+                return Err(Failure::config(&format!("there is no route to {target} ({error})")));
+            }
+        };
+        let (mut index, mut gateway, mut source) = (None, None, None);
+        for attribute in &answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(oif) => index = Some(*oif),
+                RouteAttribute::Gateway(address) => gateway = ip(address),
+                RouteAttribute::PrefSource(address) => source = ip(address),
+                _ => {}
+            }
+        }
+        let index = index.with_context(|| format!("the route to {target} has no interface"))?;
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.context("look for the interface of the route")?;
+        let link = link.with_context(|| format!("there is no interface {index}"))?;
+        Ok(Route {
+            interface: canonical_name(&link).context("the interface has no name")?,
+            is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+            gateway,
+            source: source.with_context(|| format!("the route to {target} has no source"))?,
+            is_local: answer.header.kind == RouteType::Local,
+        })
+    }
+
+    async fn index_of(&self, name: &str) -> Result<u32> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.next().await {
+            Some(Ok(link)) => Ok(link.header.index),
+            None | Some(Err(_)) => {
+                Err(Failure::unavailable(&format!("there is no interface {name} here")))
+            }
+        }
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}
