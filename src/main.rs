@@ -5,6 +5,7 @@ mod cleanup;
 mod cli;
 mod control;
 mod daemon;
+mod doctor;
 mod failure;
 mod io;
 mod lab;
@@ -29,7 +30,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     if let Some(
-        Command::Rules(_) | Command::Status(_) | Command::Cleanup { .. } | Command::Verify(_),
+        Command::Rules(_)
+        | Command::Status(_)
+        | Command::Cleanup { .. }
+        | Command::Verify(_)
+        | Command::Doctor(_),
     ) = cli.command
     {
         // Their output may be piped into a program that has read enough.
@@ -50,6 +55,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         None => daemon::run(&cli.cluster()?),
         Some(Command::Rules(cluster)) => daemon::print_rules(&cluster),
         Some(Command::Status(status)) => control::print_status(&status),
+        Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Verify(args)) => return verify::run(&args),
         Some(Command::Lab(command)) => return lab::execute(&command),
         Some(Command::Cleanup { vip }) => cleanup::run(vip),

@@ -29,8 +29,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::cli::{ClusterArgs, UdpArg};
+use crate::cli::{ClusterArgs, MacArg, UdpArg};
 use crate::control;
+use crate::doctor::{attendant, auto};
 use crate::failure::Failure;
 use crate::io::arp::Arp;
 use crate::io::cluster_mac::MacMode;
@@ -54,7 +55,13 @@ const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
     let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
-    let rules = ruleset(args, &link, hot_loop::queue_candidates(args.vip)[0], QueueBackend::Nft);
+    let MacArg::Mode(mac) = args.mac else {
+        return Err(Failure::config(
+            "--mac auto is decided at the start, on the network; print the rules of one mode",
+        ));
+    };
+    let rules =
+        ruleset(args, mac, &link, hot_loop::queue_candidates(args.vip)[0], QueueBackend::Nft);
     print!("{}", rules.install());
     Ok(())
 }
@@ -68,11 +75,17 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")
 }
 
-fn ruleset(args: &ClusterArgs, link: &Link, queue: u16, backend: QueueBackend) -> Ruleset {
+fn ruleset(
+    args: &ClusterArgs,
+    mac: MacMode,
+    link: &Link,
+    queue: u16,
+    backend: QueueBackend,
+) -> Ruleset {
     Ruleset {
         interface: link.name.clone(),
         vip: args.vip,
-        mac: args.mac,
+        mac,
         own: link.address,
         guard: args.guard,
         queue,
@@ -91,7 +104,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let link = links.find(&args.interface, vip).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
-    match args.mac {
+    let mac = match args.mac {
+        MacArg::Mode(mac) => mac,
+        // Nothing is installed yet.
+        MacArg::Auto => tokio::select! {
+            mode = auto::choose(&links, &link, vip) => mode?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+        },
+    };
+    match mac {
         MacMode::Multicast | MacMode::Igmp => {}
         MacMode::Stealth if !nft::has_ingress()? => {
             return Err(Failure::unavailable(
@@ -102,10 +125,10 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
-    let control = control::Server::bind(vip, args.mac)?;
+    let control = control::Server::bind(vip, mac)?;
     if install::left_behind(&links).await?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, vip, args.mac).await?;
+        install::remove_other(&links, &link, vip, mac).await?;
     } else if !links.holders(vip).await?.is_empty() {
         return Err(Failure::in_use(&format!(
             "{vip} is already an address of this host; clusterd adds and removes it itself, \
@@ -113,8 +136,8 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
 
-    let arp = Arp::open(&link, vip, args.mac).context("open the ARP socket")?;
-    let kernel = Kernel::open(&link, vip, args.mac)?;
+    let arp = Arp::open(&link, vip, mac).context("open the ARP socket")?;
+    let kernel = Kernel::open(&link, vip, mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
 
@@ -167,20 +190,20 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         .context("start the hot loop")?;
 
     // The hot loop listens to the cluster while ARP asks the rest of the segment.
-    if let Some(mac) = arp.probe().await.context("probe for the virtual IP")? {
-        let expected = args.mac.address(vip);
-        return Err(Failure::in_use(&match MacMode::of(mac, vip) {
+    if let Some(other) = arp.probe().await.context("probe for the virtual IP")? {
+        let expected = mac.address(vip);
+        return Err(Failure::in_use(&match MacMode::of(other, vip) {
             Some(mode) => format!(
-                "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
+                "{vip} is answered in mode --mac {mode} by other hosts ({other}, expected {expected}); all \
                  hosts of a cluster need the same mode, so use that one here, or stop them all first"
             ),
             None => format!(
-                "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it \
+                "{vip} is in use by a host outside the cluster ({other}, expected {expected}); stop it \
                  there or choose another address"
             ),
         }));
     }
-    let rules = ruleset(args, &link, queue, backend);
+    let rules = ruleset(args, mac, &link, queue, backend);
     let rules_watch = Watch::rules(vip)?;
     let address_watch = Watch::addresses()?;
     let installed = install::Installed::new(&links, &link, &rules).await?;
@@ -192,11 +215,12 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         arp.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_arp(&arp, &links, &link, vip, args.mac) => outcome,
+            outcome = answer_arp(&arp, &links, &link, vip, mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
+            never = attendant::attend(&link, vip, mac) => match never {},
             never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),

@@ -12,9 +12,11 @@ use rtnetlink::packet_core::ErrorMessage;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 
+mod condition;
 mod reception;
 mod route;
 
+pub use condition::Condition;
 pub use reception::Marked;
 pub use route::Route;
 

@@ -12,6 +12,7 @@
 //! | [`nft_sets`], [`kernel_buckets`], [`foreign_flows`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
+//! | [`doctor_socket`] | `AF_PACKET` | bulletins and probes of the doctor |
 //! | [`cluster_mac`] | none | the MAC that the virtual IP resolves to, by mode |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to a group MAC, also after a crash |
 //! | [`igmp`] | `IP_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
@@ -28,6 +29,7 @@ pub mod arp;
 pub mod claim_socket;
 pub mod cluster_mac;
 pub mod conntrack;
+pub mod doctor_socket;
 pub mod error;
 pub mod foreign_flows;
 pub mod group;

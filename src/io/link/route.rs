@@ -1,11 +1,14 @@
 //! Which way packets go to an address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkLayerType;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteType};
+use pnet::util::MacAddr;
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Links, canonical_name};
@@ -63,6 +66,59 @@ impl Links {
             source: source.with_context(|| format!("the route to {target} has no source"))?,
             is_local: answer.header.kind == RouteType::Local,
         })
+    }
+
+    /// The default routes: interface and, if there is one, gateway of each.
+    pub async fn default_routes(&self) -> Result<Vec<(u32, Option<Ipv4Addr>)>> {
+        let question = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut listing = self.handle.route().get(question).execute();
+        let mut routes = Vec::new();
+        while let Some(route) = listing.next().await {
+            let route = route.context("list the routes")?;
+            let is_default = route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast;
+            let (mut index, mut gateway) = (None, None);
+            for attribute in &route.attributes {
+                match attribute {
+                    RouteAttribute::Oif(oif) => index = Some(*oif),
+                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                        gateway = Some(*address);
+                    }
+                    _ => {}
+                }
+            }
+            routes.extend(index.filter(|_| is_default).map(|index| (index, gateway)));
+        }
+        Ok(routes)
+    }
+
+    /// What this host believes to be the MAC of `address` on an interface, and whether somebody has
+    /// said so by hand.
+    pub async fn neighbour(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+    ) -> Result<Option<(MacAddr, bool)>> {
+        let neighbours = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let mut listing = neighbours.execute();
+        let mut found = None;
+        while let Some(entry) = listing.next().await {
+            let entry = entry.context("list the neighbours")?;
+            let is_it = entry.header.ifindex == index
+                && entry
+                    .attributes
+                    .iter()
+                    .any(|attribute| *attribute == NeighbourAttribute::Destination(address.into()));
+            let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(&mac[..]).ok(),
+                _ => None,
+            });
+            if let Some(mac) = mac.filter(|_| is_it) {
+                let is_static = entry.header.state == NeighbourState::Permanent;
+                found = Some((MacAddr::from(mac), is_static));
+            }
+        }
+        Ok(found)
     }
 
     async fn index_of(&self, name: &str) -> Result<u32> {
