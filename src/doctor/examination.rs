@@ -16,12 +16,17 @@ use super::wire::Role;
 use crate::control;
 use crate::io::arp::Arp;
 use crate::io::cluster_mac::MacMode;
-use crate::io::link::{Link, Links};
+use crate::io::link::{Hop, Link, Links};
 
 /// How long to listen before the gateway is tried: whoever is there has been heard by then.
 const FIRST: Duration = Duration::from_secs(1);
 /// How long each pair of participants listens to each other at least.
 const TOGETHER: Duration = Duration::from_secs(3);
+
+/// How long a participant that has tried the gateway tells the others.
+const TELL: Duration = Duration::from_millis(500);
+/// How long to wait for what is incomplete at the end of the window.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to examine, and as what.
 pub struct Examination<'a> {
@@ -53,15 +58,14 @@ impl Examination<'_> {
         let ask = async { arp.holders().await.context("ask for the virtual IP") };
         let first = session.take_part(|| begin.elapsed() >= FIRST);
         let (facts, holders, ()) = tokio::try_join!(look, ask, first)?;
-        let routes = links.default_routes().await?;
-        let gateway = routes.iter().find(|(index, _)| *index == link.index);
+        let gateway = gateway(&links.routes().await?, link.index);
         let mut observations = Observations {
             interface: link.name.clone(),
             vip,
             modes,
             hosts: Vec::new(),
             ways: Vec::new(),
-            gateway: gateway.and_then(|&(_, address)| address).map(|address| Gateway {
+            gateway: gateway.map(|address| Gateway {
                 address,
                 reach: None,
                 answers: session.gateway(),
@@ -72,13 +76,15 @@ impl Examination<'_> {
         };
         observations.add(&session, link);
 
-        let is_done = Cell::new(false);
+        // When the trial of the gateway ended; the others shall hear of it.
+        let done = Cell::new(None);
         let trial = async {
             let reach = self.try_gateway(&session, &observations).await;
-            is_done.set(true);
+            done.set(Some(Instant::now()));
             reach
         };
-        let is_over = || is_done.get() && self.is_over(&session, begin, window);
+        let is_told = || done.get().is_some_and(|done: Instant| done.elapsed() >= TELL);
+        let is_over = || is_told() && self.is_over(&session, begin, window);
         let (reach, ()) = tokio::try_join!(trial, session.take_part(is_over))?;
         if let Some(gateway) = &mut observations.gateway {
             (gateway.reach, gateway.answers) = (reach, session.gateway());
@@ -94,7 +100,9 @@ impl Examination<'_> {
         let only_daemons = !others.is_empty() && others.iter().all(|role| *role == Role::Daemon);
         let wait = if only_daemons { TOGETHER.min(window) } else { window };
         let together = session.newest().elapsed() >= TOGETHER.min(window);
-        begin.elapsed() >= wait && (together || begin.elapsed() >= window * 2)
+        let is_complete = together && !session.awaits_gateway();
+        // Whoever comes again and again, or stops half way, does not keep this one here for ever.
+        begin.elapsed() >= wait && (is_complete || begin.elapsed() >= window + PATIENCE)
     }
 
     /// The mode of the daemon on this host.
@@ -123,10 +131,14 @@ impl Examination<'_> {
             modes: &modes,
             is_live: live.is_some(),
         };
-        let (reach, answers) = trial.run(session.sender()).await?;
-        session.set_gateway(answers);
-        Ok(Some(reach))
+        trial.run(session.sender(), |answers| session.set_gateway(answers)).await.map(Some)
     }
+}
+
+/// The gateway by an interface: that of the default route, else of the widest one.
+fn gateway(routes: &[Hop], index: u32) -> Option<Ipv4Addr> {
+    let here = routes.iter().filter(|hop| hop.index == index);
+    here.filter_map(|hop| Some((hop.prefix, hop.gateway?))).min().map(|(_, gateway)| gateway)
 }
 
 impl Observations {

@@ -73,8 +73,12 @@ enum Event {
 }
 
 impl Trial<'_> {
-    /// Tries all modes. Takes some 5 seconds at most.
-    pub async fn run(&self, sender: &Sender) -> Result<(Reach, PerMode<GatewayAnswer>)> {
+    /// Tries all modes, and tells `progress` as far as it is. Takes some 7 seconds at most.
+    pub async fn run(
+        &self,
+        sender: &Sender,
+        progress: impl Fn(PerMode<GatewayAnswer>),
+    ) -> Result<Reach> {
         let trial = Running {
             trial: self,
             sender,
@@ -83,12 +87,20 @@ impl Trial<'_> {
             ident: rand::random(),
         };
         let mut answers = PerMode::default();
-        let Some(mac) = trial.resolve().await? else { return Ok((Reach::Silent, answers)) };
+        for &mode in self.modes {
+            answers[mode] = GatewayAnswer::Pending;
+        }
+        progress(answers);
+        let Some(mac) = trial.resolve().await? else {
+            progress(PerMode::default());
+            return Ok(Reach::Silent);
+        };
         let reach = if trial.ping(mac).await? { Reach::Answers } else { Reach::NoPing };
         for (&mode, number) in self.modes.iter().zip(1..) {
             answers[mode] = trial.try_mode(mac, mode, number).await?;
+            progress(answers);
         }
-        Ok((reach, answers))
+        Ok(reach)
     }
 }
 

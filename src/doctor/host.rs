@@ -64,7 +64,8 @@ impl Facts {
                 .max()
                 .unwrap_or(0)
         };
-        let routes = links.default_routes().await?;
+        let routes = links.routes().await?;
+        let mut defaults = routes.iter().filter(|hop| hop.prefix == 0).map(|hop| hop.index);
         let ruleset = nft::ruleset_json();
         Ok(Self {
             interface: link.name.clone(),
@@ -74,8 +75,8 @@ impl Facts {
             has_daemon: control::is_running(vip),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,
-            has_default_route: !routes.is_empty(),
-            has_default_route_here: routes.iter().any(|&(index, _)| index == link.index),
+            has_default_route: defaults.clone().next().is_some(),
+            has_default_route_here: defaults.any(|index| index == link.index),
             drops_unicast_in_multicast: conf("drop_unicast_in_l2_multicast") != 0,
             has_conntrack: nft::has_conntrack()?,
             conntrack: sysctl("netfilter/nf_conntrack_count")

@@ -35,7 +35,7 @@ pub enum Report {
         hosts: Vec<Host>,
         /// What they heard of each other.
         heard: Vec<Heard>,
-        /// The default gateway by the interface.
+        /// The gateway by the interface.
         gateway: Option<Ipv4Addr>,
         /// What it means.
         #[serde(flatten)]
@@ -133,14 +133,14 @@ fn fmt_modes(
             _ => format!("no, {working} ways of {ways}"),
         };
         let gateway = match gateway {
-            GatewayAnswer::Untested => "-",
+            GatewayAnswer::Untested | GatewayAnswer::Pending => "-",
             GatewayAnswer::Accepts => "accepts it",
             GatewayAnswer::Refuses => "refuses it",
             GatewayAnswer::Lost => "asked, then nothing came",
             GatewayAnswer::NeverAsks => "does not ask for it",
             GatewayAnswer::Elsewhere => "sends to another MAC",
         };
-        writeln!(f, "{mode:<10} {hosts:<26}   {gateway}")?;
+        writeln!(f, "{:<10} {hosts:<26}   {gateway}", mode.name())?;
     }
     Ok(())
 }

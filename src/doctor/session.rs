@@ -185,6 +185,11 @@ impl Session {
         known
     }
 
+    /// Whether somebody is trying the gateway.
+    pub fn awaits_gateway(&self) -> bool {
+        self.gateway().0.contains(&GatewayAnswer::Pending)
+    }
+
     /// Tells the others which mode this host has chosen.
     pub fn set_choice(&self, mode: MacMode) {
         self.state.borrow_mut().choice = Some(mode);

@@ -297,7 +297,12 @@ impl Observations {
         let (router, vip, mac) = (gateway.address, self.vip, mode.address(self.vip));
         let is_group = mac.is_multicast();
         let silent = gateway.reach == Some(Reach::NoPing);
-        match verdict.gateway {
+        // What gets from host to host gets from the router, too, if it is sent.
+        let answer = match (verdict.gateway, verdict.reaches_hosts()) {
+            (GatewayAnswer::Lost, Some(true)) if !silent => GatewayAnswer::Refuses,
+            (answer, _) => answer,
+        };
+        match answer {
             GatewayAnswer::Refuses => {
                 let rule = if is_group { " (a group MAC, RFC 1812 3.3.2)" } else { "" };
                 let out = if is_group {
@@ -328,6 +333,7 @@ impl Observations {
                 .try_this(format!("ip neigh del {vip} dev INTERFACE)")),
             ),
             GatewayAnswer::Untested
+            | GatewayAnswer::Pending
             | GatewayAnswer::Accepts
             | GatewayAnswer::Lost
             | GatewayAnswer::NeverAsks
@@ -351,7 +357,7 @@ impl Observations {
             Reach::Silent => Some(Finding::problem(
                 Culprit::RouterSilent,
                 format!(
-                    "the router {router}, the default gateway of {}, does not answer ARP: it is down, or not on \
+                    "the router {router}, the gateway by {}, does not answer ARP: it is down, or not on \
                  this segment",
                     self.interface
                 ),

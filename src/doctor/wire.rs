@@ -72,6 +72,8 @@ pub enum GatewayAnswer {
     NeverAsks,
     /// It sends what is for the virtual IP to another MAC.
     Elsewhere,
+    /// It will be known in some seconds.
+    Pending,
 }
 
 /// Probes of one participant that another one should have seen, and has.
@@ -249,13 +251,14 @@ impl Probe {
 }
 
 impl GatewayAnswer {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Untested,
         Self::Accepts,
         Self::Refuses,
         Self::Lost,
         Self::NeverAsks,
         Self::Elsewhere,
+        Self::Pending,
     ];
 
     fn number(self) -> u8 {

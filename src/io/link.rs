@@ -18,7 +18,7 @@ mod route;
 
 pub use condition::Condition;
 pub use reception::Marked;
-pub use route::Route;
+pub use route::{Hop, Route};
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ mod buckets;
 mod coexist;
 mod datagrams;
 mod dissector;
+mod doctor;
 mod dumps;
 mod errors;
 mod fallback;

@@ -126,7 +126,7 @@ fn a_router_that_refuses_group_macs_leaves_stealth() {
 fn of_a_router_only_that_is_said_which_can_be_told() {
     use GatewayAnswer::{Elsewhere, Lost, NeverAsks};
     for (answer, culprit) in [
-        (Lost, Culprit::RouterFrames),
+        (Lost, Culprit::RouterRefuses),
         (NeverAsks, Culprit::RouterEntry),
         (Elsewhere, Culprit::RouterEntry),
     ] {
@@ -153,8 +153,14 @@ fn alone_the_gateway_decides_and_without_one_nothing_speaks_against_the_default(
     alone.ways.clear();
     let verdict = alone.verdict();
     assert_eq!((verdict.others, verdict.recommended), (0, Some(MacMode::Multicast)));
-    alone.gateway = gateway(Reach::Answers, [Refuses, Refuses, Accepts, Accepts]);
-    assert_eq!(alone.verdict().recommended, Some(MacMode::Stealth));
+    alone.gateway = gateway(Reach::Answers, [Refuses, GatewayAnswer::Lost, Accepts, Accepts]);
+    let verdict = alone.verdict();
+    assert_eq!(verdict.recommended, Some(MacMode::Stealth));
+    // Who is to blame for a lost answer cannot be told alone.
+    assert_eq!(
+        culprits(&verdict)[..2],
+        [Some(Culprit::RouterRefuses), Some(Culprit::RouterFrames)]
+    );
 }
 
 #[test]

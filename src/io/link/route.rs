@@ -29,6 +29,17 @@ pub struct Route {
     pub is_local: bool,
 }
 
+/// One route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Index of the interface.
+    pub index: u32,
+    /// The next hop, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Length of the destination's prefix; 0 for the default route.
+    pub prefix: u8,
+}
+
 impl Links {
     /// Asks the kernel for the way to `target`, by `interface` if one is given.
     pub async fn route(&self, target: IpAddr, interface: Option<&str>) -> Result<Route> {
@@ -68,15 +79,15 @@ impl Links {
         })
     }
 
-    /// The default routes: interface and, if there is one, gateway of each.
-    pub async fn default_routes(&self) -> Result<Vec<(u32, Option<Ipv4Addr>)>> {
+    /// All unicast routes of IPv4.
+    pub async fn routes(&self) -> Result<Vec<Hop>> {
         let question = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let mut listing = self.handle.route().get(question).execute();
         let mut routes = Vec::new();
         while let Some(route) = listing.next().await {
             let route = route.context("list the routes")?;
-            let is_default = route.header.destination_prefix_length == 0
-                && route.header.kind == RouteType::Unicast;
+            let prefix = route.header.destination_prefix_length;
+            let is_unicast = route.header.kind == RouteType::Unicast;
             let (mut index, mut gateway) = (None, None);
             for attribute in &route.attributes {
                 match attribute {
@@ -87,7 +98,8 @@ impl Links {
                     _ => {}
                 }
             }
-            routes.extend(index.filter(|_| is_default).map(|index| (index, gateway)));
+            let hop = |index| Hop { index, gateway, prefix };
+            routes.extend(index.filter(|_| is_unicast).map(hop));
         }
         Ok(routes)
     }
