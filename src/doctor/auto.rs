@@ -10,6 +10,7 @@ use anyhow::Result;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::HARMLESS;
 use super::examination::Examination;
 use super::finding::Weight;
 use super::modes::ModeSet;
@@ -24,7 +25,7 @@ const AGREEMENT: Duration = Duration::from_secs(1);
 
 /// The mode to start in.
 pub async fn choose(links: &Links, link: &Link, vip: Ipv4Addr) -> Result<MacMode> {
-    let (role, modes) = (Role::Starting, ModeSet::of(&MacMode::ALL));
+    let (role, modes) = (Role::Starting, ModeSet::of(&HARMLESS));
     let examination = Examination { links, link, vip, role, modes };
     let (session, observations) = examination.run(WINDOW).await?;
     let verdict = observations.verdict();

@@ -44,6 +44,10 @@ use modes::ModeSet;
 use report::Report;
 use wire::Role;
 
+/// The modes in which frames come from the interface's own MAC only. Whoever tries the other one
+/// unasked may find the port shut down by a switch that allows one MAC per port.
+const HARMLESS: [MacMode; 3] = [MacMode::Multicast, MacMode::Igmp, MacMode::Stealth];
+
 /// Options of `doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -51,9 +55,10 @@ pub struct DoctorArgs {
     interface: String,
     /// The virtual IP.
     vip: Ipv4Addr,
-    /// MAC mode to try, or all.
-    #[arg(long, default_value = "all", value_name = "MODE", value_parser = parse_modes)]
-    mac: ModeSet,
+    /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
+    /// allows one per port may take the port down].
+    #[arg(long, value_name = "MODE", value_parser = parse_modes)]
+    mac: Option<ModeSet>,
     /// How long to wait for doctors on other hosts. If only daemons are there, 3 seconds do.
     #[arg(long = "for", default_value = "10s", value_name = "TIME", value_parser = parse_window)]
     window: Duration,
@@ -88,7 +93,7 @@ async fn examine(args: &DoctorArgs) -> Result<Report> {
         (Err(error), None) => return Err(error),
         (Err(error), Some(_)) => return Ok(Report::unfit(args, &error)),
     };
-    let (role, modes) = (Role::Doctor, args.mac);
+    let (role, modes) = (Role::Doctor, args.mac.unwrap_or(ModeSet::of(&HARMLESS)));
     let examination = Examination { links: &links, link: &link, vip: args.vip, role, modes };
     let (_session, observations) = examination.run(args.window).await?;
     Ok(Report::new(&observations, observations.verdict()))

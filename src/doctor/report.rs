@@ -175,9 +175,17 @@ fn fmt_advice(
             "=> the cluster answers in mode {live}, which does not work here; stop all hosts, then start \
              them with: clusterd {interface} {vip} --mac {mode}"
         ),
+        (Some(live), None) if verdict.modes.iter().all(|tried| tried.mode != live) => writeln!(
+            f,
+            "=> the cluster answers in mode {live}, which was not tried: clusterd doctor {interface} {vip} \
+             --mac {live}"
+        ),
+        (Some(live), None) => {
+            writeln!(f, "=> the cluster answers in mode {live}, which does not work here{alone}")
+        }
         (None, Some(mode)) => {
             writeln!(f, "=> use: clusterd {interface} {vip} --mac {mode}{alone}")
         }
-        (_, None) => writeln!(f, "=> no mode works as things are{alone}"),
+        (None, None) => writeln!(f, "=> no mode that was tried works as things are{alone}"),
     }
 }

@@ -113,10 +113,6 @@ impl ModeVerdict {
     pub fn reaches_hosts(&self) -> Option<bool> {
         (self.ways > 0).then_some(self.working == self.ways)
     }
-
-    fn works(&self) -> bool {
-        self.culprit.is_none()
-    }
 }
 
 impl Verdict {
@@ -150,10 +146,18 @@ impl Observations {
             mode.culprit = blame.as_ref().map(|finding| finding.culprit);
         }
         let live = self.live();
-        let usable = |mode: MacMode| modes.iter().any(|other| other.mode == mode && other.works());
-        let recommended = live
-            .filter(|&mode| usable(mode))
-            .or_else(|| self.modes.iter().find(|&mode| usable(mode)));
+        // Alone nothing speaks against a mode; among others one that was not tried is not known.
+        let is_alone = modes.iter().all(|mode| mode.ways == 0);
+        let usable = |mode: MacMode| {
+            let is_known = |other: &ModeVerdict| is_alone || other.ways > 0;
+            let mut known = modes.iter().filter(|other| is_known(other));
+            known.any(|other| other.mode == mode && other.culprit.is_none())
+        };
+        let recommended = match live {
+            Some(live) if usable(live) => Some(live),
+            Some(live) if !self.modes.contains(live) => None,
+            Some(_) | None => self.modes.iter().find(|&mode| usable(mode)),
+        };
 
         let mut findings = self.host_findings.clone();
         findings.extend(self.holders_findings());
@@ -249,15 +253,20 @@ impl Observations {
             [MacMode::Multicast, MacMode::Igmp, MacMode::Stealth].map(reaches);
         let (interface, vip, mac) = (&self.interface, self.vip, mode.address(self.vip));
         let switch_to = |mode: MacMode| format!("clusterd {interface} {vip} --mac {mode}");
+        let is_only_one = all.iter().all(|other| other.mode == mode || other.ways == 0);
         let segment = || {
-            Finding::problem(
-                Culprit::Segment,
-                format!(
-                    "{mode}: frames to {mac} do not get to all hosts although broadcasts do: storm control, a \
-                 virtual switch that delivers known MACs only, or more than one cause at a time; look at \
-                 the ports' drop counters"
-                ),
-            )
+            let more = match is_only_one {
+                true => {
+                    "no other mode was tried from host to host; to know more, run this on all hosts at \
+                     the same time, in all modes"
+                }
+                false => "look at the ports' drop counters",
+            };
+            let text = format!(
+                "{mode}: frames to {mac} do not get to all hosts although broadcasts do: IGMP snooping, storm \
+                 control, a virtual switch that delivers known MACs only, or more than one cause; {more}"
+            );
+            Finding::problem(Culprit::Segment, text)
         };
         match mode {
             MacMode::Multicast if igmp => Finding::problem(Culprit::MacSnooping, format!(

@@ -60,7 +60,7 @@ fn before_going_live_the_switch_is_recognised() {
     let before = lab.dump("h1");
     let snooping = Some("snooping");
     for (code, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s"]) {
-        assert_eq!(by_mode(&report), [snooping, snooping, None, Some("learning")]);
+        assert_eq!(by_mode(&report), [snooping, snooping, None]);
         assert_eq!((code, &report["recommended"]), (0, &"stealth".into()));
         assert_eq!(report["others"], 2);
     }
@@ -84,7 +84,7 @@ fn a_router_that_refuses_group_macs() {
 
     stop_daemons(&lab);
     lab.shell("router", &format!("ip neigh del {VIP} dev eth0; true"));
-    for (code, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s"]) {
+    for (code, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s", "--mac", "all"]) {
         let refuses = Some("router_refuses");
         assert_eq!(by_mode(&report), [refuses, refuses, None, Some("learning")]);
         assert_eq!((code, &report["recommended"]), (0, &"stealth".into()));
@@ -125,6 +125,7 @@ fn while_live_the_daemons_answer() {
     let (code, report) = doctors(&lab, &[1], &[]).remove(0);
     assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
     assert!(report["findings"][0]["text"].as_str().expect("a text").contains("10.77.0.13"));
+    assert_eq!(report["recommended"], Value::Null, "nothing else was tried");
 }
 
 #[test]
@@ -287,4 +288,16 @@ fn hosts_that_start_together_find_one_mode_and_later_ones_follow() {
         end(daemon.id(), libc::SIGTERM);
         daemon.wait().expect("wait for a daemon");
     }
+}
+
+#[test]
+fn a_host_that_starts_alone_takes_the_default() {
+    let Some(lab) = Lab::bare() else { return };
+    let output = lab.run("h1", &["clusterd", "rules", "eth0", "10.77.0.2", "--mac", "auto"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let before = lab.dump("h1");
+    let daemon = lab.start_daemon(1, VIP, &["--mac", "auto"]);
+    assert_eq!(lab.status(1)["mac_mode"], "multicast");
+    end(daemon, libc::SIGTERM);
+    assert_unchanged(&before, &lab.dump("h1"));
 }

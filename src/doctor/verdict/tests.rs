@@ -186,6 +186,22 @@ fn a_live_cluster_keeps_its_mode_if_that_works() {
 }
 
 #[test]
+fn a_mode_that_was_not_tried_is_not_recommended() {
+    // A doctor among daemons, of which each listens in the cluster's mode only.
+    let mut live = seen(PerMode([false; 4]));
+    live.own_mode = Some(MacMode::Multicast);
+    live.ways.retain(|way| way.mode == MacMode::Multicast);
+    let verdict = live.verdict();
+    assert_eq!((problems(&verdict), verdict.recommended), (vec![Culprit::Segment], None));
+    assert!(verdict.findings[0].text.contains("on all hosts at the same time"));
+
+    // A cluster in a mode that this doctor leaves alone.
+    let modes = ModeSet::of(&[MacMode::Multicast]);
+    let verdict = Observations { modes, own_mode: Some(MacMode::Shared), ..seen(ALL) }.verdict();
+    assert_eq!((verdict.live, verdict.recommended), (Some(MacMode::Shared), None));
+}
+
+#[test]
 fn strangers_and_mixed_modes_are_named() {
     let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
     let verdict = Observations { holders: BTreeSet::from([mac]), ..seen(ALL) }.verdict();

@@ -30,7 +30,16 @@ impl Doctors {
         let topology = Topology::raise(&plan, |_role| Namespace::unnamed())?;
         let start = |host: &Namespace| {
             let mut command = this_program_in(host)?;
-            command.args(["doctor", "eth0", &VIP.to_string(), "--json", "--for", WINDOW]);
+            command.args([
+                "doctor",
+                "eth0",
+                &VIP.to_string(),
+                "--json",
+                "--mac",
+                "all",
+                "--for",
+                WINDOW,
+            ]);
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().context("start a doctor")
         };
