@@ -15,7 +15,7 @@ use super::roster::Roster;
 use super::wire::{Bulletin, Id, Probe, Role, Wants};
 use crate::io::cluster_mac::MacMode;
 use crate::io::doctor_socket::{Receiver, Sender, probe_payload};
-use crate::io::link::Link;
+use crate::io::link::{Addresses, Link};
 
 /// The shortest time between two frames of one kind.
 const PACE: Duration = Duration::from_millis(200);
@@ -27,7 +27,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const FRAME_MAX: usize = 1024;
 
 /// Answers doctors for as long as the daemon runs.
-pub async fn attend(link: &Link, vip: Ipv4Addr, mode: MacMode) -> Infallible {
+pub async fn attend(link: &Link, mode: MacMode) -> Infallible {
+    let Addresses::V4 { vip, .. } = link.addresses else {
+        // The doctor is for IPv4 only, so far.
+        return std::future::pending().await;
+    };
     let attendant = match Attendant::open(link, vip, mode) {
         Ok(attendant) => attendant,
         Err(error) => {
@@ -150,7 +154,7 @@ impl<'a> Attendant<'a> {
             role: Role::Daemon,
             wants: Wants::Nothing,
             vip: self.vip.into(),
-            address: self.link.address.into(),
+            address: self.link.addresses.own(),
             modes: ModeSet::of(&[self.mode]),
             choice: Some(self.mode),
             sent: visit.sent,

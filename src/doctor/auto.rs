@@ -3,7 +3,6 @@
 //! Hosts that start at the same moment tell each other what they have chosen, for a second, and follow the
 //! one with the lowest number; later ones follow whoever runs.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,8 +14,9 @@ use super::examination::Examination;
 use super::finding::Weight;
 use super::modes::ModeSet;
 use super::wire::Role;
+use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
-use crate::io::link::{Link, Links};
+use crate::io::link::{Addresses, Link, Links};
 
 /// How long to look for others.
 const WINDOW: Duration = Duration::from_secs(3);
@@ -24,7 +24,10 @@ const WINDOW: Duration = Duration::from_secs(3);
 const AGREEMENT: Duration = Duration::from_secs(1);
 
 /// The mode to start in.
-pub async fn choose(links: &Links, link: &Link, vip: Ipv4Addr) -> Result<MacMode> {
+pub async fn choose(links: &Links, link: &Link) -> Result<MacMode> {
+    let Addresses::V4 { vip, .. } = link.addresses else {
+        return Err(Failure::config("--mac auto is for IPv4 only, so far; name the mode"));
+    };
     let (role, modes) = (Role::Starting, ModeSet::of(&HARMLESS));
     let examination = Examination { links, link, vip, role, modes };
     let (session, observations) = examination.run(WINDOW).await?;

@@ -49,7 +49,8 @@ impl Examination<'_> {
         let Self { links, link, vip, role, modes } = *self;
         let begin = Instant::now();
         let session = Session::open(link, vip, role, modes)?;
-        let arp = Arp::open(link, vip, MacMode::Multicast).context("open the ARP socket")?;
+        let arp = Arp::open(link, vip, MacMode::Multicast.address(vip.into()))
+            .context("open the ARP socket")?;
         let look = async {
             let condition = links.condition(&link.name).await?;
             let condition = condition.context("the interface was removed")?;
@@ -107,7 +108,7 @@ impl Examination<'_> {
 
     /// The mode of the daemon on this host.
     async fn own_mode(&self) -> Result<Option<MacMode>> {
-        if !control::is_running(self.vip) {
+        if !control::is_running(self.vip.into()) {
             return Ok(None);
         }
         let marks = self.links.marks().await?;
@@ -147,7 +148,7 @@ impl Observations {
         let roster = session.roster();
         let own = Host {
             id: session.id(),
-            address: link.address.into(),
+            address: link.addresses.own(),
             role: Role::Doctor,
             mode: self.own_mode,
         };

@@ -26,7 +26,7 @@ use crate::io::arp;
 use crate::io::cluster_mac::MacMode;
 use crate::io::doctor_socket::{Receiver, Sender};
 use crate::io::link::Link;
-use crate::io::packet::ipv4_payload;
+use crate::io::packet::ip_payload;
 
 /// How often a question is sent again.
 const REPEAT: Duration = Duration::from_millis(200);
@@ -117,7 +117,7 @@ impl Running<'_> {
         let Trial { link, gateway, .. } = self.trial;
         let question = arp::packet(
             ArpOperations::Request,
-            (link.mac, link.address),
+            (link.mac, self.sender.own()),
             (MacAddr::zero(), *gateway),
         );
         let end = Instant::now() + PATIENCE;
@@ -136,7 +136,7 @@ impl Running<'_> {
     async fn ping(&self, gateway: MacAddr) -> Result<bool> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            self.echo(self.trial.link.address, gateway, 0);
+            self.echo(self.sender.own(), gateway, 0);
             let again = Instant::now() + REPEAT;
             while let Some(event) = self.event(again).await? {
                 if let Event::Reply(0, _) = event {
@@ -154,7 +154,7 @@ impl Running<'_> {
         number: u16,
     ) -> Result<GatewayAnswer> {
         let Trial { vip, is_live, .. } = *self.trial;
-        let mac = mode.address(vip);
+        let mac = mode.address(vip.into());
         let (mut asked, mut elsewhere) = (0, false);
         if !is_live {
             // It may know the MAC of the mode tried before; whoever knows none learns nothing.
@@ -244,7 +244,7 @@ impl Running<'_> {
         let is_reply = ethernet.get_ethertype() == EtherTypes::Ipv4
             && ip.get_source() == self.trial.gateway
             && ip.get_next_level_protocol() == IpNextHeaderProtocols::Icmp;
-        let (_, message) = ipv4_payload(packet).filter(|_| is_reply)?;
+        let (_, message) = ip_payload(packet).filter(|_| is_reply)?;
         let echo = EchoReplyPacket::new(message)?;
         let is_ours =
             echo.get_icmp_type() == IcmpTypes::EchoReply && echo.get_identifier() == self.ident;

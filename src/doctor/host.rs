@@ -71,8 +71,8 @@ impl Facts {
             interface: link.name.clone(),
             vip,
             condition,
-            has_vip: !links.holders(vip).await?.is_empty(),
-            has_daemon: control::is_running(vip),
+            has_vip: !links.holders(vip.into()).await?.is_empty(),
+            has_daemon: control::is_running(vip.into()),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,
             has_default_route: defaults.clone().next().is_some(),
@@ -153,7 +153,7 @@ impl Facts {
     fn judge_neighbour(&self) -> Option<Finding> {
         let Self { interface, vip, .. } = self;
         let (mac, is_static) = self.neighbour?;
-        if MacMode::of(mac, *vip).is_some() {
+        if MacMode::of(mac, (*vip).into()).is_some() {
             return None;
         }
         let how = if is_static { "a permanent" } else { "an old" };
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_is_as_it_must_be_is_no_finding() {
-        let neighbour = Some((MacMode::Stealth.address(sound().vip), true));
+        let neighbour = Some((MacMode::Stealth.address(sound().vip.into()), true));
         for facts in [
             Facts { has_vip: true, has_daemon: true, ..sound() },
             Facts { neighbour, ..sound() },

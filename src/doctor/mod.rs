@@ -88,7 +88,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 async fn examine(args: &DoctorArgs) -> Result<Report> {
     let links = Links::open()?;
     let condition = links.condition(&args.interface).await?;
-    let link = match (links.find(&args.interface, args.vip).await, &condition) {
+    let link = match (links.find(&args.interface, args.vip.into()).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
         (Err(error), Some(_)) => return Ok(Report::unfit(args, &error)),

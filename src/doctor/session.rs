@@ -110,7 +110,7 @@ impl Session {
             role: self.role,
             wants: state.wants,
             vip: self.vip.into(),
-            address: self.link.address.into(),
+            address: self.link.addresses.own(),
             modes: self.modes,
             choice: state.choice,
             sent: state.sent,

@@ -180,7 +180,7 @@ impl Observations {
     /// The mode in which a cluster answers already.
     fn live(&self) -> Option<MacMode> {
         let daemons = self.hosts.iter().filter(|host| host.role == Role::Daemon);
-        let answered = || self.holders.iter().find_map(|&mac| MacMode::of(mac, self.vip));
+        let answered = || self.holders.iter().find_map(|&mac| MacMode::of(mac, self.vip.into()));
         self.own_mode.or_else(|| daemons.filter_map(|host| host.mode).next()).or_else(answered)
     }
 
@@ -220,7 +220,7 @@ impl Observations {
         if working.is_empty() {
             return None;
         }
-        let mac = mode.address(self.vip);
+        let mac = mode.address(self.vip.into());
         self.hosts.iter().find_map(|host| {
             let (id, address) = (host.id, host.address);
             let all_to = failing.iter().all(|way| way.to == id)
@@ -251,7 +251,7 @@ impl Observations {
         };
         let [multicast, igmp, stealth] =
             [MacMode::Multicast, MacMode::Igmp, MacMode::Stealth].map(reaches);
-        let (interface, vip, mac) = (&self.interface, self.vip, mode.address(self.vip));
+        let (interface, vip, mac) = (&self.interface, self.vip, mode.address(self.vip.into()));
         let switch_to = |mode: MacMode| format!("clusterd {interface} {vip} --mac {mode}");
         let is_only_one = all.iter().all(|other| other.mode == mode || other.ways == 0);
         let segment = || {
@@ -303,7 +303,7 @@ impl Observations {
     fn blame_gateway(&self, verdict: &ModeVerdict) -> Option<Finding> {
         let gateway = self.gateway.as_ref()?;
         let ModeVerdict { mode, .. } = *verdict;
-        let (router, vip, mac) = (gateway.address, self.vip, mode.address(self.vip));
+        let (router, vip, mac) = (gateway.address, self.vip, mode.address(self.vip.into()));
         let is_group = mac.is_multicast();
         let silent = gateway.reach == Some(Reach::NoPing);
         // What gets from host to host gets from the router, too, if it is sent.
@@ -376,7 +376,7 @@ impl Observations {
 
     fn holders_findings(&self) -> Vec<Finding> {
         let Self { vip, .. } = self;
-        let stranger = |mac: &&MacAddr| MacMode::of(**mac, *vip).is_none();
+        let stranger = |mac: &&MacAddr| MacMode::of(**mac, (*vip).into()).is_none();
         let mut findings: Vec<_> = self
             .holders
             .iter()
@@ -388,7 +388,7 @@ impl Observations {
                 ))
             })
             .collect();
-        let by_arp = self.holders.iter().filter_map(|&mac| MacMode::of(mac, *vip));
+        let by_arp = self.holders.iter().filter_map(|&mac| MacMode::of(mac, (*vip).into()));
         let daemons = self.hosts.iter().filter(|host| host.role == Role::Daemon);
         let mut modes: Vec<_> = daemons.filter_map(|host| host.mode).chain(by_arp).collect();
         modes.extend(self.own_mode);

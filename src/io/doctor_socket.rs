@@ -17,10 +17,10 @@ use socket2::{Domain, SockFilter, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::cluster_mac::{MacMode, igmp_group};
-use super::igmp::Membership;
-use super::link::Link;
-use super::packet::ipv4_payload;
+use super::cluster_mac::{MacMode, ip_group};
+use super::link::{Addresses, Link};
+use super::membership::Membership;
+use super::packet::ip_payload;
 use super::packet_socket;
 use crate::doctor::wire::{ETHERTYPE, PROBE_MAGIC};
 
@@ -75,9 +75,9 @@ impl Receiver {
         let socket = packet_socket::open(libc::ETH_P_IP, link.index, &filter)?;
         let mut membership = None;
         for mode in modes {
-            packet_socket::join(&socket, link.index, mode.address(vip))?;
+            packet_socket::join(&socket, link.index, mode.address(vip.into()))?;
             if mode == MacMode::Igmp {
-                membership = Some(Membership::join(igmp_group(vip), link.index)?);
+                membership = Some(Membership::join(ip_group(vip.into()), link.index)?);
             }
         }
         Self::new(socket, membership)
@@ -125,13 +125,14 @@ impl Receiver {
 
 /// The payload of a probe's packet.
 pub fn probe_payload(packet: &[u8]) -> Option<&[u8]> {
-    ipv4_payload(packet).map(|(_, payload)| payload)
+    ip_payload(packet).map(|(_, payload)| payload)
 }
 
 /// Sends frames, headers and all.
 pub struct Sender {
     socket: Socket,
     link: Link,
+    own: Ipv4Addr,
     vip: Ipv4Addr,
 }
 
@@ -141,7 +142,15 @@ impl Sender {
         // Without a protocol it hears nothing.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, link: link.clone(), vip })
+        let Addresses::V4 { own, .. } = link.addresses else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the doctor is for IPv4 only"));
+        };
+        Ok(Self { socket, link: link.clone(), own, vip })
+    }
+
+    /// This host's own address.
+    pub fn own(&self) -> Ipv4Addr {
+        self.own
     }
 
     /// Broadcasts a bulletin.
@@ -151,13 +160,13 @@ impl Sender {
 
     /// Sends a probe to the MAC of a mode, from the MAC that frames of that mode come from.
     pub fn probe(&self, mode: MacMode, payload: &[u8]) {
-        let mac = mode.address(self.vip);
+        let mac = mode.address(self.vip.into());
         let source = match mode {
             MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => self.link.mac,
             MacMode::Shared => mac,
         };
         let protocol = IpNextHeaderProtocol(IP_PROTOCOL);
-        let packet = ipv4(self.link.address, self.vip, protocol, TTL, payload);
+        let packet = ipv4(self.own, self.vip, protocol, TTL, payload);
         self.send(mac, source, EtherTypes::Ipv4, &packet);
     }
 

@@ -10,7 +10,9 @@ use super::oracle::Oracle;
 use crate::capture::{self, Observer, Opened, Scope};
 
 /// What the oracle needs: SYNs, SYN-ACKs, resets and claims.
-const FILTER: &str = "tcp[tcpflags] & (tcp-syn|tcp-rst) != 0 or ip proto 150";
+/// libpcap finds TCP's flags behind an IPv4 header only; they are in byte 13 behind the 40 of IPv6.
+const FILTER: &str = "tcp[tcpflags] & (tcp-syn|tcp-rst) != 0 or ip proto 150 \
+                      or (ip6 proto 6 and ip6[53] & (tcp-syn|tcp-rst) != 0) or ip6 proto 150";
 
 /// The capture on the client's interface.
 pub type Listener = capture::Listener<Oracle>;

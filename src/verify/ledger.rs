@@ -14,7 +14,7 @@ use pnet::util::MacAddr;
 use crate::capture::Observer;
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::Route;
-use crate::io::packet::ipv4_payload;
+use crate::io::packet::ip_payload;
 
 /// What a captured frame begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,7 @@ impl Ledger {
 
     /// How the hosts that answered can be told apart, if frames of theirs pass no router.
     pub fn distinction(&self) -> Distinction {
-        let shared = match self.target.ip() {
-            IpAddr::V4(vip) => Some(MacMode::Shared.address(vip)),
-            IpAddr::V6(_) => None,
-        };
+        let shared = Some(MacMode::Shared.address(self.target.ip()));
         let mut answerers = self.attempts.values().flat_map(|attempt| attempt.answers.keys());
         match answerers.any(|&(mac, _)| mac.is_none() || mac == shared) {
             true => Distinction::SequenceNumber,
@@ -227,7 +224,7 @@ impl Observer for Ledger {
         match packet.first().map(|byte| byte >> 4) {
             Some(4) => {
                 let Some(ip) = Ipv4Packet::new(packet) else { return };
-                let payload = ipv4_payload(packet)
+                let payload = ip_payload(packet)
                     .filter(|_| ip.get_next_level_protocol() == IpNextHeaderProtocols::Tcp);
                 if let Some((_, segment)) = payload {
                     self.observe_segment(mac, ip.get_source().into(), segment);

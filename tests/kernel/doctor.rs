@@ -117,7 +117,7 @@ fn while_live_the_daemons_answer() {
     drop(kept);
 
     // A host that hears nobody: its port drops what goes to the group MAC.
-    let mac = mac_text(cluster_mac("multicast"));
+    let mac = mac_text(cluster_mac(VIP.into(), "multicast"));
     lab.shell("switch", &format!(
         "nft add table netdev deaf; nft \"add chain netdev deaf c {{ type filter hook egress device h3 priority 0; }}\"; \
          nft add rule netdev deaf c ether daddr {mac} drop"

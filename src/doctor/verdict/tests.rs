@@ -175,7 +175,7 @@ fn a_live_cluster_keeps_its_mode_if_that_works() {
     assert!(!verdict.has_problems());
 
     // A daemon too old to take part in this answers ARP all the same.
-    let holders = BTreeSet::from([MacMode::Multicast.address(VIP)]);
+    let holders = BTreeSet::from([MacMode::Multicast.address(VIP.into())]);
     let works = PerMode([false, false, true, false]);
     let verdict = Observations { holders, ..seen(works) }.verdict();
     assert_eq!(

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::hosts::this_program_in;
 use super::super::isn::Isn;
 use super::super::netns::Namespace;
-use super::super::topology::{Medium, Plan, Topology, VIP};
+use super::super::topology::{Family, Medium, Plan, Topology};
 
 /// How long doctors look; what the router says takes them a little longer.
 const WINDOW: &str = "4s";
@@ -26,14 +26,15 @@ pub struct Doctors {
 impl Doctors {
     /// Raises a segment and calls the doctors.
     pub fn call(medium: Medium, nodes: usize) -> Result<Self> {
-        let plan = Plan { nodes, client_addresses: 1, medium, isn: Isn::Shared };
+        let plan =
+            Plan { nodes, client_addresses: 1, medium, isn: Isn::Shared, family: Family::V4 };
         let topology = Topology::raise(&plan, |_role| Namespace::unnamed())?;
         let start = |host: &Namespace| {
             let mut command = this_program_in(host)?;
             command.args([
                 "doctor",
                 "eth0",
-                &VIP.to_string(),
+                &Family::V4.vip().to_string(),
                 "--json",
                 "--mac",
                 "all",
