@@ -187,6 +187,8 @@ impl Checker {
         if !self.hosts.ranks(host, from) {
             return;
         }
+        let frame_id = (from, frame.header.incarnation, frame.header.sequence);
+        let mut new = BTreeMap::new();
         for entry in &frame.entries {
             let (contest, word) = match entry {
                 Entry::Claim(contest) => {
@@ -197,8 +199,12 @@ impl Checker {
                 Entry::Release(contest) => (contest, Word::Release(from)),
                 Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => continue,
             };
-            if let Some((_, attempt)) = self.attempts.find(contest.attempt) {
-                attempt.at.entry(host).or_default().heard.push((at, word));
+            if let Some((about, attempt)) = self.attempts.find(contest.attempt) {
+                let local = attempt.at.entry(host).or_default();
+                // A frame may say several things about one attempt.
+                if *new.entry(about).or_insert_with(|| local.frames.insert(frame_id)) {
+                    local.heard.push((at, word));
+                }
             }
         }
     }
