@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::rig::{Lab, end, note};
+use crate::rig::{Lab, VIP6, end, note};
 
 /// Its exit code, and its report.
 fn verify(lab: &Lab, options: &[&str]) -> (i32, Value) {
@@ -52,6 +52,16 @@ fn a_clean_cluster() {
     let text = String::from_utf8_lossy(&output.stdout);
     note(&text);
     assert!(text.contains("20 answered") && text.ends_with("clean\n"), "{text}");
+}
+
+#[test]
+fn a_cluster_of_ipv6() {
+    let Some(lab) = Lab::up_with(3, &["--ipv6"]) else { return };
+    let target = format!("[{VIP6}]:80");
+    let (code, report) = verify(&lab, &[&target, "--connections", "100"]);
+    assert_eq!((code, &report["answered"]), (0, &100.into()), "{report}");
+    assert_eq!(report["wire"]["answering_hosts"], serde_json::json!({ "1": 100 }));
+    assert_eq!(report["hosts"].as_array().map(Vec::len), Some(3));
 }
 
 #[test]
