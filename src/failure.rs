@@ -8,6 +8,10 @@ use std::fmt;
 pub enum Exit {
     /// Anything without a code of its own.
     Other = 1,
+    /// What was looked at is not in order: `verify` and `doctor`.
+    NotInOrder = 3,
+    /// `doctor` heard no other host.
+    Alone = 4,
     /// EX_UNAVAILABLE: interface, kernel feature or program missing.
     Unavailable = 69,
     /// EX_TEMPFAIL: the virtual IP is in use.

@@ -9,7 +9,7 @@ mod core;
 mod datagrams;
 mod directory;
 mod hot_loop;
-mod identity;
+pub mod identity;
 pub mod install;
 mod keyfile;
 mod recorder;
@@ -29,8 +29,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::cli::{ClusterArgs, UdpArg};
+use crate::cli::{ClusterArgs, MacArg, UdpArg};
 use crate::control;
+use crate::doctor::{attendant, auto};
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
@@ -56,8 +57,13 @@ const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
     let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
+    let MacArg::Mode(mac) = args.mac else {
+        return Err(Failure::config(
+            "--mac auto is decided at the start, on the network; print the rules of one mode",
+        ));
+    };
     let queue = hot_loop::queue_candidates(args.vip)[0];
-    let rules = ruleset(args, &link, queue, QueueBackend::Nft, module_share(args));
+    let rules = ruleset(args, mac, &link, queue, QueueBackend::Nft, module_share(args));
     print!("{}", rules.install());
     Ok(())
 }
@@ -82,6 +88,7 @@ fn module_share(args: &ClusterArgs) -> Option<ModuleShare> {
 
 fn ruleset(
     args: &ClusterArgs,
+    mac: MacMode,
     link: &Link,
     queue: u16,
     backend: QueueBackend,
@@ -90,7 +97,7 @@ fn ruleset(
     Ruleset {
         interface: link.name.clone(),
         addresses: link.addresses,
-        mac: args.mac,
+        mac,
         // Behind the gate connection tracking sees only what a client of this host says, so what
         // it calls ASSURED is right.
         guard: match module {
@@ -113,7 +120,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let link = links.find(&args.interface, vip).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
-    match args.mac {
+    let mac = match args.mac {
+        MacArg::Mode(mac) => mac,
+        // Nothing is installed yet.
+        MacArg::Auto => tokio::select! {
+            mode = auto::choose(&links, &link) => mode?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+        },
+    };
+    match mac {
         MacMode::Multicast | MacMode::Igmp => require_packets_in_group_frames(&link)?,
         MacMode::Stealth if !nft::has_ingress()? => {
             return Err(Failure::unavailable(
@@ -124,10 +141,10 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
-    let control = control::Server::bind(vip, args.mac)?;
+    let control = control::Server::bind(vip, mac)?;
     if install::left_behind(&links).await?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, vip, args.mac).await?;
+        install::remove_other(&links, &link, vip, mac).await?;
     } else if !links.holders(vip).await?.is_empty() {
         return Err(Failure::in_use(&format!(
             "{vip} is already an address of this host; clusterd adds and removes it itself, \
@@ -135,9 +152,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
 
-    let neighbours = Neighbours::open(&link, args.mac)
-        .context("open the socket for ARP or neighbour discovery")?;
-    let kernel = Kernel::open(&link, args.mac)?;
+    let neighbours =
+        Neighbours::open(&link, mac).context("open the socket for ARP or neighbour discovery")?;
+    let kernel = Kernel::open(&link, mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
     let module = module_share(args);
@@ -200,20 +217,20 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         .context("start the hot loop")?;
 
     // The hot loop listens to the cluster while this asks the rest of the segment.
-    if let Some(mac) = neighbours.probe().await.context("probe for the virtual IP")? {
-        let expected = args.mac.address(vip);
-        return Err(Failure::in_use(&match MacMode::of(mac, vip) {
+    if let Some(other) = neighbours.probe().await.context("probe for the virtual IP")? {
+        let expected = mac.address(vip);
+        return Err(Failure::in_use(&match MacMode::of(other, vip) {
             Some(mode) => format!(
-                "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
+                "{vip} is answered in mode --mac {mode} by other hosts ({other}, expected {expected}); all \
                  hosts of a cluster need the same mode, so use that one here, or stop them all first"
             ),
             None => format!(
-                "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it \
+                "{vip} is in use by a host outside the cluster ({other}, expected {expected}); stop it \
                  there or choose another address"
             ),
         }));
     }
-    let rules = ruleset(args, &link, queue, backend, module);
+    let rules = ruleset(args, mac, &link, queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
     let address_watch = Watch::addresses(vip)?;
     let installed = install::Installed::new(&links, &link, &rules, module).await?;
@@ -225,11 +242,12 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         neighbours.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_neighbours(&neighbours, &links, &link, vip, args.mac) => outcome,
+            outcome = answer_neighbours(&neighbours, &links, &link, vip, mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
+            never = attendant::attend(&link, mac) => match never {},
             never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),

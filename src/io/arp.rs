@@ -5,6 +5,7 @@
 //! switches may learn. The kernel's own answers are suppressed by the rules. Overrun: a lost request
 //! is asked again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
@@ -85,6 +86,22 @@ impl Arp {
         Ok(None)
     }
 
+    /// The MACs that hosts say the virtual IP has, when they are asked.
+    pub async fn holders(&self) -> io::Result<BTreeSet<MacAddr>> {
+        let mut holders = BTreeSet::new();
+        for _ in 0..PROBES {
+            self.send(ArpOperations::Request, self.link.mac, Ipv4Addr::UNSPECIFIED, None)?;
+            let deadline = Instant::now() + Duration::from_millis(*PROBE_INTERVAL_MS.start());
+            while let Ok(message) = timeout_at(deadline, self.receive()).await {
+                let message = message?;
+                if message.sender == self.vip && message.operation == ArpOperations::Reply {
+                    holders.insert(message.sender_mac);
+                }
+            }
+        }
+        Ok(holders)
+    }
+
     /// Tells the segment where the virtual IP is, for hosts that knew it elsewhere.
     pub fn announce(&self) -> io::Result<()> {
         self.send(ArpOperations::Request, self.mac, self.vip, None)
@@ -145,7 +162,8 @@ pub fn announce_host(interface: u32, address: Ipv4Addr, mac: MacAddr) -> io::Res
     socket.send_to(&bytes, &everybody).map(drop)
 }
 
-fn packet(
+/// An ARP packet, with MAC and address of sender and target.
+pub fn packet(
     operation: ArpOperation,
     sender: (MacAddr, Ipv4Addr),
     target: (MacAddr, Ipv4Addr),

@@ -12,10 +12,14 @@ use rtnetlink::packet_core::ErrorMessage;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 
+mod condition;
 mod own_address;
 mod reception;
+mod route;
 
+pub use condition::Condition;
 pub use reception::{Marked, require_packets_in_group_frames};
+pub use route::{Hop, Route};
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
@@ -45,6 +49,14 @@ impl Addresses {
         match self {
             Self::V4 { vip, .. } => vip.into(),
             Self::V6 { vip, .. } => vip.into(),
+        }
+    }
+
+    /// This host's own address.
+    pub fn own(self) -> IpAddr {
+        match self {
+            Self::V4 { own, .. } => own.into(),
+            Self::V6 { own, .. } => own.into(),
         }
     }
 }
