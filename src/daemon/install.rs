@@ -172,12 +172,12 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
 }
 
 /// The virtual IPs of which something is installed: by running daemons, or by
-/// killed ones. Rules alone are no evidence, others may have flushed them.
+/// killed ones. Rules alone are no evidence, others may have flushed them. What the kernel module
+/// does is none, an administrator may have told it.
 pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
     let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
     let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
-    let in_module = kmod::vips().context("list the virtual IPs of the kernel module")?;
-    Ok(ruled.chain(marked).chain(in_module).collect())
+    Ok(ruled.chain(marked).collect())
 }
 
 /// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the

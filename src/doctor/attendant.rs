@@ -121,11 +121,6 @@ impl<'a> Attendant<'a> {
 
     fn hear(&self, visit: &mut Visit, bulletin: Bulletin) {
         let (now, role, wants) = (Instant::now(), bulletin.role, bulletin.wants);
-        let is_new = !visit.roster.knows(bulletin.id);
-        if is_new && role != Role::Daemon {
-            // What was counted for an earlier doctor was another network, perhaps.
-            visit.roster = Roster::default();
-        }
         visit.roster.bulletin(bulletin);
         match role {
             // Daemons do not answer each other, or they would never stop.

@@ -17,6 +17,7 @@ use super::wire::Role;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::{Addresses, Link, Links};
+use crate::io::nft;
 
 /// How long to look for others.
 const WINDOW: Duration = Duration::from_secs(3);
@@ -28,7 +29,10 @@ pub async fn choose(links: &Links, link: &Link) -> Result<MacMode> {
     let Addresses::V4 { vip, .. } = link.addresses else {
         return Err(Failure::config("--mac auto is for IPv4 only, so far; name the mode"));
     };
-    let (role, modes) = (Role::Starting, ModeSet::of(&HARMLESS));
+    let role = Role::Starting;
+    let can_stealth = nft::has_ingress()?;
+    let possible = HARMLESS.iter().copied().filter(|&it| it != MacMode::Stealth || can_stealth);
+    let modes: ModeSet = possible.collect();
     let examination = Examination { links, link, vip, role, modes };
     let (session, observations) = examination.run(WINDOW).await?;
     let verdict = observations.verdict();

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use pnet::util::MacAddr;
 use tokio::time::Instant;
 
 use super::gateway::{Reach, Trial};
@@ -122,6 +123,11 @@ impl Examination<'_> {
         if !session.tries_gateway() {
             return Ok(None);
         }
+        // To say that it is elsewhere would take the address away from whoever has it.
+        let is_of_cluster = |&mac: &MacAddr| MacMode::of(mac, self.vip.into()).is_some();
+        if !seen.holders.iter().all(is_of_cluster) {
+            return Ok(None);
+        }
         let live = seen.verdict().live;
         let modes: Vec<_> =
             self.modes.iter().filter(|&mode| live.is_none_or(|live| live == mode)).collect();
@@ -130,7 +136,8 @@ impl Examination<'_> {
             vip: self.vip,
             gateway: gateway.address,
             modes: &modes,
-            is_live: live.is_some(),
+            // A daemon may start while this goes on.
+            is_live: &|| live.is_some() || session.hears_daemon(),
         };
         trial.run(session.sender(), |answers| session.set_gateway(answers)).await.map(Some)
     }

@@ -173,9 +173,14 @@ impl Walk<'_> {
                             end => Some(end),
                         }
                     }
+                    // Where it leads depends on what is not known here.
+                    "vmap" if holds != Holds::No => {
+                        *doubt = true;
+                        None
+                    }
                     // These change nothing about where a packet goes.
                     "counter" | "log" | "comment" | "mangle" | "jump" | "goto" => None,
-                    // Limits, sets, verdict maps, extensions of xtables.
+                    // Limits, sets, extensions of xtables.
                     _ => {
                         if holds == Holds::Yes {
                             holds = Holds::Perhaps;
@@ -369,6 +374,8 @@ mod tests {
         let port = vec![tcp_port(json!(80)), accept()];
         assert_eq!(input("drop", vec![port]), [(Effect::MayDrop, None, Traffic::Syn)]);
         assert_eq!(input("drop", vec![vec![daddr(json!("10.0.0.2")), accept()]]), []);
+        let vmap = vec![json!({"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@ways"}})];
+        assert_eq!(input("drop", vec![vmap]), [(Effect::MayDrop, None, Traffic::Syn)]);
         let new = json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}});
         assert_eq!(input("drop", vec![vec![new, accept()]]), [(Effect::Drops, None, Traffic::Syn)]);
     }

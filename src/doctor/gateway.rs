@@ -59,7 +59,7 @@ pub struct Trial<'a> {
     /// The modes to try.
     pub modes: &'a [MacMode],
     /// Whether a cluster answers for the virtual IP already.
-    pub is_live: bool,
+    pub is_live: &'a dyn Fn() -> bool,
 }
 
 /// What the gateway sent.
@@ -153,10 +153,10 @@ impl Running<'_> {
         mode: MacMode,
         number: u16,
     ) -> Result<GatewayAnswer> {
-        let Trial { vip, is_live, .. } = *self.trial;
+        let vip = self.trial.vip;
         let mac = mode.address(vip.into());
         let (mut asked, mut elsewhere) = (0, false);
-        if !is_live {
+        if !(self.trial.is_live)() {
             // It may know the MAC of the mode tried before; whoever knows none learns nothing.
             let announcement =
                 arp::packet(ArpOperations::Request, (mac, vip), (MacAddr::zero(), vip));
@@ -170,7 +170,7 @@ impl Running<'_> {
                 match event {
                     Event::Asks(asker) => {
                         asked += 1;
-                        if !is_live {
+                        if !(self.trial.is_live)() {
                             let target = (asker, self.trial.gateway);
                             let answer = arp::packet(ArpOperations::Reply, (mac, vip), target);
                             self.sender.arp(asker, &answer);

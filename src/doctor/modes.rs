@@ -35,10 +35,16 @@ impl<T> IndexMut<MacMode> for PerMode<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ModeSet(u8);
 
+impl FromIterator<MacMode> for ModeSet {
+    fn from_iter<I: IntoIterator<Item = MacMode>>(modes: I) -> Self {
+        Self(modes.into_iter().fold(0, |bits, mode| bits | 1 << position(mode)))
+    }
+}
+
 impl ModeSet {
     /// These modes.
     pub fn of(modes: &[MacMode]) -> Self {
-        Self(modes.iter().fold(0, |bits, &mode| bits | 1 << position(mode)))
+        modes.iter().copied().collect()
     }
 
     /// One bit for each mode; unknown bits are ignored.

@@ -81,11 +81,6 @@ impl Roster {
         }
     }
 
-    /// Has it sent a bulletin?
-    pub fn knows(&self, id: Id) -> bool {
-        self.peers.contains_key(&id)
-    }
-
     /// All of them.
     pub fn peers(&self) -> impl Iterator<Item = (Id, &Peer)> {
         self.peers.iter().map(|(&id, peer)| (id, peer))

@@ -151,6 +151,12 @@ impl Session {
         self.state.borrow().roster.clone()
     }
 
+    /// Has a daemon been heard?
+    pub fn hears_daemon(&self) -> bool {
+        let state = self.state.borrow();
+        state.roster.peers().any(|(_, peer)| peer.role == Role::Daemon)
+    }
+
     /// When the last of the others was heard for the first time; the beginning if none was.
     pub fn newest(&self) -> Instant {
         self.state.borrow().newest

@@ -120,6 +120,12 @@ impl Verdict {
     pub fn has_problems(&self) -> bool {
         self.findings.iter().any(|finding| finding.weight == Weight::Problem)
     }
+
+    /// Whether there is a cluster in a mode of which nothing was seen here.
+    pub fn live_is_unexamined(&self) -> bool {
+        let is_seen = |live| self.modes.iter().any(|it| it.mode == live && it.ways > 0);
+        self.others > 0 && self.live.is_some_and(|live| !is_seen(live))
+    }
 }
 
 impl Way {

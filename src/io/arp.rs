@@ -134,7 +134,7 @@ impl Arp {
         let bytes = packet(operation, (sender_mac, sender), target);
         let destination = to.map_or(MacAddr::broadcast(), |message| message.sender_mac);
         let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);
-        self.socket.get_ref().send_to(&bytes, &address).map(drop)
+        packet_socket::send(self.socket.get_ref(), &bytes, &address)
     }
 
     async fn receive(&self) -> io::Result<Message> {

@@ -129,7 +129,10 @@ impl Links {
     pub async fn host_addresses(&self, index: u32) -> Result<Vec<IpAddr>> {
         let vips: Vec<_> = self.marks().await?.into_iter().map(|marked| marked.mark.vip).collect();
         let all = self.addresses().await?.into_iter();
-        let own = all.filter(|a| a.index == index && !vips.contains(&a.ip));
+        // Of what another host may have, or has, nobody must be told that it is here.
+        let doubtful = AddressFlags::Tentative | AddressFlags::Dadfailed;
+        let is_sure = |a: &Address| !a.flags.intersects(doubtful);
+        let own = all.filter(|a| a.index == index && !vips.contains(&a.ip) && is_sure(a));
         Ok(own.map(|a| a.ip).collect())
     }
 

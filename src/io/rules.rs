@@ -186,7 +186,8 @@ impl Ruleset {
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
         writeln!(text, "  set {UNDIVIDED} {{ type inet_service; size {UNDIVIDED_MAX}; }}")?;
         writeln!(text, "  set {ANSWERING} {{ type inet_service; size {ANSWERING_MAX}; }}")?;
-        writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
+        // Three at a time. The kernel counts those whose time is over until it has collected them.
+        writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 32; }}")?;
         writeln!(
             text,
             "  set {FOREIGN_FLOWS} {{ type {address} . inet_service . inet_service; \

@@ -1,9 +1,10 @@
 //! What `verify` says: numbers, and what of them is not in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use pnet::util::MacAddr;
 use serde::Serialize;
 
 use super::VerifyArgs;
@@ -48,6 +49,8 @@ pub struct Report {
 /// What the frames say.
 #[derive(Clone, Debug, Serialize)]
 struct Wire {
+    /// Connections of which a SYN was seen.
+    attempts: u64,
     syns: u64,
     syn_retransmissions: u64,
     /// Connections whose first SYN nobody answered.
@@ -107,6 +110,7 @@ enum What {
     Duplicates,
     Other,
     FramesLost,
+    Unseen,
 }
 
 impl Report {
@@ -259,6 +263,16 @@ impl Report {
                 ),
             );
         }
+        let opened = self.answered + self.refused + self.timed_out;
+        if self.wire.attempts < opened {
+            add(
+                What::Unseen,
+                format!(
+                    "only {} of {opened} were seen on {}: packets go another way (several routes, IPsec), so nothing is known of the others; --interface names the way",
+                    self.wire.attempts, self.interface
+                ),
+            );
+        }
         findings
     }
 }
@@ -267,6 +281,7 @@ impl Wire {
     fn new(sums: &Sums, frames_lost: u64) -> Self {
         let several = sums.answering_hosts.iter().filter(|&(&hosts, _)| hosts > 1);
         Self {
+            attempts: sums.answering_hosts.values().sum(),
             syns: sums.syns,
             syn_retransmissions: sums.syn_retransmissions,
             misses: sums.misses,
@@ -284,13 +299,18 @@ impl Wire {
 
 fn shares(sums: &Sums) -> Vec<Share> {
     let all: u64 = sums.shares.values().sum();
-    let share = |(mac, &answered): (&_, &u64)| Share {
-        mac: format!("{mac}"),
-        answered,
-        percent: answered as f64 * 100.0 / all as f64,
-        resets: sums.resets.get(&Some(*mac)).copied().unwrap_or(0),
+    // Also a host that never answers first and only resets.
+    let hosts: BTreeSet<_> = sums.shares.keys().chain(sums.resets.keys().flatten()).collect();
+    let share = |mac: &MacAddr| {
+        let answered = sums.shares.get(mac).copied().unwrap_or(0);
+        Share {
+            mac: format!("{mac}"),
+            answered,
+            percent: answered as f64 * 100.0 / all.max(1) as f64,
+            resets: sums.resets.get(&Some(*mac)).copied().unwrap_or(0),
+        }
     };
-    sums.shares.iter().map(share).collect()
+    hosts.into_iter().map(share).collect()
 }
 
 impl fmt::Display for Report {

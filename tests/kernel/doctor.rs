@@ -126,6 +126,11 @@ fn while_live_the_daemons_answer() {
     assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
     assert!(report["findings"][0]["text"].as_str().expect("a text").contains("10.77.0.13"));
     assert_eq!(report["recommended"], Value::Null, "nothing else was tried");
+
+    // Daemons remember what they have seen of each of several doctors.
+    for (code, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
+        assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
+    }
 }
 
 #[test]
@@ -210,6 +215,13 @@ fn what_is_wrong_on_a_host_is_named() {
     lab.shell("client", "ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0");
     let (code, report) = look();
     assert_eq!((code, culprits(&report)), (3, vec!["duplicate_vip"]));
+
+    // Nothing is tried with a gateway then: it would take the address away from its owner.
+    lab.shell("h1", "ip route add default via 10.77.0.200");
+    let (code, report) = look();
+    assert_eq!((code, culprits(&report)), (3, vec!["duplicate_vip"]));
+    let gateway = &report["gateway"];
+    assert_eq!((&gateway["address"], &gateway["reach"]), (&"10.77.0.200".into(), &Value::Null));
 }
 
 #[test]
