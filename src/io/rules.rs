@@ -178,7 +178,7 @@ impl Ruleset {
         let Self { interface, guard, queue, .. } = self;
         let vip = self.vip();
         let Words { family, ip, address, icmp, errors } = Words::of(vip);
-        let log = format!("log group {queue} snaplen {LOG_SNAPLEN} queue-threshold 1");
+        let log = self.log();
         writeln!(text, "table inet {} {{", table_name(vip))?;
         writeln!(text, "  counter {DIVIDED} {{ }}")?;
         // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
@@ -208,6 +208,7 @@ impl Ruleset {
             MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => {}
         }
         self.datagrams(text)?;
+        self.answers(text)?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
         // Without this, rules that do not mention an address would meet the other family, too.
@@ -302,6 +303,16 @@ impl Ruleset {
             "    udp sport @{ANSWERING} meta l4proto != @{BY_BUCKET} ct state new \
              ct status ! confirmed goto contest"
         )?;
+        writeln!(text, "    goto answers\n  }}")?;
+        self.forwarded(text)?;
+        writeln!(text, "}}")
+    }
+
+    /// Segments from the virtual IP that tell the daemon something, or that only the host may send
+    /// whom the client chose.
+    fn answers(&self, text: &mut String) -> std::fmt::Result {
+        let log = self.log();
+        writeln!(text, "  chain answers {{")?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
         // services of the others, so it stays here, and the daemon looks whether there is
@@ -317,13 +328,30 @@ impl Ruleset {
         writeln!(text, "    {refusal} goto contest")?;
         // A packet without a tracking entry matches no `ct` condition at all, so
         // it is the chosen flows that are named here and the rest is dropped.
-        let chosen = match guard {
+        let chosen = match self.guard {
             Guard::Rst => "ct status assured".to_owned(),
             Guard::Strict => format!("ct label {CONFIRMED_LABEL}"),
         };
         writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
         writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
-        writeln!(text, "  }}\n}}")
+        writeln!(text, "  }}")
+    }
+
+    /// What a server behind this host says, as soon as IPVS or DNAT has put the virtual IP in the place
+    /// of its address: this host speaks for it. What comes from this host itself, or passes a
+    /// bridge of it (`bridge-nf-call-iptables`) on its way from another one, has no input interface here.
+    fn forwarded(&self, text: &mut String) -> std::fmt::Result {
+        let vip = self.vip();
+        let Words { ip, .. } = Words::of(vip);
+        writeln!(text, "  chain forwarded {{")?;
+        writeln!(text, "    type filter hook postrouting priority srcnat + 1; policy accept;")?;
+        writeln!(text, "    iif 0 accept")?;
+        writeln!(text, "    {ip} saddr {vip} goto answers\n  }}")
+    }
+
+    /// The statement that copies a packet to the daemon.
+    fn log(&self) -> String {
+        format!("log group {} snaplen {LOG_SNAPLEN} queue-threshold 1", self.queue)
     }
 
     /// Overload form: SYNs of foreign buckets go before connection tracking makes

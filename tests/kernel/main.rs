@@ -26,6 +26,7 @@ mod errors;
 mod fallback;
 mod faults;
 mod flood;
+mod forwarded;
 mod frames;
 mod ipv6;
 mod log;
