@@ -20,7 +20,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let key = ClusterKey::public(VIP.into());
-        let node = |id| Node::new(Config::new(NodeId(id), 1, key), Instant::default());
+        let node = |id| Node::new(Config::new(NodeId(id), 1, VIP), Instant::default());
         let nodes = [node(1), node(2)];
         let mut pair =
             Self { now: Instant::default(), nodes, apart: false, outputs: Default::default() };

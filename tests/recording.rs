@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
-use clusterd::protocol::{Config, Instant, Listener, Node, Output, Syn, Ticket, Verdict};
+use clusterd::protocol::{Config, Instant, Listener, Member, Node, Output, Syn, Ticket, Verdict};
 use clusterd::recording::{
     self, Header, Input, MAGIC, ReadError, Reader, Record, ReplayError, Replayed, Turn,
 };
@@ -12,8 +12,9 @@ use clusterd::wire::Frame;
 
 /// A node by itself that answers connections, and all of its life as records.
 fn life() -> (Header, Vec<Record<'static>>) {
-    let mut config = Config::new(NodeId(7), 3, ClusterKey::public([10, 0, 0, 2].into()));
-    config.roster = vec![(NodeId(9), Duration::from_secs(60))];
+    let mut config = Config::new(NodeId(7), 3, [10, 0, 0, 2]);
+    let member = Member { node: NodeId(9), unheard: Duration::from_secs(60), vips: vec![] };
+    config.roster = vec![member];
     let header = Header { version: "1".to_owned(), config, started: Duration::from_secs(1) };
     let mut node = Node::new(header.config.clone(), Instant::default());
     let mut records = Vec::new();
@@ -44,7 +45,7 @@ fn life() -> (Header, Vec<Record<'static>>) {
         records.push(Record::Turn(Turn { ended: now, ..Turn::default() }));
     };
     let at = |milliseconds| Instant(milliseconds * 1_000_000);
-    let service = ServicePort::tcp(80);
+    let service = ServicePort::tcp(([10, 0, 0, 2], 80));
     turn(at(5_000), Input::Listener { service, listener: Listener::Ready });
     for number in 0..50 {
         let flow = FlowKey::tcp(([10, 0, 0, 200], 4000 + number), ([10, 0, 0, 2], 80));

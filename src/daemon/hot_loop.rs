@@ -580,10 +580,12 @@ impl HotLoop {
         if rules == 0 {
             return Ok(());
         }
-        let KernelShare { own, decide_syns, undivided } = &self.share;
+        // With one virtual IP no host lacks any (`whole`, `left`).
+        let KernelShare { own, decide_syns, undivided, whole: _, left: _ } = &self.share;
+        let undivided = undivided.iter().map(|service| service.port).collect();
         let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
         let answering = self.kernel.datagrams.answering();
-        match self.kernel.buckets.set(own, protocols, undivided, answering) {
+        match self.kernel.buckets.set(own, protocols, &undivided, answering) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use clusterd::flow::{ClusterKey, NodeId, Protocol};
+use clusterd::flow::{ClusterKey, NodeId, Protocol, VipHash};
 use clusterd::protocol::{self, Notice};
 use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,9 +130,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let config = protocol::Config {
         pacing: args.pacing.into(),
         mode: args.mode.into(),
-        roster: kept.ages(SystemTime::now()),
+        roster: kept.members(SystemTime::now()),
         timers: args.timers(),
-        ..protocol::Config::new(node, incarnation, public)
+        ..protocol::Config::new(node, incarnation, vip)
     };
     let (recorder, writer) = match &args.record {
         Some(path) => {
@@ -273,11 +273,11 @@ async fn keep_state(
 ) -> std::convert::Infallible {
     let Some(file) = file else { return std::future::pending().await };
     // Nothing is kept yet, not even this incarnation.
-    let mut kept: Option<(Vec<NodeId>, tokio::time::Instant)> = None;
+    let mut kept: Option<(Vec<(NodeId, Vec<VipHash>)>, tokio::time::Instant)> = None;
     let mut complained = false;
     loop {
         let roster = shared.snapshot().roster;
-        let members: Vec<_> = roster.iter().map(|&(node, _)| node).collect();
+        let members: Vec<_> = roster.iter().map(|it| (it.node, it.vips.clone())).collect();
         let is_kept = kept
             .as_ref()
             .is_some_and(|(kept, at)| *kept == members && at.elapsed() < STATE_INTERVAL);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::vips::{PeerVips, Service, Vip, VipSet, Vips};
 use super::window::{Place, Window};
 use super::{Instant, Notice, Timers};
-use crate::flow::{NodeId, Protocol, ServicePort};
-use crate::wire::{Flags, Header, MAJOR, REPORTS_MAX, Report};
+use crate::flow::{ClusterKey, NodeId, Protocol, VipHash};
+use crate::wire::{Flags, FurtherPort, Header, MAJOR, PORTS_MAX, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
 pub(super) const LOSS_WINDOW: u32 = 128;
@@ -28,8 +29,12 @@ pub(super) struct Peer {
     verified: bool,
     /// It has shown that itself; peers of some versions cannot, and are taken at their word.
     proven: bool,
-    /// Ports it cannot serve, as it said last.
+    /// The virtual IPs that it answers.
+    vips: PeerVips,
+    /// Ports of the first virtual IP that it cannot serve, as it said last.
     unavailable: [Vec<u16>; 2],
+    /// Ports of the further ones, also (`None`) of those that this node does not have.
+    further: [Vec<(Option<Vip>, u16)>; 2],
     loss: Loss,
     /// When it was last told what was heard of it.
     told: Instant,
@@ -54,7 +59,9 @@ impl Peer {
             flags: header.flags,
             verified: mute_version,
             proven: false,
+            vips: PeerVips::UNSAID,
             unavailable: [Vec::new(), Vec::new()],
+            further: [Vec::new(), Vec::new()],
             loss: Loss { received: 1, lost: 0 },
             told: Instant::default(),
             hears_me: None,
@@ -97,13 +104,41 @@ impl Peer {
         self.minor > 0
     }
 
-    pub fn serves(&self, service: ServicePort) -> bool {
-        !self.unavailable(service.protocol).contains(&service.port)
+    /// It gets what is sent to that virtual IP.
+    pub fn answers(&self, vip: Vip) -> bool {
+        self.vips.set().contains(vip)
     }
 
-    /// Ports that it cannot serve.
-    pub fn unavailable(&self, protocol: Protocol) -> &[u16] {
-        &self.unavailable[list(protocol)]
+    /// The virtual IPs of which it does.
+    pub fn vips(&self) -> VipSet {
+        self.vips.set()
+    }
+
+    /// It answers the virtual IP, and has not said that it cannot serve the port.
+    pub fn serves(&self, service: Service) -> bool {
+        let Service { protocol, port, vip } = service;
+        match vip {
+            Vip::FIRST => !self.unavailable[list(protocol)].contains(&port),
+            _ => self.answers(vip) && !self.further[list(protocol)].contains(&(Some(vip), port)),
+        }
+    }
+
+    /// It cannot name more ports that it does not serve, so there may be others.
+    pub fn may_lack_more(&self, service: Service) -> bool {
+        let named = match service.vip {
+            Vip::FIRST => self.unavailable[list(service.protocol)].len(),
+            _ => self.further[list(service.protocol)].len(),
+        };
+        named >= PORTS_MAX
+    }
+
+    /// Ports of this node's virtual IPs that it answers and cannot serve.
+    pub fn unavailable(&self, protocol: Protocol) -> impl Iterator<Item = Service> {
+        let of = move |vip, port| Service { protocol, port, vip };
+        let first = self.unavailable[list(protocol)].iter();
+        let further = self.further[list(protocol)].iter();
+        let further = further.filter_map(move |&(vip, port)| Some(of(vip?, port)));
+        first.map(move |&port| of(Vip::FIRST, port)).chain(further)
     }
 
     /// Frames of it that were not heard, of how many.
@@ -297,7 +332,40 @@ impl Membership {
         }
     }
 
-    /// Replaces what a peer said about its services. True if that changed.
+    /// Replaces what a peer said about the virtual IPs that it answers. True if that changed.
+    pub fn set_vips(
+        &mut self,
+        node: NodeId,
+        ours: &Vips,
+        key: &ClusterKey,
+        said: &[VipHash],
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        let changed = peer.vips.replace(ours, key, said);
+        if changed {
+            // They were named by their places.
+            peer.further.iter_mut().for_each(Vec::clear);
+        }
+        changed
+    }
+
+    /// Replaces what a peer said about its services on further virtual IPs. True if that changed.
+    pub fn set_unavailable_further(
+        &mut self,
+        node: NodeId,
+        protocol: Protocol,
+        ports: &[FurtherPort],
+    ) -> bool {
+        let Some(Peer { vips, further, .. }) = self.peers.get_mut(&node) else { return false };
+        let said = ports.iter().map(|said| (vips.at(said.place), said.port));
+        let known = &mut further[list(protocol)];
+        let changed = !said.clone().eq(known.iter().copied());
+        known.clear();
+        known.extend(said);
+        changed
+    }
+
+    /// Replaces what a peer said about its services on the first one. True if that changed.
     pub fn set_unavailable(&mut self, node: NodeId, protocol: Protocol, ports: &[u16]) -> bool {
         match self.peers.get_mut(&node) {
             Some(Peer { unavailable, .. }) if unavailable[list(protocol)] != ports => {

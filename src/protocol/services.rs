@@ -3,89 +3,103 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::vips::{Service, Vip};
 use super::{Instant, Listener};
-use crate::flow::{Protocol, ServicePort};
+use crate::flow::Protocol;
 use crate::wire::PORTS_MAX;
 
 #[derive(Clone, Copy, Debug)]
-struct Service {
+struct State {
     listener: Listener,
     changed: Instant,
     /// Another node has answered on this port.
     served_elsewhere: bool,
 }
 
-/// Services by port; at most [`PORTS_MAX`] of each protocol, as many as can be announced.
+/// What follows from the state of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// The cluster must hear of it.
+    pub announced: bool,
+    /// To make room, one that cannot be served is not announced any more.
+    pub forgotten: bool,
+}
+
+/// Services by port; at most [`PORTS_MAX`] in each list, as many as can be announced. The first
+/// virtual IP has a list for each protocol, and so have the further ones together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Services {
-    ports: BTreeMap<ServicePort, Service>,
+    ports: BTreeMap<Service, State>,
 }
 
 impl Services {
-    /// Notes the state of a listener. True if the cluster must hear of it.
-    pub fn set(&mut self, now: Instant, service: ServicePort, listener: Listener) -> bool {
+    /// Notes the state of a listener.
+    pub fn set(&mut self, now: Instant, service: Service, listener: Listener) -> Change {
         let before = self.get(service);
-        let known = self.ports.contains_key(&service);
-        if before == listener && known {
-            return false;
+        let known = self.ports.get(&service);
+        if before == listener && known.is_some() {
+            return Change::default();
         }
-        if !known && self.of(service.protocol).count() >= PORTS_MAX {
-            self.forget_one(service.protocol);
-        }
+        let served_elsewhere = known.is_some_and(|it| it.served_elsewhere);
+        let full = known.is_none() && self.listed_with(service).count() >= PORTS_MAX;
+        let forgotten = full && self.forget_one(service);
         let announced = (before == Listener::Absent) != (listener == Listener::Absent);
         let changed = if announced { now } else { Instant::default() };
-        let served_elsewhere = self.ports.get(&service).is_some_and(|it| it.served_elsewhere);
-        self.ports.insert(service, Service { listener, changed, served_elsewhere });
-        announced
+        self.ports.insert(service, State { listener, changed, served_elsewhere });
+        Change { announced, forgotten }
     }
 
     /// The state of this port has been told before.
-    pub fn knows(&self, service: ServicePort) -> bool {
+    pub fn knows(&self, service: Service) -> bool {
         self.ports.contains_key(&service)
     }
 
-    /// Another node has answered on this port: that this one cannot must not be forgotten for
-    /// all the ports that nobody serves, which anybody can ask for.
+    /// Another node has answered on this port of some virtual IP: that this one cannot must not be
+    /// forgotten for all the ports that nobody serves, which anybody can ask for.
     pub fn served_elsewhere(&mut self, port: u16) {
-        for service in [ServicePort::tcp(port), ServicePort::udp(port)] {
-            if let Some(service) = self.ports.get_mut(&service) {
-                service.served_elsewhere = true;
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let on = |vip| Service { protocol, port, vip };
+            for (_, state) in self.ports.range_mut(on(Vip::FIRST)..=on(Vip::LAST)) {
+                state.served_elsewhere = true;
             }
         }
     }
 
     /// A port never asked about is taken for served; the driver asks before it says a SYN.
-    pub fn get(&self, service: ServicePort) -> Listener {
-        self.ports.get(&service).map_or(Listener::Ready, |service| service.listener)
+    pub fn get(&self, service: Service) -> Listener {
+        self.ports.get(&service).map_or(Listener::Ready, |state| state.listener)
     }
 
     /// The ports to announce as unavailable.
-    pub fn unavailable(&self, protocol: Protocol) -> impl Iterator<Item = u16> {
-        let absent = |(_, service): &(_, &Service)| service.listener == Listener::Absent;
-        self.of(protocol).filter(absent).map(|(port, _)| port.port)
+    pub fn unavailable(&self, protocol: Protocol) -> impl Iterator<Item = Service> {
+        let absent = |(_, state): &(_, &State)| state.listener == Listener::Absent;
+        let absent = self.ports.iter().filter(absent).map(|(&service, _)| service);
+        absent.filter(move |service| service.protocol == protocol)
     }
 
     /// Peers may still believe that this node serves it.
-    pub fn just_lost(&self, now: Instant, service: ServicePort, quiet: Duration) -> bool {
-        self.ports.get(&service).is_some_and(|service| {
-            service.listener == Listener::Absent && now.since(service.changed) < quiet
+    pub fn just_lost(&self, now: Instant, service: Service, quiet: Duration) -> bool {
+        self.ports.get(&service).is_some_and(|state| {
+            state.listener == Listener::Absent && now.since(state.changed) < quiet
         })
     }
 
-    fn of(&self, protocol: Protocol) -> impl Iterator<Item = (&ServicePort, &Service)> {
-        self.ports.iter().filter(move |(service, _)| service.protocol == protocol)
+    /// Those that are announced in the same list.
+    fn listed_with(&self, one: Service) -> impl Iterator<Item = (&Service, &State)> {
+        let list = |service: Service| (service.protocol, service.vip == Vip::FIRST);
+        self.ports.iter().filter(move |&(&service, _)| list(service) == list(one))
     }
 
-    /// Makes room: a port that is served needs no entry, of the others one that nobody else
-    /// serves either, the longest unchanged.
-    fn forget_one(&mut self, protocol: Protocol) {
-        let key = |service: &Service| {
-            let absent = service.listener == Listener::Absent;
-            (absent, service.served_elsewhere, service.changed)
+    /// Makes room in the list of a service: a port that is served needs no entry, of the others one
+    /// that nobody else serves either, the longest unchanged. True if that was not served.
+    fn forget_one(&mut self, service: Service) -> bool {
+        let key = |state: &State| {
+            let absent = state.listener == Listener::Absent;
+            (absent, state.served_elsewhere, state.changed)
         };
-        let oldest = self.of(protocol).min_by_key(|(_, service)| key(service));
-        if let Some((&port, _)) = oldest {
-            self.ports.remove(&port);
-        }
+        let oldest = self.listed_with(service).min_by_key(|(_, state)| key(state));
+        let oldest = oldest.map(|(&service, _)| service);
+        let forgotten = oldest.and_then(|service| self.ports.remove(&service));
+        forgotten.is_some_and(|state| state.listener == Listener::Absent)
     }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::{Header, Record};
 
 /// The first line of a recording. The number is that of the format.
-pub const MAGIC: &[u8] = b"clusterd recording 1\n";
+pub const MAGIC: &[u8] = b"clusterd recording 2\n";
 
 /// No record is longer: the longest has a frame of the greatest length.
 const RECORD_MAX: usize = 1 << 20;
@@ -48,7 +48,7 @@ pub enum ReadError {
     #[error("read the recording: {0}")]
     Io(#[from] io::Error),
     /// The first line is not [`MAGIC`].
-    #[error("not a recording of this format: it does not begin with `clusterd recording 1`")]
+    #[error("not a recording of this format: it does not begin with `clusterd recording 2`")]
     Magic,
     /// A record is not what it should be.
     #[error("damaged at byte {at}: {what}")]

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId, Protocol, ServicePort};
-use clusterd::protocol::{Config, Instant, Limits, Listener, Mode, Pacing, Timers};
+use clusterd::protocol::{Config, Instant, Limits, Listener, Member, Mode, Pacing, Timers};
 
 /// All times of a scope are whole ticks.
 pub const TICK: Duration = Duration::from_micros(100);
 pub const PORT: u16 = 80;
+const VIP: [u8; 4] = [10, 0, 0, 2];
 
 pub fn moment(tick: u64) -> Instant {
     Instant::default() + TICK * u32::try_from(tick).expect("scopes are short")
@@ -19,7 +20,7 @@ pub fn tick(moment: Instant) -> u64 {
 }
 
 pub fn key() -> ClusterKey {
-    ClusterKey::public([10, 0, 0, 2].into())
+    ClusterKey::public(VIP.into())
 }
 
 /// How a host's kernel is kept from packets of connections that are not its own (spec 9).
@@ -167,10 +168,10 @@ impl Scope {
         Config {
             pacing: self.pacing,
             mode: self.modes[host],
-            roster: others.map(|other| (node_id(other), Duration::ZERO)).collect(),
+            roster: others.map(|other| member(node_id(other))).collect(),
             timers: self.timers,
             limits: Limits { attempts: 8, held: 4, peers: 4, adopted: 1 },
-            ..Config::new(node_id(host), 1, key())
+            ..Config::new(node_id(host), 1, VIP)
         }
     }
 
@@ -198,7 +199,7 @@ impl Scope {
         let flow = |port: u16| FlowKey {
             protocol: Protocol::Tcp,
             client: ([10, 0, 0, 200], port).into(),
-            service: ([10, 0, 0, 2], PORT).into(),
+            service: (VIP, PORT).into(),
         };
         let in_order = |flow: &FlowKey| {
             let weights = (0..self.hosts).map(|host| key().weight(key().flow(flow), node_id(host)));
@@ -209,7 +210,12 @@ impl Scope {
 }
 
 pub fn service() -> ServicePort {
-    ServicePort::tcp(PORT)
+    ServicePort::tcp((VIP, PORT))
+}
+
+/// Who was heard in an earlier life until its end.
+fn member(node: NodeId) -> Member {
+    Member { node, unheard: Duration::ZERO, vips: Vec::new() }
 }
 
 pub fn node_id(host: usize) -> NodeId {
