@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clusterd::bucket::Buckets;
-use clusterd::flow::{AttemptId, ClusterKey, FlowKey, Protocol, ServicePort};
+use clusterd::flow::{AttemptId, ClusterKey, FlowKey, ServicePort};
 use clusterd::protocol::{
     Config, Instant, KernelShare, Listener, Member, Mode, Node, Output, Syn, Ticket, Timers,
     Verdict, Vips,
@@ -26,7 +26,7 @@ fn every_exchange_goes_as_written() {
     let attempts = attempts();
     let exchanges = EXCHANGES.split("\n\n").filter(|block| block.starts_with("exchange: "));
     let replayed = exchanges.map(|block| Exchange::parse(block, &attempts).replay()).count();
-    assert_eq!(replayed, 41);
+    assert_eq!(replayed, 47);
 }
 
 /// What a node does, but for its log.
@@ -49,10 +49,14 @@ struct Attempt {
 
 type Attempts = BTreeMap<&'static str, Attempt>;
 
-/// `attempt: NAME ID PROTOCOL CLIENT SERVICE ISN`
+/// `attempt: NAME ID PROTOCOL CLIENT SERVICE ISN [in VIP]`
 fn attempts() -> Attempts {
     let lines = EXCHANGES.lines().filter_map(|line| line.strip_prefix("attempt: "));
     let parse = |line: &'static str| {
+        let (line, cluster) = match line.split_once(" in ") {
+            Some((line, vip)) => (line, Some(vip.parse::<IpAddr>().expect("an address"))),
+            None => (line, None),
+        };
         let [name, id, protocol, client, service, isn] = words(line);
         let address = |text: &str| text.parse::<SocketAddr>().expect("address and port");
         let (client, service) = (address(client), address(service));
@@ -62,7 +66,8 @@ fn attempts() -> Attempts {
             _ => panic!("no protocol is called {protocol}"),
         };
         let attempt = Attempt { flow, isn: number(isn) as u32, id: self::id(id) };
-        let computed = ClusterKey::public(service.ip()).attempt(&flow, attempt.isn);
+        let cluster = ClusterKey::public(cluster.unwrap_or(service.ip()));
+        let computed = cluster.attempt(&flow, attempt.isn);
         assert_eq!(computed, attempt.id, "{name}");
         (name, attempt)
     };

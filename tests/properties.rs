@@ -34,8 +34,8 @@ fn entry() -> impl Strategy<Value = Entry> {
         },
     );
     let reports = prop::collection::vec(report, 0..4);
-    let vips = [key().vip(FURTHER.into()), key().vip(VIP.into()), VipHash(0)];
-    let further = prop::collection::vec(prop::sample::select(&vips[..]), 0..3);
+    let vips = vec![key().vip(FURTHER.into()), key().vip(VIP.into()), VipHash(0)];
+    let further = prop::collection::vec(prop::sample::select(vips), 0..3);
     (contest, prop::collection::vec(79..83u16, 0..4), reports, further, 0..13).prop_map(
         |(contest, unavailable, reports, further, kind)| match kind {
             0..3 => Entry::Claim(contest),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use clusterd::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
+use clusterd::flow::{FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{Config, Instant, Listener, Member, Node, Output, Syn, Ticket, Verdict};
 use clusterd::recording::{
     self, Header, Input, MAGIC, ReadError, Reader, Record, ReplayError, Replayed, Turn,
@@ -136,7 +136,7 @@ fn what_is_no_recording_is_refused() {
     let (header, records) = life();
     let whole = bytes(&header, &records);
     for (bytes, word) in [
-        (&b"clusterd recording 2\nxxxxxxxxxxxxx"[..], "not a recording"),
+        (&b"clusterd recording 1\nxxxxxxxxxxxxx"[..], "not a recording"),
         (b"", "not a recording"),
         (MAGIC, "no header"),
         (&[MAGIC, b"\xff\xff\xff\xff"].concat(), "damaged at byte 21"),
@@ -164,7 +164,7 @@ fn no_damage_panics() {
             assert!(!replayed.left && replayed.inputs <= all.inputs);
         }
     }
-    for place in (0..whole.len()).step_by(3) {
+    for place in 0..whole.len() {
         let mut changed = whole.clone();
         changed[place] ^= 0x41;
         drop(replay(&changed));

@@ -22,8 +22,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use clusterd::flow::{ClusterKey, NodeId, Protocol, VipHash};
-use clusterd::protocol::{self, Notice};
+use clusterd::flow::{ClusterKey, Protocol};
+use clusterd::protocol::{self, Member, Notice};
 use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -273,20 +273,19 @@ async fn keep_state(
 ) -> std::convert::Infallible {
     let Some(file) = file else { return std::future::pending().await };
     // Nothing is kept yet, not even this incarnation.
-    let mut kept: Option<(Vec<(NodeId, Vec<VipHash>)>, tokio::time::Instant)> = None;
+    let mut kept: Option<(Vec<Member>, tokio::time::Instant)> = None;
     let mut complained = false;
     loop {
         let roster = shared.snapshot().roster;
-        let members: Vec<_> = roster.iter().map(|it| (it.node, it.vips.clone())).collect();
         let is_kept = kept
             .as_ref()
-            .is_some_and(|(kept, at)| *kept == members && at.elapsed() < STATE_INTERVAL);
+            .is_some_and(|(kept, at)| same_members(kept, &roster) && at.elapsed() < STATE_INTERVAL);
         if !is_kept {
             let state = State::new(incarnation, &roster, SystemTime::now());
             // It is needed at the next start only: this one goes on without, and tries again.
             match file.save(&state) {
                 Ok(()) => {
-                    kept = Some((members, tokio::time::Instant::now()));
+                    kept = Some((roster, tokio::time::Instant::now()));
                     complained = false;
                 }
                 Err(error) if !complained => {
@@ -298,6 +297,13 @@ async fn keep_state(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// They are the same, and answer the same virtual IPs.
+fn same_members(some: &[Member], others: &[Member]) -> bool {
+    let same =
+        |(one, other): (&Member, &Member)| (one.node, &one.vips) == (other.node, &other.vips);
+    some.len() == others.len() && some.iter().zip(others).all(same)
 }
 
 /// Warns, once a minute at most, of frames under a key that this host does not believe.

@@ -174,7 +174,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clusterd::flow::{ClusterKey, NodeId};
+    use clusterd::flow::NodeId;
     use clusterd::recording::Reader;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
