@@ -62,6 +62,19 @@ fn a_virtual_ip_is_answered_by_those_that_have_it_and_at_once() {
     assert_eq!((lan.owns(), lan.claims()), (300, 0));
 }
 
+/// Who is alone on a virtual IP need not claim there, whatever happens to the others.
+#[test]
+fn nobody_is_asked_about_a_virtual_ip_that_no_other_host_has() {
+    let mut lan = cluster(Mode::Auto, &[&[FURTHER], &[], &[THIRD]]);
+    lan.said.clear();
+    lan.leave(1);
+    lan.run(ms(1));
+    let conn = lan.connect_to(FURTHER, 80);
+    lan.run(ms(100));
+    assert!(lan.waited(conn) < Some(us(200)), "{:?}", lan.waited(conn));
+    assert_eq!((lan.owns(), lan.claims()), (1, 0));
+}
+
 /// An administrator adds a virtual IP host by host, and takes it away again.
 #[test]
 fn a_virtual_ip_is_added_and_taken_away_one_host_at_a_time() {

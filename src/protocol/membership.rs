@@ -567,6 +567,35 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_further_virtual_ips_are_known_by_their_places() {
+        let key = ClusterKey::public([10, 0, 0, 2].into());
+        let (third, fourth) = ([10, 0, 0, 3].into(), [10, 0, 0, 4].into());
+        let ours = Vips::new([10, 0, 0, 2].into(), [third, fourth]).unwrap();
+        let mut peers = Membership::default();
+        hear(&mut peers, 0, header(1, 1));
+        let of = |vip, port| Service { protocol: Protocol::Tcp, port, vip: ours.find(vip) };
+        let unavailable = |peers: &Membership| {
+            peers.get(PEER).unwrap().unavailable(Protocol::Tcp).collect::<Vec<_>>()
+        };
+        assert!(!peers.get(PEER).unwrap().serves(of(third, 80)), "it has not said that it has it");
+        let said = [fourth, [10, 0, 0, 9].into(), third].map(|vip| key.vip(vip));
+        assert!(peers.set_vips(PEER, &ours, &key, &said));
+        assert!(!peers.set_vips(PEER, &ours, &key, &said));
+        let ports = [1, 2, 3, 0, 4].map(|place| FurtherPort { place, port: 80 });
+        assert!(peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
+        assert!(!peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
+        assert_eq!(unavailable(&peers), [of(fourth, 80), of(third, 80)]);
+        let peer = peers.get(PEER).unwrap();
+        assert!(!peer.serves(of(third, 80)) && peer.serves(of(third, 81)));
+        assert!(peer.serves(Service { protocol: Protocol::Udp, ..of(third, 80) }));
+        assert!(peer.serves(Service { vip: Vip::FIRST, ..of(third, 80) }));
+        assert!(peers.set_vips(PEER, &ours, &key, &said[..1]));
+        assert_eq!(unavailable(&peers), [], "places have another meaning now");
+        hear(&mut peers, 0, header(2, 1));
+        assert!(!peers.get(PEER).unwrap().answers(ours.find(fourth)), "its next life has its own");
+    }
+
+    #[test]
     fn invented_nodes_cannot_keep_a_real_one_out() {
         let mut peers = Membership::default();
         let hear = |peers: &mut Membership, node, at| {
