@@ -382,6 +382,24 @@ fn an_acknowledgement_is_about_the_attempt_that_was_answered_last() {
     assert_eq!((counters.confirmed, counters.not_chosen), (1, 0));
 }
 
+/// A client that has forgotten its connection begins another with the same ports, which another
+/// host answers: nobody need have said anything about the first.
+#[test]
+fn who_chooses_another_host_for_a_later_attempt_is_no_sign_of_deafness() {
+    for (begins_anew, unheard) in [(false, 1), (true, 0)] {
+        let mut story = Story::new(Pacing::Rank);
+        story.syn();
+        story.pass(2);
+        story.driver.apply(Op::SynAck { flow: story.flow, isn: ISN, server_isn: 1_000 });
+        if begins_anew {
+            story.syn_of(ISN + 1, true);
+        }
+        story.driver.apply(Op::Ack { flow: story.flow, number: 501, held: false });
+        let counters = story.driver.node.counters();
+        assert_eq!((counters.not_chosen, counters.unheard), (1, unheard));
+    }
+}
+
 #[test]
 fn a_retransmission_finds_its_owner_remembered() {
     let mut lan = Cluster::new(2);

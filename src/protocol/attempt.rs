@@ -144,7 +144,8 @@ pub(super) struct Attempt {
     pub excluded: Vec<NodeId>,
     /// Further datagrams of the flow that wait for the same verdict as the first.
     pub more: Vec<Ticket>,
-    /// Some other node has said something about it.
+    /// Some other node has said something about it, or a later attempt of its flow has come: a client
+    /// that acknowledges what this node has not sent is then no sign of deafness.
     pub contested: bool,
     pub state: State,
 }

@@ -384,6 +384,9 @@ impl Node {
         let id = self.config.key.attempt(&flow, isn);
         let (known, answered) = self.attempts.find_both(id, &flow);
         let incumbent = incumbent || answered.is_some() && flow.protocol == Protocol::Tcp;
+        if let Some(earlier) = answered.filter(|&slot| Some(slot) != known) {
+            self.attempts.get_mut(earlier).contested = true;
+        }
         self.step_known(now, id, known, Event::Syn(ticket), Some((flow, incumbent)));
     }
 
