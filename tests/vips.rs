@@ -400,5 +400,6 @@ fn a_late_frame_changes_no_list() {
     let hello = || Entry::Hello { unavailable: vec![] };
     assert_eq!(say(3, vec![heard(), hello()]), [vec![]]);
     assert_eq!(say(2, vec![heard(), further(), hello()]), [vec![]]);
-    assert_eq!(say(4, vec![heard(), further(), hello()]), [vec![hash]]);
+    assert_eq!(say(4, vec![heard(), hello()]), [vec![]]);
+    assert_eq!(say(5, vec![heard(), further(), hello()]), [vec![hash]]);
 }
