@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::bucket::Bucket;
-use clusterd::flow::{NodeId, ServicePort};
+use clusterd::flow::{FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{
     Config, Instant, Listener, Load, Mode, Node, Notice, Pacing, Timers, Vips,
 };
-use clusterd::wire::{self, Entry, FRAME_MAX, Frame, FurtherPort, Header, PORTS_MAX, VIPS_MAX};
+use clusterd::wire::{
+    self, Contest, Entry, FRAME_MAX, Frame, FurtherPort, Header, PORTS_MAX, VIPS_MAX,
+};
 use common::cluster::{Chance, Cluster, Conn, FURTHER, Outcome, VIP, key, ms, us};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -320,11 +322,13 @@ fn a_hello_is_one_frame_whatever_the_lists_are() {
 
     let vips = Vips::new(VIP.into(), (1..=VIPS_MAX).map(last)).unwrap();
     let further: Vec<_> = vips.all().skip(1).map(|vip| key().vip(vip)).collect();
+    let flow = FlowKey::tcp(([192, 0, 2, 200], 4_000), (VIP, 80));
     let (node, frames) = hello(vips, |node, now| {
         for peer in 0..20 {
             let frame = Frame { header: Header::new(NodeId(100 + peer), 1, 1), entries: vec![] };
             node.handle_frame(now, &frame);
         }
+        node.handle_syn_ack(now, flow, 1, 2);
         // Each has more than can be said of it, and those of further ones are on all of them.
         for port in 0..PORTS_MAX as u16 + 5 {
             for vip in [VIP.into(), last(1 + usize::from(port) % VIPS_MAX)] {
@@ -338,7 +342,7 @@ fn a_hello_is_one_frame_whatever_the_lists_are() {
     let [frame] = &frames[..] else { panic!("{} frames", frames.len()) };
     let bytes = wire::encode(frame, &key().into());
     assert!(bytes.len() <= FRAME_MAX);
-    assert_eq!(bytes.len(), 32 + 242 + 254 + 2 * 130 + 2 * 194 + 16);
+    assert_eq!(bytes.len(), 32 + 242 + 254 + 22 + 2 * 130 + 2 * 194 + 16);
     assert_eq!(node.counters().ports_forgotten, 4 * 5);
     let place = |port: u16| {
         let vip = last(1 + usize::from(port) % VIPS_MAX);
@@ -350,6 +354,7 @@ fn a_hello_is_one_frame_whatever_the_lists_are() {
     let [Entry::Heard { reports }, said @ ..] = &frame.entries[..] else { panic!("{frame}") };
     let expected = [
         Entry::Vips { further },
+        Entry::Own(Contest { attempt: key().attempt(&flow, 1), port: 80, tries: 0, rank: 0 }),
         Entry::Hello { unavailable: ports.clone().collect() },
         Entry::HelloUdp { unavailable: ports.collect() },
         Entry::VipsTcp { unavailable: unavailable.clone() },
@@ -398,6 +403,7 @@ fn a_late_frame_changes_no_list() {
     let hash = key().vip(FURTHER.into());
     let further = || Entry::Vips { further: vec![hash] };
     let hello = || Entry::Hello { unavailable: vec![] };
+    assert_eq!(say(1, vec![heard(), hello()]), [vec![]]);
     assert_eq!(say(3, vec![heard(), hello()]), [vec![]]);
     assert_eq!(say(2, vec![heard(), further(), hello()]), [vec![]]);
     assert_eq!(say(4, vec![heard(), hello()]), [vec![]]);

@@ -114,12 +114,12 @@ impl Peer {
         self.vips.set()
     }
 
-    /// It answers the virtual IP, and has not said that it cannot serve the port.
+    /// It has not said that it cannot serve the port, on a virtual IP that it answers.
     pub fn serves(&self, service: Service) -> bool {
         let Service { protocol, port, vip } = service;
         match vip {
             Vip::FIRST => !self.unavailable[list(protocol)].contains(&port),
-            _ => self.answers(vip) && !self.further[list(protocol)].contains(&(Some(vip), port)),
+            _ => !self.further[list(protocol)].contains(&(Some(vip), port)),
         }
     }
 
@@ -577,7 +577,8 @@ mod tests {
         let unavailable = |peers: &Membership| {
             peers.get(PEER).unwrap().unavailable(Protocol::Tcp).collect::<Vec<_>>()
         };
-        assert!(!peers.get(PEER).unwrap().serves(of(third, 80)), "it has not said that it has it");
+        let answers = |peers: &Membership, vip| peers.get(PEER).unwrap().answers(ours.find(vip));
+        assert!(!answers(&peers, third), "it has not said that it has it");
         let said = [fourth, [10, 0, 0, 9].into(), third].map(|vip| key.vip(vip));
         assert!(peers.set_vips(PEER, &ours, &key, &said));
         assert!(!peers.set_vips(PEER, &ours, &key, &said));
@@ -591,8 +592,9 @@ mod tests {
         assert!(peer.serves(Service { vip: Vip::FIRST, ..of(third, 80) }));
         assert!(peers.set_vips(PEER, &ours, &key, &said[..1]));
         assert_eq!(unavailable(&peers), [], "places have another meaning now");
+        assert!(answers(&peers, fourth) && !answers(&peers, third));
         hear(&mut peers, 0, header(2, 1));
-        assert!(!peers.get(PEER).unwrap().answers(ours.find(fourth)), "its next life has its own");
+        assert!(!answers(&peers, fourth), "its next life has its own");
     }
 
     #[test]

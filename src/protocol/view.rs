@@ -138,7 +138,7 @@ impl View<'_> {
     /// more ports may not.
     pub fn served_by_peer(&self, flow: &FlowKey) -> bool {
         let service = self.service(flow);
-        let mut peers = self.membership.live();
+        let mut peers = self.peers_with(service.vip);
         peers.any(|(_, peer)| peer.serves(service) && !peer.may_lack_more(service))
     }
 
