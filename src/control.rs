@@ -19,7 +19,7 @@ use crate::cli::StatusArgs;
 use crate::daemon::{Shared, Snapshot};
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
-use crate::io::nfqueue;
+use crate::io::{kmod, nfqueue};
 
 const NAME_PREFIX: &str = "clusterd/";
 /// Longest request in bytes.
@@ -42,6 +42,8 @@ struct Report {
     snapshot: Snapshot,
     /// What the kernel counts for the queues, if it says.
     kernel_queue: Option<nfqueue::Overflows>,
+    /// What the kernel module does for the virtual IP, if it does anything.
+    kernel_module: Option<kmod::Status>,
     /// Connections answered in the last seconds, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<Vec<Flow>>,
@@ -137,6 +139,7 @@ impl Server {
             mac: self.mac_mode.address(self.vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
+            kernel_module: kmod::status(self.vip.into()),
             flows,
         }
     }

@@ -6,7 +6,7 @@
 //! | | demanded |
 //! |---|---|
 //! | I1 | an attempt is handed to an application once, by one host. Only if the scenario has a guard |
-//! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard; with guard `rst` not if the two sequence numbers lie within 66 001 of each other |
+//! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard, and with the exceptions of the specification |
 //! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host that does not know of this one has refused it, and not while a host decides by hash: then it is the client's retransmission that leads to one |
 //! | I4 | a half-open connection is removed only if a segment of the client has come that names another number |
 //! | I5 | a verdict is about a packet that is held; none is held for longer than T_stale once the core was told, as soon as the daemon runs |
@@ -207,7 +207,12 @@ impl Checker {
                 own.is_some_and(|own| own.wrapping_add(1).wrapping_sub(rst.sequence) <= ACK_WINDOW);
             // Or a host still has an earlier connection of these ports, and no room to accept it.
             let older = own.is_none() && self.attempts.has_answered(host, flow);
-            if Some(host) == chooses || self.guard == Guard::Rst && (near || older) {
+            let is_exception = match self.guard {
+                Guard::Rst => near || older,
+                Guard::Strict => older,
+                Guard::Gate | Guard::Invalid | Guard::None => false,
+            };
+            if Some(host) == chooses || is_exception {
                 continue;
             }
             let what = format!(

@@ -5,7 +5,7 @@
 //! the rules for the same reason.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use pnet::util::MacAddr;
@@ -14,13 +14,24 @@ use tracing::warn;
 use super::Shared;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
+use crate::io::kmod::{self, Module};
 use crate::io::link::{Link, Links, Marked};
 use crate::io::mark::Mark;
 use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
 use crate::io::{arp, group, nft, xt_queue};
 
-/// The rules, the mark, the reception of frames to the cluster's MAC and the address, in force.
+/// What the kernel module does instead of rules.
+#[derive(Clone, Copy, Debug)]
+pub struct ModuleShare {
+    /// It sets the packet type.
+    pub module: Module,
+    /// It is the strict guard's gate, too.
+    pub is_gate: bool,
+}
+
+/// The rules, the mark, the reception of frames to the cluster's MAC, the address, and what the
+/// kernel module is told, in force.
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
@@ -28,10 +39,16 @@ pub struct Installed<'a> {
 }
 
 impl<'a> Installed<'a> {
-    /// Installs the rules, the reception, then the address. On failure nothing remains.
-    pub async fn new(links: &'a Links, link: &Link, rules: &Ruleset) -> Result<Self> {
+    /// Tells the module, installs the rules, the reception, then the address. On failure
+    /// nothing remains.
+    pub async fn new(
+        links: &'a Links,
+        link: &Link,
+        rules: &Ruleset,
+        module: Option<ModuleShare>,
+    ) -> Result<Self> {
         let installed = Self { links, vip: rules.vip };
-        match Self::install(links, link, rules).await {
+        match Self::install(links, link, rules, module).await {
             Ok(()) => Ok(installed),
             Err(error) => match installed.remove().await {
                 Ok(()) => Err(error),
@@ -40,7 +57,17 @@ impl<'a> Installed<'a> {
         }
     }
 
-    async fn install(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
+    async fn install(
+        links: &Links,
+        link: &Link,
+        rules: &Ruleset,
+        module: Option<ModuleShare>,
+    ) -> Result<()> {
+        if let Some(ModuleShare { module, is_gate }) = module {
+            module
+                .add(rules.vip.into(), is_gate.then_some(rules.queue))
+                .context("tell the kernel module about the virtual IP")?;
+        }
         install_rules(rules)?;
         // Before what it is a note of.
         links.mark(link.index, &Mark { vip: rules.vip, mode: rules.mac, own: link.mac }).await?;
@@ -148,7 +175,12 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
 pub async fn left_behind(links: &Links) -> Result<BTreeSet<Ipv4Addr>> {
     let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
     let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
-    Ok(ruled.chain(marked).collect())
+    let in_module = kmod::vips().context("list the virtual IPs of the kernel module")?;
+    let in_module = in_module.into_iter().filter_map(|vip| match vip {
+        IpAddr::V4(vip) => Some(vip),
+        IpAddr::V6(_) => None,
+    });
+    Ok(ruled.chain(marked).chain(in_module).collect())
 }
 
 /// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the
@@ -192,5 +224,6 @@ pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
     unsubscribe(MacMode::Multicast.address(vip))?;
     let tables = nft::installed()?.into_iter().filter(|&(_, of)| of == vip);
     let families: Vec<_> = tables.map(|(family, _)| family).collect();
-    nft::apply(&rules::remove(vip, &families), "remove the rules")
+    nft::apply(&rules::remove(vip, &families), "remove the rules")?;
+    kmod::remove(vip.into()).context("take the virtual IP out of the kernel module")
 }

@@ -35,13 +35,15 @@ use crate::failure::Failure;
 use crate::io::arp::Arp;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
+use crate::io::kmod::Module;
 use crate::io::link::{Link, Links};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
-use crate::io::rules::{QueueBackend, Ruleset};
+use crate::io::rules::{Guard, QueueBackend, Ruleset};
 use crate::io::watch::Watch;
 pub use directory::{Shared, Snapshot};
 use hot_loop::{HotLoop, Kernel};
+use install::ModuleShare;
 use recorder::Recording;
 use state::{State, StateFile};
 
@@ -54,7 +56,8 @@ const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
     let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
-    let rules = ruleset(args, &link, hot_loop::queue_candidates(args.vip)[0], QueueBackend::Nft);
+    let queue = hot_loop::queue_candidates(args.vip)[0];
+    let rules = ruleset(args, &link, queue, QueueBackend::Nft, module_share(args));
     print!("{}", rules.install());
     Ok(())
 }
@@ -68,13 +71,33 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")
 }
 
-fn ruleset(args: &ClusterArgs, link: &Link, queue: u16, backend: QueueBackend) -> Ruleset {
+/// What the kernel module does, if it is loaded.
+fn module_share(args: &ClusterArgs) -> Option<ModuleShare> {
+    let module = Module::find().unwrap_or_else(|error| {
+        warn!(%error, "doing without the kernel module");
+        None
+    })?;
+    Some(ModuleShare { module, is_gate: args.guard == Guard::Strict })
+}
+
+fn ruleset(
+    args: &ClusterArgs,
+    link: &Link,
+    queue: u16,
+    backend: QueueBackend,
+    module: Option<ModuleShare>,
+) -> Ruleset {
     Ruleset {
         interface: link.name.clone(),
         vip: args.vip,
         mac: args.mac,
         own: link.address,
-        guard: args.guard,
+        // Behind the gate connection tracking sees only what a client of this host says, so what
+        // it calls ASSURED is right.
+        guard: match module {
+            Some(ModuleShare { is_gate: true, .. }) => Guard::Rst,
+            _ => args.guard,
+        },
         queue,
         backend,
     }
@@ -117,6 +140,16 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let kernel = Kernel::open(&link, vip, args.mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
+    let module = module_share(args);
+    match module {
+        None => {}
+        Some(ModuleShare { is_gate: false, .. }) => {
+            info!("the kernel module sets the packet type");
+        }
+        Some(ModuleShare { is_gate: true, .. }) => {
+            info!("the kernel module sets the packet type and is the gate of guard strict");
+        }
+    }
 
     let public = ClusterKey::public(vip.into());
     let ring = match &args.key_file {
@@ -180,10 +213,10 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
             ),
         }));
     }
-    let rules = ruleset(args, &link, queue, backend);
+    let rules = ruleset(args, &link, queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
     let address_watch = Watch::addresses()?;
-    let installed = install::Installed::new(&links, &link, &rules).await?;
+    let installed = install::Installed::new(&links, &link, &rules, module).await?;
     shared.rules_installed();
     if args.key_file.is_none() {
         warn!("no key: whoever is on this segment can disturb the cluster; see --key-file");

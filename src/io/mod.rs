@@ -15,6 +15,7 @@
 //! | [`cluster_mac`] | none | the MAC that the virtual IP resolves to, by mode |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to a group MAC, also after a crash |
 //! | [`igmp`] | `IP_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
+//! | [`kmod`] | `/proc/net/clusterd` | our kernel module, where it is loaded |
 //! | [`link`] | rtnetlink | the interface, its addresses, its MACs |
 //! | [`mark`] | none | a note on the interface of what a daemon does to it |
 //! | [`packet`] | none | IPv4, TCP and UDP headers of what the others deliver |
@@ -33,6 +34,7 @@ pub mod foreign_flows;
 pub mod group;
 pub mod igmp;
 pub mod kernel_buckets;
+pub mod kmod;
 pub mod link;
 pub mod mark;
 pub mod message;

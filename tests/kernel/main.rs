@@ -1,9 +1,9 @@
 //! The daemon on real kernels: network namespaces, real TCP, the built binary.
 //!
 //! Needs root; without it, or without a kernel feature, each test says so and
-//! passes, unless `CLUSTERD_REQUIRE_KERNEL` is set. One test has the machine at
-//! a time (see [`rig`]), and each takes down what it raised. No test measures
-//! time: a deadline only ends the wait for something that must happen.
+//! passes, unless `CLUSTERD_REQUIRE_KERNEL` is set. Two labs stand at a time, and none
+//! beside a test that needs the machine for itself (see [`rig`]); each test takes down what it
+//! raised. No test measures time: a deadline only ends the wait for something that must happen.
 
 mod answers;
 mod capture;

@@ -55,7 +55,7 @@ pub struct Lab {
     /// Processes this test has started in the lab.
     children: RefCell<Vec<Child>>,
     /// Held as long as the lab stands.
-    _turn: File,
+    _turn: Turn,
 }
 
 #[derive(Clone, Copy)]
@@ -118,10 +118,10 @@ impl Lab {
         Some(lab)
     }
 
-    /// A free name and the machine for ourselves.
+    /// A free name, and room on the machine.
     fn reserve() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let turn = take_turn()?;
+        let turn = take_place()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Some(Self {
             name: format!("{PREFIX}-{}-{number}", std::process::id()),
@@ -319,9 +319,45 @@ impl Drop for Lab {
     }
 }
 
-/// Waits for this test's turn, or prints why it cannot run. One test at a time,
-/// also among processes, since they would starve each other of two cores.
-pub fn take_turn() -> Option<File> {
+/// Labs that stand at a time, also among processes: most of them wait for most of the time, and more
+/// would starve each other of two cores.
+const PLACES: [&str; 2] = ["place-0", "place-1"];
+
+/// The right to use the machine, beside one other test or alone, until it is dropped.
+pub struct Turn {
+    _places: Vec<File>,
+}
+
+/// Waits until there is room for one more lab, or prints why this test cannot run.
+fn take_place() -> Option<Turn> {
+    require_namespaces()?;
+    let places = PLACES.map(place);
+    let free = places.iter().position(|place| place.try_lock().is_ok());
+    let mut places = places.into_iter();
+    let place = places.nth(free.unwrap_or(0))?;
+    if free.is_none() {
+        place.lock().expect("lock a place");
+    }
+    remove_orphans();
+    Some(Turn { _places: vec![place] })
+}
+
+/// Waits until there is no other lab, for what needs both cores or looks at times; or prints why this
+/// test cannot run.
+pub fn take_turn() -> Option<Turn> {
+    require_namespaces()?;
+    // In one order, so that nobody waits in a circle.
+    let places = PLACES.map(place);
+    places.iter().for_each(|place| place.lock().expect("lock a place"));
+    remove_orphans();
+    Some(Turn { _places: places.into() })
+}
+
+fn place(name: &str) -> File {
+    File::create(scratch(name)).expect("create a lock file")
+}
+
+fn require_namespaces() -> Option<()> {
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return skip("needs root for network namespaces");
@@ -331,10 +367,7 @@ pub fn take_turn() -> Option<File> {
             return skip(&format!("needs the program {tool}: {error}"));
         }
     }
-    let turn = File::create(scratch("turn")).expect("create the lock file");
-    turn.lock().expect("lock the lock file");
-    remove_orphans();
-    Some(turn)
+    Some(())
 }
 
 /// Takes down labs of test processes that were killed.
