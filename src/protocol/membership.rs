@@ -266,7 +266,7 @@ impl Membership {
         mut notice: impl FnMut(Notice),
     ) -> Heard {
         let Header { node, incarnation, sequence, flags, .. } = *header;
-        let fresh = Peer::new(now, major, header);
+        let fresh = || Peer::new(now, major, header);
         let fresh_until = now + self.timers.suspect;
         if !self.peers.contains_key(&node) && self.peers.len() >= peers_max && !flags.leaving {
             self.forget_unverified();
@@ -276,7 +276,7 @@ impl Membership {
             Entry::Vacant(_) if flags.leaving => return Heard::Stale,
             Entry::Vacant(_) if full => return Heard::TooMany,
             Entry::Vacant(entry) => {
-                entry.insert(fresh);
+                entry.insert(fresh());
                 self.expiry = earlier(self.expiry, fresh_until);
                 notice(Notice::PeerFound(node));
                 return Heard::Fresh { lost: 0 };
@@ -291,7 +291,7 @@ impl Membership {
             if flags.leaving {
                 return Heard::Stale;
             }
-            *peer = fresh;
+            *peer = fresh();
             self.expiry = earlier(self.expiry, fresh_until);
             notice(Notice::PeerRestarted(node));
             return Heard::Fresh { lost: 0 };
