@@ -1,6 +1,6 @@
 //! `clusterd cleanup`: removes what a killed daemon left behind.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
@@ -9,7 +9,7 @@ use crate::daemon::install;
 use crate::io::link::Links;
 
 /// Cleans up after `vip`, or after all virtual IPs without a running daemon.
-pub fn run(vip: Option<Ipv4Addr>) -> Result<()> {
+pub fn run(vip: Option<IpAddr>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,6 +1,6 @@
 //! The command line: every flag, its default and its help, once.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum Command {
     /// Remove what a killed daemon left behind.
     Cleanup {
         /// Only for this virtual IP [default: for all without a running daemon].
-        vip: Option<Ipv4Addr>,
+        vip: Option<IpAddr>,
     },
 }
 
@@ -67,8 +67,8 @@ pub struct ClusterArgs {
     /// Ethernet interface on which the cluster lives.
     pub interface: String,
 
-    /// The virtual IP: an unused address of the interface's subnet.
-    pub vip: Ipv4Addr,
+    /// The virtual IP, an IPv4 or IPv6 address: an unused one of the interface's subnet.
+    pub vip: IpAddr,
 
     /// What kind of MAC the virtual IP resolves to, the same on all hosts; README
     /// says which one for which network.
@@ -151,7 +151,7 @@ impl ClusterArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Only this virtual IP [default: all of this host].
-    pub vip: Option<Ipv4Addr>,
+    pub vip: Option<IpAddr>,
 
     /// List the connections answered in the last seconds.
     #[arg(long)]

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
@@ -34,7 +34,7 @@ struct Request {
 /// Its answer, as one line of JSON.
 #[derive(Debug, Serialize)]
 struct Report {
-    vip: Ipv4Addr,
+    vip: IpAddr,
     /// What kind of MAC it resolves to, and which.
     mac_mode: MacMode,
     mac: String,
@@ -57,21 +57,21 @@ struct Flow {
     age_ms: u64,
 }
 
-fn address(vip: Ipv4Addr) -> Result<SocketAddr> {
+fn address(vip: IpAddr) -> Result<SocketAddr> {
     let name = format!("{NAME_PREFIX}{vip}");
     SocketAddr::from_abstract_name(&name).with_context(|| format!("name the socket {name}"))
 }
 
 /// The daemon's end.
 pub struct Server {
-    vip: Ipv4Addr,
+    vip: IpAddr,
     mac_mode: MacMode,
     listener: tokio::net::UnixListener,
 }
 
 impl Server {
     /// Takes the name of `vip`; fails if a daemon of this host has it.
-    pub fn bind(vip: Ipv4Addr, mac_mode: MacMode) -> Result<Self> {
+    pub fn bind(vip: IpAddr, mac_mode: MacMode) -> Result<Self> {
         let listener = UnixListener::bind_addr(&address(vip)?).map_err(|error| {
             if error.kind() == std::io::ErrorKind::AddrInUse {
                 Failure::in_use(&format!(
@@ -139,19 +139,19 @@ impl Server {
             mac: self.mac_mode.address(self.vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
-            kernel_module: kmod::status(self.vip.into()),
+            kernel_module: kmod::status(self.vip),
             flows,
         }
     }
 }
 
 /// Is a daemon for `vip` running in this network namespace?
-pub fn is_running(vip: Ipv4Addr) -> bool {
+pub fn is_running(vip: IpAddr) -> bool {
     running().is_ok_and(|vips| vips.contains(&vip))
 }
 
 /// The virtual IPs whose daemons run in this network namespace.
-fn running() -> Result<Vec<Ipv4Addr>> {
+fn running() -> Result<Vec<IpAddr>> {
     let table = fs::read_to_string("/proc/thread-self/net/unix").context("list Unix sockets")?;
     let mut vips: Vec<_> = table
         .lines()
@@ -185,7 +185,7 @@ pub fn print_status(args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
-fn ask(vip: Ipv4Addr, request: &Request) -> Result<String> {
+fn ask(vip: IpAddr, request: &Request) -> Result<String> {
     let mut stream = UnixStream::connect_addr(&address(vip)?)
         .map_err(|_| Failure::unavailable(&format!("no clusterd for {vip} is running here")))?;
     let mut line = serde_json::to_vec(request)?;

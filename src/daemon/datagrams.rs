@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::flow::FlowKey;
@@ -57,7 +57,7 @@ pub struct Datagrams {
 
 impl Datagrams {
     /// Opens a socket; changes nothing.
-    pub fn open(vip: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(vip: IpAddr) -> io::Result<Self> {
         Ok(Self {
             foreign: ForeignFlows::open(vip)?,
             held: BTreeMap::new(),
@@ -131,7 +131,7 @@ impl Datagrams {
     pub fn forget(
         &mut self,
         conntrack: &mut Conntrack,
-        vip: Ipv4Addr,
+        vip: IpAddr,
         which: impl Fn(&FlowKey) -> bool,
     ) -> Vec<FlowKey> {
         let Ok(mut flows) = conntrack.datagrams(vip) else {

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{self, Duration, SystemTime, UNIX_EPOCH};
@@ -91,15 +91,21 @@ pub struct Kernel {
 
 /// Queue numbers to try for a virtual IP: daemons of several virtual IPs share
 /// a host, and so do other programs with queues of their own.
-pub fn queue_candidates(vip: Ipv4Addr) -> [u16; 8] {
-    let first = u32::from(vip).wrapping_mul(2) as u16 & 0x7ffe;
+pub fn queue_candidates(vip: IpAddr) -> [u16; 8] {
+    // The last bytes, in which addresses of one segment differ.
+    let [.., a, b] = match vip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    let first = u16::from_be_bytes([a, b]).wrapping_mul(2) & 0x7ffe;
     std::array::from_fn(|try_| 0x4000 + ((first + 2 * try_ as u16) & 0x7ffe))
 }
 
 impl Kernel {
     /// Opens everything but changes nothing on the host.
-    pub fn open(link: &Link, vip: Ipv4Addr, mac: MacMode) -> Result<Self> {
-        let claims = ClaimSocket::open(link, vip, mac).context("open the claim socket")?;
+    pub fn open(link: &Link, mac: MacMode) -> Result<Self> {
+        let vip = link.addresses.vip();
+        let claims = ClaimSocket::open(link, mac).context("open the claim socket")?;
         let mut sockets = SockDiag::open()?.on_interface(link.index);
         // Without the module a lookup finds nothing: no service, on any port.
         sockets.established(vip).map_err(|error| {
@@ -164,7 +170,7 @@ pub struct HotLoop {
     /// The host's clock at time 0 of this loop, if kernel time stamps are wanted.
     epoch: Option<Duration>,
     ring: KeyRing,
-    vip: Ipv4Addr,
+    vip: IpAddr,
     kernel: Kernel,
     poller: Poller,
     started: time::Instant,
@@ -202,7 +208,7 @@ impl HotLoop {
     pub fn new(
         config: protocol::Config,
         ring: KeyRing,
-        vip: Ipv4Addr,
+        vip: IpAddr,
         divided: Option<Protocol>,
         kernel: Kernel,
         stopped: UnixStream,
@@ -342,7 +348,7 @@ impl HotLoop {
             if let Some(epoch) = self.epoch {
                 self.node.arrived(since(epoch, self.kernel.claims.arrived()));
             }
-            let Some((ttl, payload)) = packet::ipv4_payload(bytes) else {
+            let Some((ttl, payload)) = packet::ip_payload(bytes) else {
                 self.wire.truncated += 1;
                 continue;
             };
@@ -702,8 +708,7 @@ impl HotLoop {
         if flow.protocol == Protocol::Udp {
             return self.kernel.datagrams.destroy(*flow);
         }
-        let Some((client, service)) = v4(flow) else { return };
-        match self.kernel.sockets.destroy_request(client, service) {
+        match self.kernel.sockets.destroy_request(flow.client, flow.service) {
             Ok(Destroyed::Request) => {
                 let entry = self.kernel.conntrack.delete(flow);
                 self.undestroyed += u64::from(entry.is_err());
@@ -767,7 +772,7 @@ impl WireCounters {
 
 /// The state of a port's listener, or `None` if the kernel did not say: then
 /// the state known before stays.
-fn look_at(sockets: &mut SockDiag, vip: Ipv4Addr, service: ServicePort) -> Option<Listener> {
+fn look_at(sockets: &mut SockDiag, vip: IpAddr, service: ServicePort) -> Option<Listener> {
     if service.protocol == Protocol::Udp {
         // A full receive buffer loses datagrams on any host alike.
         let taken = sockets.takes_datagrams(vip, service.port).ok()?;
@@ -798,10 +803,9 @@ fn remove_leftover(
     conntrack: &mut Conntrack,
     flow: &FlowKey,
 ) -> io::Result<bool> {
-    let Some((client, service)) = v4(flow) else { return Ok(false) };
-    match sockets.connection(client, service)? {
+    match sockets.connection(flow.client, flow.service)? {
         Connection::Open => return Ok(false),
-        Connection::HalfOpen => drop(sockets.destroy_request(client, service)?),
+        Connection::HalfOpen => drop(sockets.destroy_request(flow.client, flow.service)?),
         Connection::None => {}
     }
     conntrack.delete(flow)?;
@@ -819,13 +823,6 @@ fn pack(ticket: nfqueue::Ticket) -> Ticket {
 
 fn unpack(ticket: Ticket) -> nfqueue::Ticket {
     nfqueue::Ticket { queue: (ticket.0 >> 32) as u16, id: ticket.0 as u32 }
-}
-
-fn v4(flow: &FlowKey) -> Option<(SocketAddrV4, SocketAddrV4)> {
-    match (flow.client, flow.service) {
-        (SocketAddr::V4(client), SocketAddr::V4(service)) => Some((client, service)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What the daemon changes on the host, and how it is taken back.
 //!
 //! The order matters. Rules come before the address, so that the kernel never
-//! answers ARP or TCP for the virtual IP by itself; the address goes before
+//! answers ARP, solicitations or TCP for the virtual IP by itself; the address goes before
 //! the rules for the same reason.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use pnet::util::MacAddr;
@@ -19,7 +19,7 @@ use crate::io::link::{Link, Links, Marked};
 use crate::io::mark::Mark;
 use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
-use crate::io::{arp, group, nft, xt_queue};
+use crate::io::{group, neighbours, nft, xt_queue};
 
 /// What the kernel module does instead of rules.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub struct ModuleShare {
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
-    vip: Ipv4Addr,
+    vip: IpAddr,
 }
 
 impl<'a> Installed<'a> {
@@ -47,7 +47,7 @@ impl<'a> Installed<'a> {
         rules: &Ruleset,
         module: Option<ModuleShare>,
     ) -> Result<Self> {
-        let installed = Self { links, vip: rules.vip };
+        let installed = Self { links, vip: rules.addresses.vip() };
         match Self::install(links, link, rules, module).await {
             Ok(()) => Ok(installed),
             Err(error) => match installed.remove().await {
@@ -63,16 +63,17 @@ impl<'a> Installed<'a> {
         rules: &Ruleset,
         module: Option<ModuleShare>,
     ) -> Result<()> {
+        let vip = rules.addresses.vip();
         if let Some(ModuleShare { module, is_gate }) = module {
             module
-                .add(rules.vip.into(), is_gate.then_some(rules.queue))
+                .add(vip, is_gate.then_some(rules.queue))
                 .context("tell the kernel module about the virtual IP")?;
         }
         install_rules(rules)?;
         // Before what it is a note of.
-        links.mark(link.index, &Mark { vip: rules.vip, mode: rules.mac, own: link.mac }).await?;
+        links.mark(link.index, &Mark { vip, mode: rules.mac, own: link.mac }).await?;
         receive(links, link, rules).await?;
-        links.add_address(link.index, rules.vip).await
+        links.add_address(link.index, vip).await
     }
 
     /// Installs the rules again whenever another program has removed some.
@@ -112,7 +113,7 @@ impl<'a> Installed<'a> {
 fn install_rules(rules: &Ruleset) -> Result<()> {
     nft::apply(&rules.install(), "install the rules")?;
     if rules.backend == QueueBackend::Xtables {
-        let table = table_name(rules.vip);
+        let table = table_name(rules.addresses.vip());
         for (chain, offset) in QUEUE_CHAINS {
             xt_queue::insert(&table, chain, rules.queue + offset).map_err(|error| {
                 Failure::unavailable(&format!(
@@ -128,7 +129,7 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
 /// Lets frames to the cluster's MAC in, also after the end of this process: the established
 /// connections of this host go on after a crash.
 async fn receive(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
-    let mac = rules.mac.address(rules.vip);
+    let mac = rules.mac.address(rules.addresses.vip());
     match rules.mac {
         MacMode::Multicast | MacMode::Igmp => group::subscribe(&link.name, mac)
             .with_context(|| format!("let {} receive frames to {mac}", link.name)),
@@ -164,7 +165,7 @@ fn unsubscribe(mac: MacAddr) -> Result<()> {
 async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) -> Result<()> {
     links.set_mac(interface, index, mac).await?;
     for address in links.host_addresses(index).await? {
-        arp::announce_host(index, address, mac)
+        neighbours::announce_host(index, address, mac)
             .with_context(|| format!("announce {address} at {mac} on {interface}"))?;
     }
     Ok(())
@@ -172,20 +173,16 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
 
 /// The virtual IPs of which something is installed: by running daemons, or by
 /// killed ones. Rules alone are no evidence, others may have flushed them.
-pub async fn left_behind(links: &Links) -> Result<BTreeSet<Ipv4Addr>> {
+pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
     let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
     let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
     let in_module = kmod::vips().context("list the virtual IPs of the kernel module")?;
-    let in_module = in_module.into_iter().filter_map(|vip| match vip {
-        IpAddr::V4(vip) => Some(vip),
-        IpAddr::V6(_) => None,
-    });
     Ok(ruled.chain(marked).chain(in_module).collect())
 }
 
 /// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the
 /// established connections of this host go on meanwhile.
-pub async fn remove_other(links: &Links, link: &Link, vip: Ipv4Addr, mode: MacMode) -> Result<()> {
+pub async fn remove_other(links: &Links, link: &Link, vip: IpAddr, mode: MacMode) -> Result<()> {
     let marks = links.marks().await?;
     let mut of_vip = marks.iter().filter(|marked| marked.mark.vip == vip).peekable();
     let is_same = of_vip.peek().is_some()
@@ -194,7 +191,7 @@ pub async fn remove_other(links: &Links, link: &Link, vip: Ipv4Addr, mode: MacMo
 }
 
 /// Fails if the interface has the MAC of another virtual IP already.
-pub async fn require_own_mac(links: &Links, link: &Link, vip: Ipv4Addr) -> Result<()> {
+pub async fn require_own_mac(links: &Links, link: &Link, vip: IpAddr) -> Result<()> {
     let marks = links.marks().await?;
     let other = marks.iter().find(|marked| {
         let Mark { mode, vip: other, .. } = marked.mark;
@@ -211,7 +208,7 @@ pub async fn require_own_mac(links: &Links, link: &Link, vip: Ipv4Addr) -> Resul
 }
 
 /// Removes the address, the reception and the rules of `vip`, whoever installed them.
-pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
+pub async fn remove(links: &Links, vip: IpAddr) -> Result<()> {
     for index in links.holders(vip).await? {
         links.remove_address(index, vip).await?;
     }
@@ -225,5 +222,5 @@ pub async fn remove(links: &Links, vip: Ipv4Addr) -> Result<()> {
     let tables = nft::installed()?.into_iter().filter(|&(_, of)| of == vip);
     let families: Vec<_> = tables.map(|(family, _)| family).collect();
     nft::apply(&rules::remove(vip, &families), "remove the rules")?;
-    kmod::remove(vip.into()).context("take the virtual IP out of the kernel module")
+    kmod::remove(vip).context("take the virtual IP out of the kernel module")
 }

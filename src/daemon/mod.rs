@@ -2,8 +2,8 @@
 //!
 //! Two threads. The *hot loop* ([`hot_loop`]) holds SYNs, hears and sends
 //! claims, and decides; it runs under SCHED_FIFO where permitted and never
-//! waits for anything but its own descriptors. The *main* thread answers ARP,
-//! logs, serves `clusterd status` and waits for signals, on tokio.
+//! waits for anything but its own descriptors. The *main* thread answers ARP
+//! or neighbour solicitations, logs, serves `clusterd status` and waits for signals, on tokio.
 
 mod core;
 mod datagrams;
@@ -15,7 +15,7 @@ mod keyfile;
 mod recorder;
 mod state;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -32,11 +32,11 @@ use tracing::{debug, info, warn};
 use crate::cli::{ClusterArgs, UdpArg};
 use crate::control;
 use crate::failure::Failure;
-use crate::io::arp::Arp;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
 use crate::io::kmod::Module;
-use crate::io::link::{Link, Links};
+use crate::io::link::{Link, Links, require_packets_in_group_frames};
+use crate::io::neighbours::Neighbours;
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{Guard, QueueBackend, Ruleset};
@@ -89,9 +89,8 @@ fn ruleset(
 ) -> Ruleset {
     Ruleset {
         interface: link.name.clone(),
-        vip: args.vip,
+        addresses: link.addresses,
         mac: args.mac,
-        own: link.address,
         // Behind the gate connection tracking sees only what a client of this host says, so what
         // it calls ASSURED is right.
         guard: match module {
@@ -115,7 +114,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
     match args.mac {
-        MacMode::Multicast | MacMode::Igmp => {}
+        MacMode::Multicast | MacMode::Igmp => require_packets_in_group_frames(&link)?,
         MacMode::Stealth if !nft::has_ingress()? => {
             return Err(Failure::unavailable(
                 "--mac stealth needs nftables rules at an interface's ingress, which this kernel lacks \
@@ -136,8 +135,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         )));
     }
 
-    let arp = Arp::open(&link, vip, args.mac).context("open the ARP socket")?;
-    let kernel = Kernel::open(&link, vip, args.mac)?;
+    let neighbours = Neighbours::open(&link, args.mac)
+        .context("open the socket for ARP or neighbour discovery")?;
+    let kernel = Kernel::open(&link, args.mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
     let module = module_share(args);
@@ -151,7 +151,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         }
     }
 
-    let public = ClusterKey::public(vip.into());
+    let public = ClusterKey::public(vip);
     let ring = match &args.key_file {
         Some(path) => KeyRing::with_secrets(public, keyfile::load(path)?, args.auth.into()),
         None => KeyRing::from(public),
@@ -199,8 +199,8 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         .spawn(move || drop(ended.send(hot_loop.run(warn_of_missing))))
         .context("start the hot loop")?;
 
-    // The hot loop listens to the cluster while ARP asks the rest of the segment.
-    if let Some(mac) = arp.probe().await.context("probe for the virtual IP")? {
+    // The hot loop listens to the cluster while this asks the rest of the segment.
+    if let Some(mac) = neighbours.probe().await.context("probe for the virtual IP")? {
         let expected = args.mac.address(vip);
         return Err(Failure::in_use(&match MacMode::of(mac, vip) {
             Some(mode) => format!(
@@ -215,17 +215,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     }
     let rules = ruleset(args, &link, queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
-    let address_watch = Watch::addresses()?;
+    let address_watch = Watch::addresses(vip)?;
     let installed = install::Installed::new(&links, &link, &rules, module).await?;
     shared.rules_installed();
     if args.key_file.is_none() {
         warn!("no key: whoever is on this segment can disturb the cluster; see --key-file");
     }
     let outcome = async {
-        arp.announce().context("announce the virtual IP")?;
+        neighbours.announce().context("announce the virtual IP")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_arp(&arp, &links, &link, vip, args.mac) => outcome,
+            outcome = answer_neighbours(&neighbours, &links, &link, vip, args.mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_address(&address_watch, &link) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
@@ -263,17 +263,17 @@ fn warn_of_missing(realtime: &Realtime) {
     }
 }
 
-/// Answers ARP as long as the interface exists.
-async fn answer_arp(
-    arp: &Arp,
+/// Answers who asks for the virtual IP as long as the interface exists.
+async fn answer_neighbours(
+    neighbours: &Neighbours,
     links: &Links,
     link: &Link,
-    vip: Ipv4Addr,
+    vip: IpAddr,
     mode: MacMode,
 ) -> Result<()> {
     let mut stranger = None;
     loop {
-        match arp.answer().await {
+        match neighbours.answer().await {
             // One that goes on claiming it needs no line each time.
             Ok(mac) if stranger == Some(mac) => {}
             Ok(mac) => {
@@ -292,7 +292,7 @@ async fn answer_arp(
                 }
                 warn!(%vip, "the interface is down");
             }
-            Err(error) => return Err(error).context("answer ARP"),
+            Err(error) => return Err(error).context("answer who asks for the virtual IP"),
         }
     }
 }
@@ -358,7 +358,7 @@ async fn watch_refusals(shared: &Shared) -> std::convert::Infallible {
 }
 
 /// One line per state change. Ends when the hot loop does.
-async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: Ipv4Addr) {
+async fn log_notices(mut heard: mpsc::Receiver<Notice>, vip: IpAddr) {
     while let Some(notice) = heard.recv().await {
         match notice {
             Notice::Joined => info!(%vip, "ready"),

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,8 @@ use anyhow::{Context, Result};
 use clusterd::flow::{NodeId, VipHash};
 use clusterd::protocol;
 use serde::{Deserialize, Serialize};
+
+use crate::io::vip_name;
 
 /// Longest file that is read; 64 members take about 4 KiB, with 63 further virtual IPs each 50 KiB.
 const FILE_MAX: u64 = 64 * 1024;
@@ -48,8 +50,8 @@ pub struct StateFile {
 
 impl StateFile {
     /// The file in `directory`, which is made when something is kept.
-    pub fn new(directory: &Path, vip: Ipv4Addr, node: NodeId) -> Self {
-        Self { path: directory.join(format!("{vip}-{node}.json")) }
+    pub fn new(directory: &Path, vip: IpAddr, node: NodeId) -> Self {
+        Self { path: directory.join(format!("{}-{node}.json", vip_name::spell(vip))) }
     }
 
     /// What was kept; nothing if there is no file. A file that cannot be understood is an

@@ -21,7 +21,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
-use super::cluster_mac::MacMode;
 use super::link::Link;
 use super::packet_socket;
 
@@ -53,7 +52,7 @@ struct Message {
 
 impl Arp {
     /// Opens the socket.
-    pub fn open(link: &Link, vip: Ipv4Addr, mode: MacMode) -> io::Result<Self> {
+    pub fn open(link: &Link, vip: Ipv4Addr, mac: MacAddr) -> io::Result<Self> {
         // arp[14..18] is the sender's IP address, arp[24..28] the target's.
         let filter = [
             packet_socket::load_word(14),
@@ -66,7 +65,7 @@ impl Arp {
         let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
         // SAFETY: a `Socket` keeps its descriptor until it is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, INTEREST)? };
-        Ok(Self { socket, link: link.clone(), vip, mac: mode.address(vip) })
+        Ok(Self { socket, link: link.clone(), vip, mac })
     }
 
     /// Asks whether a host says that the virtual IP has another MAC, and if so returns that.

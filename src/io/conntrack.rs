@@ -5,7 +5,7 @@
 //! *Restart and shutdown:* nothing is kept.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clusterd::flow::{FlowKey, Protocol};
 
@@ -29,7 +29,7 @@ impl Conntrack {
     }
 
     /// Removes the flow that a client has opened to a service (default zone);
-    /// says whether there was one. One of IPv6 is none.
+    /// says whether there was one.
     ///
     /// The kernel finds an entry by either direction (`nf_conntrack_find_get`): a
     /// flow that the service's host opened to the client with the same ports goes as well.
@@ -38,7 +38,7 @@ impl Conntrack {
             .map_err(|error| attempt(format!("delete the conntrack entry of {flow}"), error))
     }
 
-    /// Is there an entry of this flow, in either direction? Never of one of IPv6.
+    /// Is there an entry of this flow, in either direction?
     pub fn tracks(&mut self, flow: &FlowKey) -> io::Result<bool> {
         self.about(IPCTNL_MSG_CT_GET, flow)
             .map_err(|error| attempt(format!("look for the conntrack entry of {flow}"), error))
@@ -46,9 +46,6 @@ impl Conntrack {
 
     /// Sends a request about one flow; false if there is no entry of it.
     fn about(&mut self, request: i32, flow: &FlowKey) -> io::Result<bool> {
-        let (SocketAddr::V4(client), SocketAddr::V4(service)) = (flow.client, flow.service) else {
-            return Ok(false);
-        };
         self.next();
         self.request
             .begin(
@@ -56,8 +53,8 @@ impl Conntrack {
                 libc::NLM_F_ACK as u16,
                 self.sequence,
             )
-            .nfgenmsg(libc::AF_INET, 0);
-        tuple(&mut self.request, client, service, flow.protocol);
+            .nfgenmsg(family(flow.service.ip()), 0);
+        tuple(&mut self.request, flow);
         self.request.end();
         match self.socket.request(self.request.bytes(), self.sequence, |_| ()) {
             Ok(()) => Ok(true),
@@ -68,11 +65,11 @@ impl Conntrack {
 
     /// The flows of datagrams that clients have opened to `vip`. The kernel walks its
     /// whole table (some milliseconds): for rare occasions.
-    pub fn datagrams(&mut self, vip: Ipv4Addr) -> io::Result<Vec<FlowKey>> {
+    pub fn datagrams(&mut self, vip: IpAddr) -> io::Result<Vec<FlowKey>> {
         self.list(vip).map_err(|error| attempt(format!("list the UDP flows to {vip}"), error))
     }
 
-    fn list(&mut self, vip: Ipv4Addr) -> io::Result<Vec<FlowKey>> {
+    fn list(&mut self, vip: IpAddr) -> io::Result<Vec<FlowKey>> {
         self.next();
         self.request
             .begin(
@@ -80,16 +77,24 @@ impl Conntrack {
                 libc::NLM_F_DUMP as u16,
                 self.sequence,
             )
-            .nfgenmsg(libc::AF_INET, 0)
+            .nfgenmsg(family(vip), 0)
             // What is set in the tuple counts, and of it only what has a flag.
             .nested(CTA_FILTER, |filter| {
-                let flags = CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM;
+                let flags = match vip {
+                    IpAddr::V4(_) => CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM,
+                    // Asked for an IPv6 address, Linux 6.18 lists the flows that have another one
+                    // (`ctnetlink_filter_match_tuple`).
+                    IpAddr::V6(_) => CTA_FILTER_F_PROTO_NUM,
+                };
                 filter
                     .attribute(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes())
                     .attribute(CTA_FILTER_REPLY_FLAGS, &[0; 4]);
             });
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        tuple(&mut self.request, any, SocketAddrV4::new(vip, 0), Protocol::Udp);
+        let any: IpAddr = match vip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        tuple(&mut self.request, &FlowKey::udp((any, 0), (vip, 0)));
         self.request.end();
         self.socket.send(self.request.bytes())?;
         let mut flows = Vec::new();
@@ -118,18 +123,34 @@ impl Conntrack {
     }
 }
 
+/// The family of an address.
+fn family(ip: IpAddr) -> i32 {
+    match ip {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    }
+}
+
 /// Adds the original direction of a flow.
-fn tuple(request: &mut Builder, client: SocketAddrV4, local: SocketAddrV4, protocol: Protocol) {
+fn tuple(request: &mut Builder, flow: &FlowKey) {
+    let FlowKey { protocol, client, service } = flow;
     request.nested(CTA_TUPLE_ORIG, |tuple| {
         tuple
-            .nested(CTA_TUPLE_IP, |ip| {
-                ip.attribute(CTA_IP_V4_SRC, &client.ip().octets())
-                    .attribute(CTA_IP_V4_DST, &local.ip().octets());
+            .nested(CTA_TUPLE_IP, |part| {
+                for (ip, v4, v6) in [
+                    (client.ip(), CTA_IP_V4_SRC, CTA_IP_V6_SRC),
+                    (service.ip(), CTA_IP_V4_DST, CTA_IP_V6_DST),
+                ] {
+                    match ip {
+                        IpAddr::V4(ip) => part.attribute(v4, &ip.octets()),
+                        IpAddr::V6(ip) => part.attribute(v6, &ip.octets()),
+                    };
+                }
             })
             .nested(CTA_TUPLE_PROTO, |part| {
                 part.attribute(CTA_PROTO_NUM, &[protocol.number()])
                     .attribute(CTA_PROTO_SRC_PORT, &client.port().to_be_bytes())
-                    .attribute(CTA_PROTO_DST_PORT, &local.port().to_be_bytes());
+                    .attribute(CTA_PROTO_DST_PORT, &service.port().to_be_bytes());
             });
     });
 }
@@ -144,14 +165,17 @@ fn flow(attributes: &[u8]) -> Option<FlowKey> {
     if find(part, CTA_PROTO_NUM)? != [Protocol::Udp.number()] {
         return None;
     }
-    let end = |address, port| {
-        let address: &[u8; 4] = find(ip, address)?.first_chunk()?;
-        let port = find(part, port)?.first_chunk()?;
-        Some(SocketAddrV4::new(Ipv4Addr::from(*address), u16::from_be_bytes(*port)))
+    let end = |v4, v6, port| {
+        let ip = match (find(ip, v4), find(ip, v6)) {
+            (Some(ip), _) => IpAddr::from(*ip.first_chunk::<4>()?),
+            (None, Some(ip)) => IpAddr::from(*ip.first_chunk::<16>()?),
+            (None, None) => return None,
+        };
+        Some(SocketAddr::new(ip, u16::from_be_bytes(*find(part, port)?.first_chunk()?)))
     };
     Some(FlowKey::udp(
-        end(CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?,
-        end(CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?,
+        end(CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT)?,
+        end(CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT)?,
     ))
 }
 
@@ -167,6 +191,8 @@ const CTA_TUPLE_IP: i32 = 1;
 const CTA_TUPLE_PROTO: i32 = 2;
 const CTA_IP_V4_SRC: i32 = 1;
 const CTA_IP_V4_DST: i32 = 2;
+const CTA_IP_V6_SRC: i32 = 3;
+const CTA_IP_V6_DST: i32 = 4;
 const CTA_PROTO_NUM: i32 = 1;
 const CTA_PROTO_SRC_PORT: i32 = 2;
 const CTA_PROTO_DST_PORT: i32 = 3;
@@ -183,56 +209,61 @@ mod tests {
     use super::*;
     use crate::io::testing::{address, in_namespace, listen, nft, start_connect};
 
+    const TRACKED: &str =
+        "table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }";
+
     #[test]
     fn an_entry_is_deleted_once() {
         in_namespace(|| {
-            nft(
-                "table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }",
-            );
-            let listener = listen(Ipv4Addr::LOCALHOST.into(), 8);
-            let local = address(listener.local_addr());
-            let socket = start_connect(local);
-            let client = address(socket.local_addr());
-            let mut conntrack = Conntrack::open().unwrap();
-            let flow = FlowKey::tcp(client, local);
-            assert!(conntrack.tracks(&flow).unwrap());
-            assert!(conntrack.delete(&flow).unwrap());
-            assert!(!conntrack.delete(&flow).unwrap());
-            assert!(!conntrack.tracks(&flow).unwrap());
-            let stranger = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-            assert!(!conntrack.delete(&FlowKey::tcp(stranger, local)).unwrap());
-            assert!(!conntrack.delete(&FlowKey::udp(client, local)).unwrap());
+            nft(TRACKED);
+            for ip in ["127.0.0.1", "::1"] {
+                let ip: IpAddr = ip.parse().unwrap();
+                let listener = listen(ip, 8);
+                let local = address(listener.local_addr());
+                let socket = start_connect(local);
+                let client = address(socket.local_addr());
+                let mut conntrack = Conntrack::open().unwrap();
+                let flow = FlowKey::tcp(client, local);
+                assert!(conntrack.tracks(&flow).unwrap());
+                assert!(conntrack.delete(&flow).unwrap());
+                assert!(!conntrack.delete(&flow).unwrap());
+                assert!(!conntrack.tracks(&flow).unwrap());
+                assert!(!conntrack.delete(&FlowKey::tcp((ip, 1), local)).unwrap());
+                assert!(!conntrack.delete(&FlowKey::udp(client, local)).unwrap());
+            }
         });
     }
 
     #[test]
     fn flows_of_datagrams_are_listed() {
         in_namespace(|| {
-            nft(
-                "table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }",
-            );
-            let vip = Ipv4Addr::new(127, 0, 0, 2);
-            let mut conntrack = Conntrack::open().unwrap();
-            assert_eq!(conntrack.datagrams(vip).unwrap(), []);
-            let service = UdpSocket::bind((vip, 0)).unwrap();
-            let local = address(service.local_addr());
-            let clients: Vec<_> =
-                (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-            let mut expected = Vec::new();
-            for client in &clients {
-                client.send_to(b"?", local).unwrap();
-                expected.push(FlowKey::udp(address(client.local_addr()), local));
+            nft(TRACKED);
+            for vip in ["127.0.0.2", "::1"] {
+                let vip: IpAddr = vip.parse().unwrap();
+                let mut conntrack = Conntrack::open().unwrap();
+                assert_eq!(conntrack.datagrams(vip).unwrap(), []);
+                let service = UdpSocket::bind((vip, 0)).unwrap();
+                let local = address(service.local_addr());
+                let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let clients: Vec<_> = (0..300).map(|_| UdpSocket::bind(any).unwrap()).collect();
+                let mut expected = Vec::new();
+                for client in &clients {
+                    client.connect(local).unwrap();
+                    client.send(b"?").unwrap();
+                    expected.push(FlowKey::udp(address(client.local_addr()), local));
+                }
+                // Neither another address nor another protocol.
+                let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap();
+                elsewhere.send_to(b"?", address(elsewhere.local_addr())).unwrap();
+                let listener = listen(vip, 8);
+                let _connection = start_connect(address(listener.local_addr()));
+                let mut listed = conntrack.datagrams(vip).unwrap();
+                listed.sort();
+                expected.sort();
+                assert_eq!(listed, expected);
+                assert!(conntrack.delete(&expected[0]).unwrap());
+                assert_eq!(conntrack.datagrams(vip).unwrap().len(), 299);
             }
-            // Neither another address nor another protocol.
-            clients[0].send_to(b"?", address(clients[1].local_addr())).unwrap();
-            let listener = listen(vip.into(), 8);
-            let _connection = start_connect(address(listener.local_addr()));
-            let mut listed = conntrack.datagrams(vip).unwrap();
-            listed.sort();
-            expected.sort();
-            assert_eq!(listed, expected);
-            assert!(conntrack.delete(&expected[0]).unwrap());
-            assert_eq!(conntrack.datagrams(vip).unwrap().len(), 299);
         });
     }
 }

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::bucket::{Bucket, Buckets};
@@ -32,7 +32,7 @@ pub struct KernelBuckets {
 
 impl KernelBuckets {
     /// Opens a socket; changes nothing. The rules need not be there yet.
-    pub fn open(vip: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(vip: IpAddr) -> io::Result<Self> {
         Ok(Self { sets: Sets::open(table_name(vip))? })
     }
 
@@ -72,7 +72,8 @@ impl KernelBuckets {
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
     pub fn lease(&mut self, time: Duration) -> io::Result<()> {
-        let protocols = [libc::IPPROTO_UDP, libc::IPPROTO_ICMP].map(|protocol| [protocol as u8]);
+        let protocols = [libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6];
+        let protocols = protocols.map(|protocol| [protocol as u8]);
         self.sets.transaction().flush(LEASED).add(LEASED, protocols, Some(time)).commit()
     }
 

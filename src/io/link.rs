@@ -1,10 +1,10 @@
 //! The interface: its facts, and the virtual IP as one of its addresses (rtnetlink).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use pnet::util::MacAddr;
 use rtnetlink::packet_core::ErrorMessage;
@@ -12,9 +12,10 @@ use rtnetlink::packet_core::ErrorMessage;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 
+mod own_address;
 mod reception;
 
-pub use reception::Marked;
+pub use reception::{Marked, require_packets_in_group_frames};
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
@@ -25,8 +26,27 @@ pub struct Link {
     pub index: u32,
     /// The interface's own MAC, also while it has a cluster's instead (mode `shared`).
     pub mac: MacAddr,
-    /// This host's own address in the subnet of the virtual IP.
-    pub address: Ipv4Addr,
+    /// The virtual IP and this host's own address beside it.
+    pub addresses: Addresses,
+}
+
+/// A virtual IP, and the address from which this host speaks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// `own` is in the same subnet.
+    V4 { own: Ipv4Addr, vip: Ipv4Addr },
+    /// `own` is the link-local one, which is there whatever else is.
+    V6 { own: Ipv6Addr, vip: Ipv6Addr },
+}
+
+impl Addresses {
+    /// The virtual IP.
+    pub fn vip(self) -> IpAddr {
+        match self {
+            Self::V4 { vip, .. } => vip.into(),
+            Self::V6 { vip, .. } => vip.into(),
+        }
+    }
 }
 
 /// A connection to rtnetlink, driven by the current tokio runtime.
@@ -43,7 +63,7 @@ impl Links {
     }
 
     /// Looks an interface up and checks that it can carry `vip`.
-    pub async fn find(&self, name: &str, vip: Ipv4Addr) -> Result<Link> {
+    pub async fn find(&self, name: &str, vip: IpAddr) -> Result<Link> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = match links.next().await {
             Some(Ok(link)) => link,
@@ -80,43 +100,8 @@ impl Links {
         let mut marks = reception::marks_of(&link);
         let shared = marks.find(|mark| mark.mode == MacMode::Shared);
         let own = shared.filter(|mark| mac == mark.mode.address(mark.vip)).map(|mark| mark.own);
-        let address = self.own_address(name, index, vip).await?;
-        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), address })
-    }
-
-    /// This host's address in the subnet that contains `vip`.
-    async fn own_address(&self, name: &str, index: u32, vip: Ipv4Addr) -> Result<Ipv4Addr> {
-        let addresses: Vec<_> =
-            self.addresses().await?.into_iter().filter(|a| a.index == index).collect();
-        let subnet = |a: &Address| u32::MAX.checked_shl(32 - u32::from(a.prefix)).unwrap_or(0);
-        let found = addresses
-            .iter()
-            .find(|a| a.prefix < 32 && (u32::from(a.ip) ^ u32::from(vip)) & subnet(a) == 0);
-        let Some(own) = found else {
-            let has = addresses
-                .iter()
-                .map(|a| format!("{}/{}", a.ip, a.prefix))
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(Failure::config(&format!(
-                "{vip} is in no subnet of {name} ({}): choose an unused address of a subnet that \
-                 this host has an address in, or add one: ip address add ADDRESS/LEN dev {name}",
-                if has.is_empty() { "it has no IPv4 address" } else { &has }
-            )));
-        };
-        let host_part = u32::from(vip) & !subnet(own);
-        if own.ip == vip {
-            return Err(Failure::config(&format!(
-                "{vip} is this host's own address on {name}; the virtual IP must be another one"
-            )));
-        }
-        if own.prefix < 31 && (host_part == 0 || host_part == !subnet(own)) {
-            return Err(Failure::config(&format!(
-                "{vip} is the network or broadcast address of {}/{}; choose another one",
-                own.ip, own.prefix
-            )));
-        }
-        Ok(own.ip)
+        let addresses = self.addresses_with(name, index, vip).await?;
+        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), addresses })
     }
 
     /// Is there an interface with this index?
@@ -129,31 +114,45 @@ impl Links {
     }
 
     /// The addresses of hosts that an interface has: all but virtual IPs.
-    pub async fn host_addresses(&self, index: u32) -> Result<Vec<Ipv4Addr>> {
+    pub async fn host_addresses(&self, index: u32) -> Result<Vec<IpAddr>> {
+        let vips: Vec<_> = self.marks().await?.into_iter().map(|marked| marked.mark.vip).collect();
         let all = self.addresses().await?.into_iter();
-        Ok(all.filter(|a| a.index == index && a.prefix < 32).map(|a| a.ip).collect())
+        let own = all.filter(|a| a.index == index && !vips.contains(&a.ip));
+        Ok(own.map(|a| a.ip).collect())
     }
 
     /// The interfaces that have `vip` as an address.
-    pub async fn holders(&self, vip: Ipv4Addr) -> Result<Vec<u32>> {
+    pub async fn holders(&self, vip: IpAddr) -> Result<Vec<u32>> {
         let holders = self.addresses().await?.into_iter().filter(|a| a.ip == vip);
         Ok(holders.map(|a| a.index).collect())
     }
 
     /// Makes `vip` an address of the interface. It may be one already.
-    pub async fn add_address(&self, index: u32, vip: Ipv4Addr) -> Result<()> {
-        let request = self.handle.address().add(index, IpAddr::V4(vip), 32).replace();
-        request.execute().await.with_context(|| format!("add address {vip}/32"))
+    pub async fn add_address(&self, index: u32, vip: IpAddr) -> Result<()> {
+        let length = if vip.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(index, vip, length).replace();
+        if vip.is_ipv6() {
+            // Other hosts have it, too, so the kernel must not look for them. And unless its time is
+            // over, the kernel would prefer it as source of this host's connections to
+            // neighbours, since it is so close to their addresses (RFC 6724 5, rules 3 and 8).
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            request.message_mut().attributes.extend([
+                AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+                AddressAttribute::CacheInfo(lifetime),
+            ]);
+        }
+        request.execute().await.with_context(|| format!("add address {vip}/{length}"))
     }
 
     /// Removes `vip` from the interface. It may be gone already.
-    pub async fn remove_address(&self, index: u32, vip: Ipv4Addr) -> Result<()> {
+    pub async fn remove_address(&self, index: u32, vip: IpAddr) -> Result<()> {
         let mut listing = self
             .handle
             .address()
             .get()
             .set_link_index_filter(index)
-            .set_address_filter(IpAddr::V4(vip))
+            .set_address_filter(vip)
             .execute();
         while let Some(message) = listing.next().await {
             let message = message.with_context(|| format!("look for address {vip}"))?;
@@ -174,13 +173,19 @@ impl Links {
         let mut addresses = Vec::new();
         while let Some(message) = listing.next().await {
             let message = message.context("list addresses")?;
-            let ip = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            });
+            let (mut ip, mut flags) = (None, AddressFlags::empty());
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(local) => ip = Some(*local),
+                    // The other end if there is a `Local`; IPv6 has this alone as a rule.
+                    AddressAttribute::Address(address) => ip = ip.or(Some(*address)),
+                    AddressAttribute::Flags(of) => flags = *of,
+                    _ => {}
+                }
+            }
             if let Some(ip) = ip {
                 let (index, prefix) = (message.header.index, message.header.prefix_len);
-                addresses.push(Address { index, ip, prefix });
+                addresses.push(Address { index, ip, prefix, flags });
             }
         }
         Ok(addresses)
@@ -205,6 +210,7 @@ fn canonical_name(link: &LinkMessage) -> Option<String> {
 
 struct Address {
     index: u32,
-    ip: Ipv4Addr,
+    ip: IpAddr,
     prefix: u8,
+    flags: AddressFlags,
 }

@@ -5,22 +5,25 @@
 //! what a killed daemon has left, and which MAC the interface had before.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use pnet::util::MacAddr;
 
 use super::cluster_mac::MacMode;
+use super::vip_name;
 
 /// What the name of every mark begins with.
 const PREFIX: &str = "clusterd";
 
-/// What a daemon does to an interface. As a name: `clusterd-10.0.0.2-stealth-020000000001`.
+/// What a daemon does to an interface. As a name: `clusterd-10.0.0.2-stealth-020000000001`, with
+/// an IPv6 address `clusterd-2001_db8__2-stealth-020000000001`; of the 127 bytes that a name may
+/// have (`ALTIFNAMSIZ`) the longest needs 71.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The virtual IP.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// How frames to it get in.
     pub mode: MacMode,
     /// The MAC that the interface had before.
@@ -29,7 +32,7 @@ pub struct Mark {
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}-{}-{}-", self.vip, self.mode)?;
+        write!(f, "{PREFIX}-{}-{}-", vip_name::spell(self.vip), self.mode)?;
         self.own.octets().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -47,7 +50,7 @@ impl FromStr for Mark {
         let number = u64::from_str_radix(own, 16).ok().filter(|_| own.len() == 12);
         let [_, _, a, b, c, d, e, f] = number.ok_or(NoMark)?.to_be_bytes();
         Ok(Self {
-            vip: vip.parse().map_err(|_| NoMark)?,
+            vip: vip_name::read(vip).ok_or(NoMark)?,
             mode: MacMode::from_str(mode, false).map_err(|_| NoMark)?,
             own: MacAddr::new(a, b, c, d, e, f),
         })
@@ -61,14 +64,16 @@ mod tests {
     #[test]
     fn a_name_is_read_as_it_was_written() {
         let mark = Mark {
-            vip: Ipv4Addr::new(10, 0, 0, 2),
+            vip: [10, 0, 0, 2].into(),
             mode: MacMode::Stealth,
             own: MacAddr::new(2, 0, 0, 0, 0, 1),
         };
         assert_eq!(mark.to_string(), "clusterd-10.0.0.2-stealth-020000000001");
         for mode in MacMode::ALL {
-            let mark = Mark { mode, ..mark.clone() };
-            assert_eq!(mark.to_string().parse(), Ok(mark));
+            for vip in ["10.0.0.2", "2001:db8::2"] {
+                let mark = Mark { mode, vip: vip.parse().unwrap(), ..mark.clone() };
+                assert_eq!(mark.to_string().parse(), Ok(mark));
+            }
         }
         for name in ["eth0", "clusterd", "clusterd-10.0.0.2-stealth-02000000000", "clusterd-x-y-z"]
         {

@@ -11,14 +11,15 @@
 //! | [`rules`], [`nft`] | `nf_tables` through the program `nft` | the ruleset as text; installing it |
 //! | [`nft_sets`], [`kernel_buckets`], [`foreign_flows`] | `nf_tables` | elements of sets: what the kernel decides without the daemon |
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
-//! | [`packet_socket`], [`claim_socket`], [`arp`] | `AF_PACKET` | claim frames; ARP for the virtual IP |
+//! | [`packet_socket`], [`claim_socket`] | `AF_PACKET` | claim frames |
+//! | [`arp`], [`ndp`], [`neighbours`] | `AF_PACKET` | who has the virtual IP: ARP, neighbour discovery, either |
 //! | [`cluster_mac`] | none | the MAC that the virtual IP resolves to, by mode |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to a group MAC, also after a crash |
-//! | [`igmp`] | `IP_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
+//! | [`membership`] | `IP_ADD_MEMBERSHIP`, `IPV6_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
 //! | [`kmod`] | `/proc/net/clusterd` | our kernel module, where it is loaded |
 //! | [`link`] | rtnetlink | the interface, its addresses, its MACs |
-//! | [`mark`] | none | a note on the interface of what a daemon does to it |
-//! | [`packet`] | none | IPv4, TCP and UDP headers of what the others deliver |
+//! | [`mark`], [`vip_name`] | none | a note on the interface of what a daemon does to it |
+//! | [`packet`] | none | IPv4, IPv6, TCP and UDP headers of what the others deliver |
 //! | [`realtime`] | scheduler, `mlockall` | a thread that is not made to wait |
 //! | [`poller`] | `epoll` | waiting with nanosecond deadlines |
 //!
@@ -32,12 +33,14 @@ pub mod conntrack;
 pub mod error;
 pub mod foreign_flows;
 pub mod group;
-pub mod igmp;
 pub mod kernel_buckets;
 pub mod kmod;
 pub mod link;
 pub mod mark;
+pub mod membership;
 pub mod message;
+pub mod ndp;
+pub mod neighbours;
 pub mod netlink;
 pub mod nflog;
 pub mod nfqueue;
@@ -49,6 +52,7 @@ pub mod poller;
 pub mod realtime;
 pub mod rules;
 pub mod sock_diag;
+pub mod vip_name;
 pub mod watch;
 pub mod xt_queue;
 

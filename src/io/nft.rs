@@ -1,7 +1,7 @@
 //! Runs the `nft` program. Each call is one transaction: all of it or nothing.
 
 use std::io::{ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
@@ -62,7 +62,7 @@ pub fn has_ingress() -> Result<bool> {
 }
 
 /// The tables of ours in this network namespace: family and virtual IP of each.
-pub fn installed() -> Result<Vec<(String, Ipv4Addr)>> {
+pub fn installed() -> Result<Vec<(String, IpAddr)>> {
     let listing = succeed(nft(&["list", "tables"], "")?, "list the tables")?;
     Ok(String::from_utf8_lossy(&listing)
         .lines()
@@ -76,7 +76,7 @@ pub fn installed() -> Result<Vec<(String, Ipv4Addr)>> {
 /// The tables of a ruleset as nft lists them, without counts and without the
 /// elements of sets, which change all the time; `None` if one is missing.
 pub fn listing(rules: &Ruleset) -> Result<Option<Vec<u8>>> {
-    let name = table_name(rules.vip);
+    let name = table_name(rules.addresses.vip());
     let mut listing = Vec::new();
     for family in rules.families() {
         let output = nft(&["--stateless", "--terse", "list", "table", family, &name], "")?;

@@ -1,7 +1,8 @@
-//! What the packet sockets for claims and for ARP have in common (packet(7)).
+//! What the packet sockets for claims, ARP and neighbour discovery have in common (packet(7)).
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
+use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -21,6 +22,17 @@ pub fn load_word(offset: u32) -> SockFilter {
 /// Filter step: skip `skip` steps unless the loaded value equals `value`.
 pub fn unless_equal(value: u32, skip: u8) -> SockFilter {
     SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, skip, value)
+}
+
+/// Filter steps, eight of them: skip `skip` further steps unless the packet has `address` at `offset`.
+pub fn unless_address(offset: u32, address: Ipv6Addr, skip: u8) -> Vec<SockFilter> {
+    let mut steps = Vec::with_capacity(8);
+    let octets = address.octets();
+    for (index, word) in (0..).zip(octets.as_chunks::<4>().0) {
+        steps.push(load_word(offset + 4 * u32::from(index)));
+        steps.push(unless_equal(u32::from_be_bytes(*word), skip + 2 * (3 - index)));
+    }
+    steps
 }
 
 /// Filter step: skip `skip` steps if the loaded value equals `value`.
@@ -91,6 +103,25 @@ pub fn receive<'b>(
     match socket.recv(buffer) {
         // SAFETY: recv has initialised the first `len` bytes.
         Ok(len) => Ok(Some(unsafe { buffer[..len].assume_init_ref() })),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The next packet and the source MAC of its frame, or `None` when there is no more.
+pub fn receive_from<'b>(
+    socket: &Socket,
+    buffer: &'b mut [MaybeUninit<u8>],
+) -> io::Result<Option<(&'b [u8], MacAddr)>> {
+    match socket.recv_from(buffer) {
+        Ok((len, from)) => {
+            // SAFETY: of a packet socket it is a sockaddr_ll.
+            let from = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
+            let [a, b, c, d, e, f, ..] = from.sll_addr;
+            // SAFETY: recv_from has initialised the first `len` bytes.
+            let bytes = unsafe { buffer[..len].assume_init_ref() };
+            Ok(Some((bytes, MacAddr::new(a, b, c, d, e, f))))
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }

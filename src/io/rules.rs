@@ -2,18 +2,23 @@
 //!
 //! Nothing here touches the kernel, so that `clusterd rules` can print the
 //! rules without privileges. Everything lies in tables of our own, one in
-//! family `inet`, one in family `arp`, in mode `stealth` one in family `netdev`, named after the
-//! virtual IP.
+//! family `inet`, for IPv4 one in family `arp`, in mode `stealth` one in family `netdev`, named
+//! after the virtual IP.
+
+mod family;
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
 use clusterd::wire::{IP_PROTOCOL, PORTS_MAX};
 
+use self::family::Words;
 use super::cluster_mac::MacMode;
+use super::link::Addresses;
+use super::vip_name;
 
 /// Connection tracking label of flows whose client has chosen this host.
 ///
@@ -64,8 +69,9 @@ pub const DIVIDED: &str = "divided";
 /// A SYN that opens a connection.
 const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
 
-/// ICMP messages about a packet that this host has sent, or got.
-const ICMP_ERROR: &str = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
+/// Messages of neighbour discovery (RFC 4861 4) that have a source of their own.
+const NDP: &str = "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, \
+                   nd-neighbor-advert, nd-redirect }";
 
 /// Bytes of a logged packet: IP and TCP headers with options fit.
 const LOG_SNAPLEN: u8 = 80;
@@ -94,12 +100,10 @@ pub enum QueueBackend {
 pub struct Ruleset {
     /// Interface on which the cluster lives.
     pub interface: String,
-    /// The virtual IP.
-    pub vip: Ipv4Addr,
+    /// The virtual IP and this host's own address beside it.
+    pub addresses: Addresses,
     /// What kind of MAC it resolves to.
     pub mac: MacMode,
-    /// This host's own address on the interface.
-    pub own: Ipv4Addr,
     /// Form of the handshake guard.
     pub guard: Guard,
     /// Queue number of new attempts; the next one is for flows that the kernel
@@ -114,17 +118,17 @@ pub struct Ruleset {
 pub const QUEUE_CHAINS: [(&str, u16); 2] = [("contest", 0), ("incumbent", 1)];
 
 /// Name of all tables of a virtual IP.
-pub fn table_name(vip: Ipv4Addr) -> String {
-    format!("clusterd_{vip}")
+pub fn table_name(vip: IpAddr) -> String {
+    format!("clusterd_{}", vip_name::spell(vip))
 }
 
 /// The virtual IP that a table of ours is named after.
-pub fn vip_of_table(name: &str) -> Option<Ipv4Addr> {
-    name.strip_prefix("clusterd_")?.parse().ok()
+pub fn vip_of_table(name: &str) -> Option<IpAddr> {
+    vip_name::read(name.strip_prefix("clusterd_")?)
 }
 
 /// The commands that remove the tables of a virtual IP in these families, present or not.
-pub fn remove(vip: Ipv4Addr, families: &[impl AsRef<str>]) -> String {
+pub fn remove(vip: IpAddr, families: &[impl AsRef<str>]) -> String {
     let name = table_name(vip);
     let commands = families.iter().map(|family| {
         let family = family.as_ref();
@@ -136,23 +140,34 @@ pub fn remove(vip: Ipv4Addr, families: &[impl AsRef<str>]) -> String {
 impl Ruleset {
     /// The families in which it has a table.
     pub fn families(&self) -> &'static [&'static str] {
-        match self.mac {
-            MacMode::Multicast | MacMode::Igmp | MacMode::Shared => &["inet", "arp"],
-            MacMode::Stealth => &["inet", "arp", "netdev"],
+        use Addresses::{V4, V6};
+        match (self.addresses, self.mac) {
+            (V4 { .. }, MacMode::Multicast | MacMode::Igmp | MacMode::Shared) => &["inet", "arp"],
+            (V4 { .. }, MacMode::Stealth) => &["inet", "arp", "netdev"],
+            (V6 { .. }, MacMode::Multicast | MacMode::Igmp | MacMode::Shared) => &["inet"],
+            (V6 { .. }, MacMode::Stealth) => &["inet", "netdev"],
         }
+    }
+
+    fn vip(&self) -> IpAddr {
+        self.addresses.vip()
     }
 
     /// The commands that install the tables, replacing earlier ones of the
     /// same name in one transaction.
     pub fn install(&self) -> String {
-        let mut text = remove(self.vip, self.families());
+        let mut text = remove(self.vip(), self.families());
         self.tables(&mut text).expect("writing to a string cannot fail");
         text
     }
 
     fn tables(&self, text: &mut String) -> std::fmt::Result {
         self.inet_table(text)?;
-        self.arp_table(text)?;
+        match self.addresses {
+            Addresses::V4 { own, vip } => arp_table(text, own, vip)?,
+            // Its neighbour discovery is in family `inet` like everything else.
+            Addresses::V6 { .. } => {}
+        }
         match self.mac {
             MacMode::Stealth => self.netdev_table(text),
             MacMode::Multicast | MacMode::Igmp | MacMode::Shared => Ok(()),
@@ -160,9 +175,11 @@ impl Ruleset {
     }
 
     fn inet_table(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, vip, guard, queue, .. } = self;
+        let Self { interface, guard, queue, .. } = self;
+        let vip = self.vip();
+        let Words { family, ip, address, icmp, errors } = Words::of(vip);
         let log = format!("log group {queue} snaplen {LOG_SNAPLEN} queue-threshold 1");
-        writeln!(text, "table inet {} {{", table_name(*vip))?;
+        writeln!(text, "table inet {} {{", table_name(vip))?;
         writeln!(text, "  counter {DIVIDED} {{ }}")?;
         // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
@@ -172,7 +189,7 @@ impl Ruleset {
         writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
         writeln!(
             text,
-            "  set {FOREIGN_FLOWS} {{ type ipv4_addr . inet_service . inet_service; \
+            "  set {FOREIGN_FLOWS} {{ type {address} . inet_service . inet_service; \
              flags timeout; size {FOREIGN_FLOWS_MAX}; }}"
         )?;
         for (chain, offset) in QUEUE_CHAINS {
@@ -192,22 +209,27 @@ impl Ruleset {
         self.datagrams(text)?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
-        // Without this, rules that do not mention an address would meet IPv6, too.
-        writeln!(text, "    meta nfproto != ipv4 accept")?;
-        writeln!(text, "    ip daddr != {vip} accept")?;
+        // Without this, rules that do not mention an address would meet the other family, too.
+        writeln!(text, "    meta nfproto != {family} accept")?;
+        self.neighbours_inbound(text)?;
+        writeln!(text, "    {ip} daddr != {vip} accept")?;
         writeln!(text, "    iifname \"lo\" accept")?;
         writeln!(text, "    iifname != \"{interface}\" drop")?;
         writeln!(text, "    meta pkttype {{ multicast, broadcast }} meta pkttype set host")?;
         // Claims end in `local`, not here: with bridge-nf-call-iptables these rules see a
         // frame before the bridge has handed it to the daemon's socket.
-        writeln!(text, "    ip protocol {IP_PROTOCOL} accept")?;
+        writeln!(text, "    meta l4proto {IP_PROTOCOL} accept")?;
+        if vip.is_ipv6() {
+            // Connection tracking leaves these alone, and so do the rules.
+            writeln!(text, "    {NDP} accept")?;
+        }
         // Echo requests make no connection, so nobody need be asked who answers.
         writeln!(
             text,
-            "    icmp type echo-request {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
-            self.bucket("icmp id")
+            "    {icmp} type echo-request {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
+            self.bucket(&format!("{icmp} id"))
         )?;
-        writeln!(text, "    icmp type echo-request drop")?;
+        writeln!(text, "    {icmp} type echo-request drop")?;
         writeln!(text, "    meta l4proto udp goto datagrams")?;
         let plain = "reset tcp option fastopen reset tcp option mptcp";
         let accept = match guard {
@@ -248,26 +270,30 @@ impl Ruleset {
             writeln!(text, "    type filter hook prerouting priority mangle + 1; policy accept;")?;
             writeln!(
                 text,
-                "    iifname \"{interface}\" ip daddr {vip} tcp flags & syn == 0 \
+                "    iifname \"{interface}\" {ip} daddr {vip} tcp flags & syn == 0 \
                  ct label ! {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
             )?;
             writeln!(text, "  }}")?;
         }
         writeln!(text, "  chain local {{")?;
         writeln!(text, "    type filter hook input priority mangle; policy accept;")?;
-        writeln!(text, "    ip daddr {vip} ip protocol {IP_PROTOCOL} drop")?;
+        writeln!(text, "    {ip} daddr {vip} meta l4proto {IP_PROTOCOL} drop")?;
         writeln!(text, "  }}")?;
         writeln!(text, "  chain outbound {{")?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-        writeln!(text, "    meta nfproto != ipv4 accept")?;
-        writeln!(text, "    ip saddr != {vip} accept")?;
+        writeln!(text, "    meta nfproto != {family} accept")?;
+        self.neighbours_outbound(text)?;
+        writeln!(text, "    {ip} saddr != {vip} accept")?;
         writeln!(text, "    oifname \"lo\" accept")?;
         // Nobody answers a datagram to a closed port: another host may serve it. And only the
         // host that has a flow may say what is wrong with its packets; of fragments,
         // for instance, every host misses the same one.
-        writeln!(text, "    icmp type destination-unreachable icmp code port-unreachable drop")?;
-        writeln!(text, "    {ICMP_ERROR} ct state related accept")?;
-        writeln!(text, "    {ICMP_ERROR} drop")?;
+        writeln!(
+            text,
+            "    {icmp} type destination-unreachable {icmp} code port-unreachable drop"
+        )?;
+        writeln!(text, "    {errors} ct state related accept")?;
+        writeln!(text, "    {errors} drop")?;
         // What a client says in a flow that this host has opened comes in unasked. A late answer
         // in a flow that was given up must not open one.
         writeln!(
@@ -303,12 +329,13 @@ impl Ruleset {
     /// an entry for each, whether or not their flow is tracked here: a flood
     /// that repeats its SYNs must not find the way to the daemon, either.
     fn divide(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, vip, .. } = self;
+        let (interface, vip) = (&self.interface, self.vip());
+        let Words { ip, .. } = Words::of(vip);
         writeln!(text, "  chain divide {{")?;
         writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
         writeln!(
             text,
-            "    iifname \"{interface}\" ip daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
+            "    iifname \"{interface}\" {ip} daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
              tcp dport != @{UNDIVIDED} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
             self.bucket("tcp sport")
         )?;
@@ -330,12 +357,13 @@ impl Ruleset {
 
     /// Datagrams to the virtual IP, and what a service of this host says in flows of others.
     fn datagrams(&self, text: &mut String) -> std::fmt::Result {
-        let vip = self.vip;
+        let vip = self.vip();
+        let Words { ip, .. } = Words::of(vip);
         writeln!(text, "  chain datagrams {{")?;
         // In flows that this host has opened: answers to its own questions, and what a client
         // says to a port from which a service has gone on with it (RFC 1350).
         writeln!(text, "    ct direction reply accept")?;
-        writeln!(text, "    ip saddr . udp sport . udp dport @{FOREIGN_FLOWS} drop")?;
+        writeln!(text, "    {ip} saddr . udp sport . udp dport @{FOREIGN_FLOWS} drop")?;
         writeln!(
             text,
             "    meta l4proto @{BY_BUCKET} {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
@@ -353,35 +381,54 @@ impl Ruleset {
         writeln!(text, "    type filter hook output priority raw; policy accept;")?;
         writeln!(
             text,
-            "    ip saddr {vip} udp sport @{ANSWERING} \
-             ip daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
+            "    {ip} saddr {vip} udp sport @{ANSWERING} \
+             {ip} daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
         )
     }
 
     /// The expression for the bucket of a client, whose port is in `field`.
     fn bucket(&self, field: &str) -> String {
-        let seed = ClusterKey::public(self.vip.into()).bucket_seed();
-        format!("jhash ip saddr . {field} mod {} seed {seed:#x}", Bucket::COUNT)
+        let Words { ip, .. } = Words::of(self.vip());
+        let seed = ClusterKey::public(self.vip()).bucket_seed();
+        format!("jhash {ip} saddr . {field} mod {} seed {seed:#x}", Bucket::COUNT)
     }
 
-    /// The kernel must not reveal this host's own MAC for the virtual IP: the
-    /// daemon answers requests for it, and the kernel's own requests carry the
-    /// host's own address as sender.
-    fn arp_table(&self, text: &mut String) -> std::fmt::Result {
-        let Self { vip, own, .. } = self;
-        writeln!(text, "table arp {} {{", table_name(*vip))?;
-        writeln!(text, "  chain outbound {{")?;
-        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-        writeln!(text, "    arp operation reply arp saddr ip {vip} drop")?;
-        writeln!(text, "    arp operation request arp saddr ip {vip} arp saddr ip set {own}")?;
-        writeln!(text, "  }}\n}}")
+    /// The kernel logs a line for each advertisement of an address that is its own
+    /// (`ndisc_recv_na`); those of the other hosts are no news.
+    fn neighbours_inbound(&self, text: &mut String) -> std::fmt::Result {
+        match self.addresses {
+            Addresses::V4 { .. } => Ok(()),
+            Addresses::V6 { vip, .. } => {
+                writeln!(text, "    iifname \"{}\" {} drop", self.interface, advertisement(vip))
+            }
+        }
+    }
+
+    /// The kernel must not reveal this host's own MAC for the virtual IP: the daemon answers
+    /// solicitations for it. What the kernel says by itself from the virtual IP, as the
+    /// solicitation for a client before its SYN-ACK, names the interface's MAC as the sender's
+    /// (`ndisc_solicit`), so it gets this host's own address as source; nft corrects the checksum.
+    fn neighbours_outbound(&self, text: &mut String) -> std::fmt::Result {
+        match self.addresses {
+            Addresses::V4 { .. } => Ok(()),
+            Addresses::V6 { own, vip } => {
+                writeln!(text, "    {} drop", advertisement(vip))?;
+                writeln!(
+                    text,
+                    "    oifname \"{}\" ip6 saddr {vip} {NDP} ip6 saddr set {own} accept",
+                    self.interface
+                )
+            }
+        }
     }
 
     /// A frame to a unicast MAC that is not the interface's own is dropped by `ip_rcv` as somebody
     /// else's, before any other hook. What else comes to that MAC stays somebody else's.
     fn netdev_table(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, vip, mac, .. } = self;
-        writeln!(text, "table netdev {} {{", table_name(*vip))?;
+        let Self { interface, mac, .. } = self;
+        let vip = self.vip();
+        let Words { ip, .. } = Words::of(vip);
+        writeln!(text, "table netdev {} {{", table_name(vip))?;
         writeln!(text, "  chain inbound {{")?;
         writeln!(
             text,
@@ -389,11 +436,28 @@ impl Ruleset {
         )?;
         writeln!(
             text,
-            "    ether daddr {} ip daddr {vip} meta pkttype set host",
-            mac.address(*vip)
+            "    ether daddr {} {ip} daddr {vip} meta pkttype set host",
+            mac.address(vip)
         )?;
         writeln!(text, "  }}\n}}")
     }
+}
+
+/// The kernel must not reveal this host's own MAC for the virtual IP: the daemon answers requests
+/// for it, and the kernel's own requests carry the host's own address as sender.
+fn arp_table(text: &mut String, own: Ipv4Addr, vip: Ipv4Addr) -> std::fmt::Result {
+    writeln!(text, "table arp {} {{", table_name(vip.into()))?;
+    writeln!(text, "  chain outbound {{")?;
+    writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+    writeln!(text, "    arp operation reply arp saddr ip {vip} drop")?;
+    writeln!(text, "    arp operation request arp saddr ip {vip} arp saddr ip set {own}")?;
+    writeln!(text, "  }}\n}}")
+}
+
+/// An advertisement of `vip` by whomever. The nft that Debian 12 has does not know the target
+/// (RFC 4861 4.4) by name.
+fn advertisement(vip: Ipv6Addr) -> String {
+    format!("icmpv6 type nd-neighbor-advert @th,64,128 {:#034x}", u128::from(vip))
 }
 
 #[cfg(test)]
@@ -402,8 +466,10 @@ mod tests {
 
     #[test]
     fn a_table_name_leads_back_to_its_address() {
-        let vip = Ipv4Addr::new(10, 0, 0, 2);
-        assert_eq!(vip_of_table(&table_name(vip)), Some(vip));
+        for vip in ["10.0.0.2", "2001:db8::2"] {
+            let vip = vip.parse().unwrap();
+            assert_eq!(vip_of_table(&table_name(vip)), Some(vip));
+        }
         assert_eq!(vip_of_table("clusterd_x"), None);
         assert_eq!(vip_of_table("filter"), None);
     }

@@ -11,7 +11,7 @@
 //! *Restart and shutdown:* nothing is kept.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::attempt;
 use super::message::{Builder, Message, Messages};
@@ -82,13 +82,12 @@ impl SockDiag {
     }
 
     /// The listener that a SYN to `vip`:`port` would reach.
-    pub fn listener(&mut self, vip: Ipv4Addr, port: u16) -> io::Result<Option<Listener>> {
-        // No connection has the remote address 0.0.0.0:0 (the kernel drops
-        // packets from it as martians), so only a listener can match.
-        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let local = SocketAddrV4::new(vip, port);
+    pub fn listener(&mut self, vip: IpAddr, port: u16) -> io::Result<Option<Listener>> {
+        // No connection has the remote address 0.0.0.0:0 or [::]:0 (the kernel drops
+        // packets from these as martians), so only a listener can match.
+        let local = SocketAddr::new(vip, port);
         let socket = self
-            .find(nobody, local)
+            .find(nobody(vip), local)
             .map_err(|error| attempt(format!("look for a listener on {local}"), error))?;
         Ok(socket
             .filter(|socket| socket.state == TCP_LISTEN)
@@ -97,11 +96,10 @@ impl SockDiag {
 
     /// Is there a socket that a datagram to `vip`:`port` from anybody would reach?
     /// One connected to a peer does not count, nor does it hide another.
-    pub fn takes_datagrams(&mut self, vip: Ipv4Addr, port: u16) -> io::Result<bool> {
-        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let local = SocketAddrV4::new(vip, port);
+    pub fn takes_datagrams(&mut self, vip: IpAddr, port: u16) -> io::Result<bool> {
+        let local = SocketAddr::new(vip, port);
         // The kernel wants the addresses of UDP as in the packet, the sender first (`udp_dump_one`).
-        self.ask(libc::IPPROTO_UDP, local, nobody)
+        self.ask(libc::IPPROTO_UDP, local, nobody(vip))
             .map(|socket| socket.is_some())
             .map_err(|error| attempt(format!("look for a UDP socket on {local}"), error))
     }
@@ -117,15 +115,15 @@ impl SockDiag {
     /// client gets a RST. Call this only when the client chose another host.
     pub fn destroy_request(
         &mut self,
-        client: SocketAddrV4,
-        local: SocketAddrV4,
+        client: SocketAddr,
+        local: SocketAddr,
     ) -> io::Result<Destroyed> {
         self.destroy(client, local).map_err(|error| {
             attempt(format!("destroy the half-open request {client} -> {local}"), error)
         })
     }
 
-    fn destroy(&mut self, client: SocketAddrV4, local: SocketAddrV4) -> io::Result<Destroyed> {
+    fn destroy(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Destroyed> {
         let found = match self.find(client, local)? {
             // Without a connection the lookup falls through to the listener.
             Some(socket) if socket.client == Some(client) && socket.state != TCP_LISTEN => socket,
@@ -137,7 +135,7 @@ impl SockDiag {
             _ => return Ok(Destroyed::Established),
         }
         let (flags, protocol) = (libc::NLM_F_ACK, libc::IPPROTO_TCP);
-        self.begin(SOCK_DESTROY, flags, libc::AF_INET, protocol, client, local, found.cookie, 0);
+        self.begin(SOCK_DESTROY, flags, family(local), protocol, client, local, found.cookie, 0);
         self.request.end();
         match self.socket.request(self.request.bytes(), self.sequence, |_| ()) {
             Ok(()) => Ok(Destroyed::Request),
@@ -149,11 +147,7 @@ impl SockDiag {
     }
 
     /// What TCP has for the ports of `client` and `local`.
-    pub fn connection(
-        &mut self,
-        client: SocketAddrV4,
-        local: SocketAddrV4,
-    ) -> io::Result<Connection> {
+    pub fn connection(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Connection> {
         let found = self.find(client, local).map_err(|error| {
             attempt(format!("look for a connection {client} -> {local}"), error)
         })?;
@@ -171,10 +165,14 @@ impl SockDiag {
     /// (client, local), also those of IPv6 sockets that take IPv4. Half-open
     /// requests and `TIME_WAIT` are left out. Walks all sockets of the host: not
     /// for the hot loop.
-    pub fn established(&mut self, vip: Ipv4Addr) -> io::Result<Vec<(SocketAddrV4, SocketAddrV4)>> {
+    pub fn established(&mut self, vip: IpAddr) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.dump(family, vip, &mut found)
+        let families = match vip {
+            IpAddr::V4(_) => &[libc::AF_INET, libc::AF_INET6][..],
+            IpAddr::V6(_) => &[libc::AF_INET6],
+        };
+        for family in families {
+            self.dump(*family, vip, &mut found)
                 .map_err(|error| attempt(format!("list the connections of {vip}"), error))?;
         }
         Ok(found)
@@ -183,10 +181,10 @@ impl SockDiag {
     fn dump(
         &mut self,
         family: i32,
-        vip: Ipv4Addr,
-        found: &mut Vec<(SocketAddrV4, SocketAddrV4)>,
+        vip: IpAddr,
+        found: &mut Vec<(SocketAddr, SocketAddr)>,
     ) -> io::Result<()> {
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let any = nobody(vip);
         let (flags, protocol) = (libc::NLM_F_DUMP, libc::IPPROTO_TCP);
         self.begin(SOCK_DIAG_BY_FAMILY, flags, family, protocol, any, any, NO_COOKIE, CONNECTED);
         self.request.attribute(INET_DIAG_REQ_BYTECODE, &source_is(vip)).end();
@@ -203,7 +201,7 @@ impl SockDiag {
                 }
                 let socket = socket(message).ok_or(io::ErrorKind::InvalidData)?;
                 if let (Some(client), Some(local)) = (socket.client, socket.local)
-                    && *local.ip() == vip
+                    && local.ip() == vip
                 {
                     found.push((client, local));
                 }
@@ -212,17 +210,18 @@ impl SockDiag {
     }
 
     /// The one socket that a packet of TCP from `client` to `local` would reach.
-    fn find(&mut self, client: SocketAddrV4, local: SocketAddrV4) -> io::Result<Option<Socket>> {
+    fn find(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Option<Socket>> {
         self.ask(libc::IPPROTO_TCP, client, local)
     }
 
     fn ask(
         &mut self,
         protocol: i32,
-        client: SocketAddrV4,
-        local: SocketAddrV4,
+        client: SocketAddr,
+        local: SocketAddr,
     ) -> io::Result<Option<Socket>> {
-        self.begin(SOCK_DIAG_BY_FAMILY, 0, libc::AF_INET, protocol, client, local, NO_COOKIE, 0);
+        let family = family(local);
+        self.begin(SOCK_DIAG_BY_FAMILY, 0, family, protocol, client, local, NO_COOKIE, 0);
         self.request.end();
         self.socket.send(self.request.bytes())?;
         loop {
@@ -247,8 +246,8 @@ impl SockDiag {
         flags: i32,
         family: i32,
         protocol: i32,
-        client: SocketAddrV4,
-        local: SocketAddrV4,
+        client: SocketAddr,
+        local: SocketAddr,
         cookie: [u8; 8],
         states: u32,
     ) {
@@ -263,10 +262,8 @@ impl SockDiag {
         let [c, d] = client.port().to_be_bytes();
         self.request
             .raw(&[a, b, c, d])
-            .raw(&local.ip().octets())
-            .raw(&[0; 12])
-            .raw(&client.ip().octets())
-            .raw(&[0; 12])
+            .raw(&field(local.ip()))
+            .raw(&field(client.ip()))
             .raw(&self.interface.to_ne_bytes())
             .raw(&cookie);
     }
@@ -276,8 +273,8 @@ impl SockDiag {
 #[derive(Debug, Clone, Copy)]
 struct Socket {
     state: u8,
-    local: Option<SocketAddrV4>,
-    client: Option<SocketAddrV4>,
+    local: Option<SocketAddr>,
+    client: Option<SocketAddr>,
     cookie: [u8; 8],
     receive_queue: u32,
     send_queue: u32,
@@ -293,31 +290,63 @@ fn socket(message: Message<'_>) -> Option<Socket> {
     let address = |at: usize| address(bytes[0], bytes[at..].first_chunk()?);
     Some(Socket {
         state: bytes[1],
-        local: address(8).zip(port(4)).map(|(ip, port)| SocketAddrV4::new(ip, port)),
-        client: address(24).zip(port(6)).map(|(ip, port)| SocketAddrV4::new(ip, port)),
+        local: address(8).zip(port(4)).map(SocketAddr::from),
+        client: address(24).zip(port(6)).map(SocketAddr::from),
         cookie: *bytes[44..].first_chunk()?,
         receive_queue: word(56)?,
         send_queue: word(60)?,
     })
 }
 
-/// The IPv4 address in an address field, also one mapped into IPv6.
-fn address(family: u8, field: &[u8; 16]) -> Option<Ipv4Addr> {
+/// The address in an address field; one of IPv4 that is mapped into IPv6 is one of IPv4.
+fn address(family: u8, field: &[u8; 16]) -> Option<IpAddr> {
     match i32::from(family) {
-        libc::AF_INET => field.first_chunk().copied().map(Ipv4Addr::from),
-        libc::AF_INET6 => std::net::Ipv6Addr::from(*field).to_ipv4_mapped(),
+        libc::AF_INET => field.first_chunk::<4>().copied().map(IpAddr::from),
+        libc::AF_INET6 => Some(IpAddr::from(*field).to_canonical()),
         _ => None,
+    }
+}
+
+/// An address field.
+fn field(address: IpAddr) -> [u8; 16] {
+    let mut field = [0; 16];
+    match address {
+        IpAddr::V4(ip) => field[..4].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => field = ip.octets(),
+    }
+    field
+}
+
+fn family(address: SocketAddr) -> i32 {
+    match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    }
+}
+
+/// The other end that no connection of `vip` has.
+fn nobody(vip: IpAddr) -> SocketAddr {
+    match vip {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 
 /// Bytecode for "the local address is `address`": one `inet_diag_bc_op` with an
 /// `inet_diag_hostcond`, which also matches mapped addresses.
-fn source_is(address: Ipv4Addr) -> [u8; 16] {
-    let [a, b, c, d] = address.octets();
-    // Offsets to the next operation: 16 is the end, beyond it means no match.
-    let (yes, no) = (16, 20u16.to_ne_bytes());
-    let [p, q, r, s] = (-1i32).to_ne_bytes(); // any port
-    [INET_DIAG_BC_S_COND, yes, no[0], no[1], libc::AF_INET as u8, 32, 0, 0, p, q, r, s, a, b, c, d]
+fn source_is(address: IpAddr) -> Vec<u8> {
+    let (family, ip) = match address {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    };
+    // Offsets to the next operation: that of the length is the end, beyond it means no match.
+    let length = 12 + ip.len() as u8;
+    let no = (u16::from(length) + 4).to_ne_bytes();
+    let mut bytecode = vec![INET_DIAG_BC_S_COND, length, no[0], no[1]];
+    bytecode.extend([family as u8, 8 * ip.len() as u8, 0, 0]);
+    bytecode.extend((-1i32).to_ne_bytes()); // any port
+    bytecode.extend(ip);
+    bytecode
 }
 
 // linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h

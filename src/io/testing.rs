@@ -1,7 +1,7 @@
 //! A network of its own for each test that needs the kernel.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -97,21 +97,18 @@ pub fn listen(address: IpAddr, backlog: i32) -> TcpListener {
     socket.into()
 }
 
-/// The IPv4 address in the answer of `local_addr` or `peer_addr`.
-pub fn address(of: io::Result<SocketAddr>) -> SocketAddrV4 {
-    match of.unwrap() {
-        SocketAddr::V4(address) => address,
-        SocketAddr::V6(address) => {
-            SocketAddrV4::new(address.ip().to_ipv4_mapped().unwrap(), address.port())
-        }
-    }
+/// The address in the answer of `local_addr` or `peer_addr`, that of IPv4 if it is a mapped one.
+pub fn address(of: io::Result<SocketAddr>) -> SocketAddr {
+    let address = of.unwrap();
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Sends a SYN and does not wait for the answer.
-pub fn start_connect(to: SocketAddrV4) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+pub fn start_connect(to: SocketAddr) -> TcpStream {
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
-    match socket.connect(&SocketAddr::from(to).into()) {
+    match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => panic!("connect: {error}"),
         _ => socket.into(),
     }

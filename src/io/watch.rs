@@ -6,7 +6,7 @@
 //! the caller looks for itself in any case.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use tokio::io::unix::AsyncFd;
 
@@ -23,6 +23,7 @@ const NFTA_TABLE: i32 = 1;
 /// Bytes of `struct nfgenmsg` before the attributes.
 const NFGENMSG: usize = 4;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
 /// A subscription to the kernel's notifications in this network namespace.
 pub struct Watch {
@@ -37,13 +38,17 @@ enum Concern {
 
 impl Watch {
     /// Watches the tables of `vip` for removals.
-    pub fn rules(vip: Ipv4Addr) -> io::Result<Self> {
+    pub fn rules(vip: IpAddr) -> io::Result<Self> {
         Self::open(libc::NETLINK_NETFILTER, NFNLGRP_NFTABLES, Concern::Table(table_name(vip)))
     }
 
-    /// Watches the IPv4 addresses of all interfaces for removals.
-    pub fn addresses() -> io::Result<Self> {
-        Self::open(libc::NETLINK_ROUTE, RTNLGRP_IPV4_IFADDR, Concern::Addresses)
+    /// Watches the addresses of all interfaces, those of the family of `vip`, for removals.
+    pub fn addresses(vip: IpAddr) -> io::Result<Self> {
+        let group = match vip {
+            IpAddr::V4(_) => RTNLGRP_IPV4_IFADDR,
+            IpAddr::V6(_) => RTNLGRP_IPV6_IFADDR,
+        };
+        Self::open(libc::NETLINK_ROUTE, group, Concern::Addresses)
     }
 
     fn open(protocol: i32, group: u32, concern: Concern) -> io::Result<Self> {

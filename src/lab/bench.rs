@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use clusterd::flow::ClusterKey;
 use serde::Serialize;
 
 use super::capture::Listener;
@@ -208,7 +207,7 @@ fn sample(cluster: &Cluster, throughput: f64, args: &BenchArgs) -> Result<Sample
 
 fn count(cluster: &Cluster, args: &BenchArgs) -> Result<Counts> {
     let client = &cluster.topology.client;
-    let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
+    let oracle = Oracle::new(VIP.into());
     let listener = Listener::start(client, oracle, None)?;
     rush(client, &cluster.sources, args.connections, CONCURRENCY)?;
     let (oracle, frames_lost) = listener.finish()?;

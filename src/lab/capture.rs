@@ -15,7 +15,9 @@ use super::netns::{Namespace, check};
 use super::oracle::Oracle;
 
 /// What the oracle needs: SYNs, SYN-ACKs, resets and claims.
-const FILTER: &str = "tcp[tcpflags] & (tcp-syn|tcp-rst) != 0 or ip proto 150";
+/// libpcap finds TCP's flags behind an IPv4 header only; they are in byte 13 behind the 40 of IPv6.
+const FILTER: &str = "tcp[tcpflags] & (tcp-syn|tcp-rst) != 0 or ip proto 150 \
+                      or (ip6 proto 6 and ip6[53] & (tcp-syn|tcp-rst) != 0) or ip6 proto 150";
 /// Ring buffer of the kernel; room for a second of the busiest run.
 const BUFFER_BYTES: i32 = 64 << 20;
 /// A whole frame: claims are batched up to one MTU.

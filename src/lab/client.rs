@@ -1,7 +1,7 @@
 //! The load: many short connections to the VIP from blocking threads.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
 use super::netns::{Namespace, check};
-use super::topology;
+use super::topology::{self, Family, SERVICE_PORT};
 
 /// Longest wait for a SYN-ACK: the first SYN and its retransmissions after 1, 3 and 7 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
@@ -97,7 +97,7 @@ pub struct LoadPlan {
     /// When each is to begin, from the start of the load on; those beyond the list at once.
     pub starts: Vec<Duration>,
     /// The addresses to connect from, taken in turn by the threads.
-    pub sources: Vec<Ipv4Addr>,
+    pub sources: Vec<IpAddr>,
     /// Connections (from 0) whose start is to be reported, with a number for each.
     pub milestones: Vec<(u64, usize)>,
 }
@@ -215,7 +215,7 @@ impl Shared {
         }
     }
 
-    fn attempt(&self, source: Ipv4Addr) -> Attempt {
+    fn attempt(&self, source: IpAddr) -> Attempt {
         let begin = Instant::now();
         let mut connect = None;
         let outcome = connect_to_vip(source, CONNECT_TIMEOUT)
@@ -241,7 +241,7 @@ impl Shared {
 
 /// Connects once from the client's namespace, so that the client knows the VIP's
 /// MAC address. A reset will do: the load is there to count those.
-pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
+pub fn first_connection(client: &Namespace, source: IpAddr) -> Result<()> {
     client.within(|| {
         let begin = Instant::now();
         let answer = connect_to_vip(source, CONNECT_TIMEOUT)
@@ -253,16 +253,16 @@ pub fn first_connection(client: &Namespace, source: Ipv4Addr) -> Result<()> {
             Err((_, error)) => error.into(),
         };
         Err(error.context(format!(
-            "get a first answer from {}:{}; see the hosts' logs with --verbose",
-            topology::VIP,
-            topology::SERVICE_PORT
+            "get a first answer from {}, port {}; see the hosts' logs with --verbose",
+            Family::of(source).vip(),
+            SERVICE_PORT
         )))
     })
 }
 
 /// Fetches `bytes` over one connection; returns how long that took, from the
 /// request to the last byte.
-pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duration> {
+pub fn fetch(client: &Namespace, source: IpAddr, bytes: u64) -> Result<Duration> {
     client.within(|| {
         let (mut socket, _) =
             connect_to_vip(source, CONNECT_TIMEOUT).context("connect for a transfer")?;
@@ -283,7 +283,7 @@ pub fn fetch(client: &Namespace, source: Ipv4Addr, bytes: u64) -> Result<Duratio
 /// and again for the answer.
 pub fn knock(
     client: &Namespace,
-    source: Ipv4Addr,
+    source: IpAddr,
     count: usize,
     patience: Duration,
 ) -> Result<usize> {
@@ -305,17 +305,18 @@ pub fn knock(
 }
 
 /// The socket, and how long `connect` alone took.
-fn connect_to_vip(source: Ipv4Addr, patience: Duration) -> io::Result<(Socket, Duration)> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+fn connect_to_vip(source: IpAddr, patience: Duration) -> io::Result<(Socket, Duration)> {
+    let service = SocketAddr::new(Family::of(source).vip(), SERVICE_PORT);
+    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
     bind_late(&socket, source)?;
     socket.set_write_timeout(Some(patience))?;
     let begin = Instant::now();
-    socket.connect(&SocketAddrV4::new(topology::VIP, topology::SERVICE_PORT).into())?;
+    socket.connect(&service.into())?;
     Ok((socket, begin.elapsed()))
 }
 
 /// Lets `socket` connect from `source`, from a port chosen then.
-pub fn bind_late(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
+pub fn bind_late(socket: &Socket, source: IpAddr) -> io::Result<()> {
     choose_port_late(socket)?;
     socket.bind(&SocketAddr::from((source, 0)).into())
 }

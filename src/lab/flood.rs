@@ -23,7 +23,7 @@ use super::client::{Attempt, Load, LoadEvent, LoadPlan};
 use super::latency::Latency;
 use super::netns::Namespace;
 use super::process::{self, Process};
-use super::topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, Medium, VIP, client_addresses, feed};
+use super::topology::{CLIENT_ADDRESSES_MAX, Family, HOSTS_MAX, Medium, VIP, feed};
 use crate::io::kernel_buckets::KernelBuckets;
 use crate::io::nft_sets::Sets;
 use crate::io::rules::Guard;
@@ -134,7 +134,7 @@ fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
     let quiet = connect_for(&cluster, Duration::from_secs(1))?;
     let decided = || match contender {
         Contender::Clusterd(_) => {
-            each_host(&cluster, || Ok(KernelBuckets::open(VIP)?.decided()?)).map(Some)
+            each_host(&cluster, || Ok(KernelBuckets::open(VIP.into())?.decided()?)).map(Some)
         }
         _ => Ok(None),
     };
@@ -174,8 +174,10 @@ fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
 fn prepare(cluster: &Cluster) -> Result<()> {
     let topology = &cluster.topology;
     let (network, bits) = SPOOFED;
-    let gateway =
-        client_addresses(Medium::Switch, 1).next().context("the client has an address")?;
+    let gateway = Family::V4
+        .client_addresses(Medium::Switch, 1)
+        .next()
+        .context("the client has an address")?;
     for host in &topology.hosts {
         topology.ip(host, &format!("route add {network}/{bits} via {gateway}\n"))?;
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::netns::Namespace;
-use super::topology::{VIP, host_name};
+use super::topology::{Family, host_name};
 use crate::cli::PacingArg;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
@@ -63,9 +63,13 @@ pub fn name_of(value: &impl ValueEnum) -> String {
 }
 
 /// The service of the host at `index`.
-pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
+pub fn service_command(namespace: &Namespace, index: usize, family: Family) -> Result<Command> {
     let mut command = this_program_in(namespace)?;
     command.args(["lab", "serve", "--name", &host_name(index)]);
+    match family {
+        Family::V4 => {}
+        Family::V6 => drop(command.arg("--ipv6")),
+    }
     Ok(command)
 }
 
@@ -73,12 +77,13 @@ pub fn service_command(namespace: &Namespace, index: usize) -> Result<Command> {
 /// `record`, if that is wanted.
 pub fn daemon_command(
     namespace: &Namespace,
+    family: Family,
     args: &DaemonArgs,
     state: Option<&Path>,
     record: Option<&Path>,
 ) -> Result<Command> {
     let mut command = this_program_in(namespace)?;
-    command.arg("eth0").arg(VIP.to_string()).args(args.to_daemon_arguments());
+    command.arg("eth0").arg(family.vip().to_string()).args(args.to_daemon_arguments());
     match state {
         Some(directory) => command.arg("--state-dir").arg(directory),
         None => command.arg("--no-state"),

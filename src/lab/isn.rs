@@ -12,7 +12,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -32,16 +32,16 @@ pub enum Isn {
 }
 
 /// Shifts the sequence numbers of the host at `index` for connections to `vip`.
-pub fn make_distinct(host: &Namespace, index: usize, vip: Ipv4Addr) -> Result<()> {
+pub fn make_distinct(host: &Namespace, index: usize, vip: IpAddr) -> Result<()> {
     // Hosts lie far apart and on either side of each other in sequence space.
     let shift = 0x3c6e_f372u32.wrapping_mul(index as u32 + 1);
     host.within(|| {
         let interface = interface_index(c"eth0").context("find eth0")?;
         let netlink = NetlinkSocket::open(libc::NETLINK_ROUTE, 0)?;
         add_clsact(&netlink, interface).context("add the queueing discipline clsact")?;
-        let outbound = Rewrite { address_at: IP_SOURCE, number_at: TCP_SEQUENCE, add: shift };
+        let outbound = Rewrite { end: End::Source, number_at: TCP_SEQUENCE, add: shift };
         let inbound = Rewrite {
-            address_at: IP_DESTINATION,
+            end: End::Destination,
             number_at: TCP_ACKNOWLEDGEMENT,
             add: shift.wrapping_neg(),
         };
@@ -57,29 +57,83 @@ pub fn make_distinct(host: &Namespace, index: usize, vip: Ipv4Addr) -> Result<()
     )
 }
 
-// Offsets in an Ethernet frame with an IPv4 header of 20 bytes.
+// Offsets in an Ethernet frame.
 const ETHERTYPE: u32 = 12;
-const IP_VERSION: u32 = 14;
-const IP_PROTOCOL: u32 = 23;
-const IP_SOURCE: u32 = 26;
-const IP_DESTINATION: u32 = 30;
-const TCP_SEQUENCE: u32 = 38;
-const TCP_ACKNOWLEDGEMENT: u32 = 42;
-const TCP_CHECKSUM: u32 = 50;
+const IP_HEADER: u32 = 14;
+// Offsets in an IPv4 header.
+const IPV4_PROTOCOL: u32 = 9;
+const IPV4_SOURCE: u32 = 12;
+const IPV4_DESTINATION: u32 = 16;
+const IPV4_LENGTH: u32 = 20;
+// Offsets in an IPv6 header.
+const IPV6_NEXT_HEADER: u32 = 6;
+const IPV6_SOURCE: u32 = 8;
+const IPV6_DESTINATION: u32 = 24;
+const IPV6_LENGTH: u32 = 40;
+// Offsets in a TCP header.
+const TCP_SEQUENCE: u32 = 4;
+const TCP_ACKNOWLEDGEMENT: u32 = 8;
+const TCP_CHECKSUM: u32 = 16;
 
-/// Adds to one number of the TCP packets with the virtual IP at `address_at`.
+/// Adds to one number of the TCP packets from or to the virtual IP.
 struct Rewrite {
-    address_at: u32,
+    end: End,
     number_at: u32,
     add: u32,
 }
 
+/// Where the virtual IP is in them.
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+impl End {
+    /// What makes a frame one of TCP with `vip` here, as size, place and value of numbers in it; and
+    /// where TCP begins. Other IP options or extension headers are not expected in a lab.
+    fn tests(self, vip: IpAddr) -> (Vec<(u8, u32, u32)>, u32) {
+        let tcp = libc::IPPROTO_TCP as u32;
+        match vip {
+            IpAddr::V4(vip) => {
+                let address = match self {
+                    End::Source => IPV4_SOURCE,
+                    End::Destination => IPV4_DESTINATION,
+                };
+                let tests = vec![
+                    (asm::HALF, ETHERTYPE, libc::ETH_P_IP as u32),
+                    (asm::BYTE, IP_HEADER, 0x45),
+                    (asm::BYTE, IP_HEADER + IPV4_PROTOCOL, tcp),
+                    (asm::WORD, IP_HEADER + address, vip.into()),
+                ];
+                (tests, IP_HEADER + IPV4_LENGTH)
+            }
+            IpAddr::V6(vip) => {
+                let address = match self {
+                    End::Source => IPV6_SOURCE,
+                    End::Destination => IPV6_DESTINATION,
+                };
+                let mut tests = vec![
+                    (asm::HALF, ETHERTYPE, libc::ETH_P_IPV6 as u32),
+                    (asm::BYTE, IP_HEADER + IPV6_NEXT_HEADER, tcp),
+                ];
+                for (word, at) in vip.octets().as_chunks::<4>().0.iter().zip((0..).step_by(4)) {
+                    tests.push((asm::WORD, IP_HEADER + address + at, u32::from_be_bytes(*word)));
+                }
+                (tests, IP_HEADER + IPV6_LENGTH)
+            }
+        }
+    }
+}
+
 impl Rewrite {
-    fn program(&self, vip: Ipv4Addr) -> Vec<Instruction> {
+    fn program(&self, vip: IpAddr) -> Vec<Instruction> {
         use asm::*;
+        let (tests, tcp) = self.end.tests(vip);
+        let (number_at, checksum_at) = (tcp + self.number_at, tcp + TCP_CHECKSUM);
         let mut program = vec![move_register(R6, R1)];
         let body = [
-            load_packet(WORD, self.number_at),
+            load_packet(WORD, number_at),
             move_register(R7, R0),
             add_32(R7, self.add),
             to_big_endian_32(R0),
@@ -88,28 +142,23 @@ impl Rewrite {
             store_word(R10, -4, R7),
             // bpf_l4_csum_replace(skb, offset, from, to, size of the number)
             move_register(R1, R6),
-            move_value(R2, TCP_CHECKSUM),
+            move_value(R2, checksum_at),
             move_register(R3, R8),
             move_register(R4, R7),
             move_value(R5, 4),
             call(11),
             // bpf_skb_store_bytes(skb, offset, from, length, flags)
             move_register(R1, R6),
-            move_value(R2, self.number_at),
+            move_value(R2, number_at),
             move_register(R3, R10),
             add_64(R3, -4),
             move_value(R4, 4),
             move_value(R5, 0),
             call(9),
         ];
-        let tests = [
-            (HALF, ETHERTYPE, libc::ETH_P_IP as u32),
-            (BYTE, IP_VERSION, 0x45),
-            (BYTE, IP_PROTOCOL, libc::IPPROTO_TCP as u32),
-            (WORD, self.address_at, vip.into()),
-        ];
+        let count = tests.len();
         for (index, (size, at, value)) in tests.into_iter().enumerate() {
-            let left = tests.len() - 1 - index;
+            let left = count - 1 - index;
             program.push(load_packet(size, at));
             program.push(unless_equal_32(R0, value, (2 * left + body.len()) as i16));
         }

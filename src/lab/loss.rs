@@ -37,7 +37,7 @@ impl ClaimLoss {
             "table netdev lab {{\n\
              chain to_hosts {{\n\
              type filter hook egress devices = {{ {ports} }} priority 0\n\
-             ip protocol 150 {chance}counter drop\n\
+             meta l4proto 150 {chance}counter drop\n\
              }}\n}}\n"
         ))
     }
@@ -106,7 +106,7 @@ mod tests {
         assert!(rules.contains("numgen random mod 1000000 < 10000 counter drop"));
         let rules = "100%".parse::<ClaimLoss>().unwrap().rules(2).unwrap();
         assert!(rules.contains("devices = { h1, h2 }"));
-        assert!(rules.contains("ip protocol 150 counter drop"));
+        assert!(rules.contains("meta l4proto 150 counter drop"));
         assert_eq!("0%".parse::<ClaimLoss>().unwrap().rules(2), None);
     }
 }

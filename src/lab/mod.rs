@@ -38,7 +38,7 @@ use faults::{Fault, FaultKind, PauseTarget, Target};
 use hosts::DaemonArgs;
 use isn::Isn;
 use loss::ClaimLoss;
-use topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, Medium, Plan};
+use topology::{CLIENT_ADDRESSES_MAX, Family, HOSTS_MAX, Medium, Plan};
 
 /// What to do with a lab.
 #[derive(Debug, Subcommand)]
@@ -81,6 +81,9 @@ pub struct ClusterArgs {
     /// What connects them.
     #[arg(long, value_enum, default_value_t = Medium::Switch)]
     topology: Medium,
+    /// IPv6 instead of IPv4: the virtual IP is fd00:77::2.
+    #[arg(long)]
+    ipv6: bool,
     /// Number of addresses the client has.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_within::<1, CLIENT_ADDRESSES_MAX>)]
     client_addresses: usize,
@@ -141,7 +144,12 @@ impl ClusterArgs {
             client_addresses: self.client_addresses,
             medium: self.topology,
             isn: self.isn,
+            family: self.family(),
         }
+    }
+
+    fn family(&self) -> Family {
+        if self.ipv6 { Family::V6 } else { Family::V4 }
     }
 }
 
@@ -182,6 +190,9 @@ impl RunArgs {
         self.kill.iter().for_each(|target| option("--kill", target));
         self.link_down.iter().for_each(|target| option("--link-down", target));
         self.pause.iter().for_each(|target| option("--pause", target));
+        if cluster.ipv6 {
+            words.push("--ipv6".to_owned());
+        }
         words.extend(cluster.daemon.to_lab_options());
         text::shell_line(words.iter().map(String::as_str))
     }
@@ -245,6 +256,7 @@ mod tests {
         let words = [
             "--nodes=5",
             "--topology=mac-snooping",
+            "--ipv6",
             "--mac=igmp",
             "--kill=h2@50%",
             "--pause=h3@1500ms:2s",

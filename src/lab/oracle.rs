@@ -3,18 +3,20 @@
 //! This is the judge of the lab. It knows frames only, never what a daemon says.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use clusterd::flow::ClusterKey;
 use clusterd::wire::{self, Entry, KeyRing};
 use pnet::packet::Packet;
 use pnet::packet::ethernet::{EtherTypes, EthernetPacket};
 use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
 use pnet::packet::ipv4::Ipv4Packet;
+use pnet::packet::ipv6::Ipv6Packet;
 use pnet::packet::tcp::{TcpFlags, TcpPacket};
 use serde::Serialize;
 
-use super::topology::{VIP, host_of_ttl};
+use super::topology::host_of_ttl;
 
 /// Claim frames and what they contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -65,6 +67,7 @@ pub struct WireReport {
 /// Reads captured frames one after the other.
 #[derive(Debug)]
 pub struct Oracle {
+    vip: IpAddr,
     ring: KeyRing,
     attempts: BTreeMap<AttemptKey, AttemptOnWire>,
     resets_by_host: BTreeMap<String, u64>,
@@ -74,7 +77,7 @@ pub struct Oracle {
 }
 
 /// Client address, client port, client ISN.
-type AttemptKey = (Ipv4Addr, u16, u32);
+type AttemptKey = (IpAddr, u16, u32);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct AttemptOnWire {
@@ -90,7 +93,7 @@ struct AttemptOnWire {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshake {
     /// Who connected.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The client's sequence number.
     pub isn: u32,
     /// When the first SYN left, since 1970.
@@ -105,10 +108,11 @@ pub struct Handshake {
 const STRANGER: u32 = u64::BITS - 1;
 
 impl Oracle {
-    /// An oracle for a cluster with this key.
-    pub fn new(ring: KeyRing) -> Self {
+    /// An oracle for a cluster with this virtual IP and without a secret.
+    pub fn new(vip: IpAddr) -> Self {
         Self {
-            ring,
+            vip,
+            ring: ClusterKey::public(vip).into(),
             attempts: BTreeMap::new(),
             resets_by_host: BTreeMap::new(),
             resets_by_client: 0,
@@ -123,22 +127,24 @@ impl Oracle {
         let Some(ethernet) = EthernetPacket::new(frame) else {
             return;
         };
-        if ethernet.get_ethertype() != EtherTypes::Ipv4 {
-            return;
-        }
-        let Some((ip, payload)) = ipv4(ethernet.payload()) else {
+        let ip = match ethernet.get_ethertype() {
+            EtherTypes::Ipv4 => ipv4(ethernet.payload()),
+            EtherTypes::Ipv6 => ipv6(ethernet.payload()),
+            _ => None,
+        };
+        let Some(ip) = ip else {
             return;
         };
-        match ip.get_next_level_protocol() {
+        match ip.protocol {
             IpNextHeaderProtocols::Tcp => {
-                if let Some(tcp) = TcpPacket::new(payload) {
+                if let Some(tcp) = TcpPacket::new(ip.payload) {
                     self.observe_tcp(&ethernet, &ip, &tcp, at);
                 }
             }
             IpNextHeaderProtocol(wire::IP_PROTOCOL) => {
                 self.claims.frames += 1;
                 self.claims.bytes += wire_length;
-                count_claims(payload, &self.ring, &mut self.claims);
+                count_claims(ip.payload, &self.ring, &mut self.claims);
             }
             _ => {}
         }
@@ -147,15 +153,15 @@ impl Oracle {
     fn observe_tcp(
         &mut self,
         ethernet: &EthernetPacket,
-        ip: &Ipv4Packet,
+        ip: &IpPacket<'_>,
         tcp: &TcpPacket,
         at: Duration,
     ) {
         let flags = tcp.get_flags();
-        let from_vip = ip.get_source() == VIP;
+        let from_vip = ip.source == self.vip;
         if flags & TcpFlags::RST != 0 {
             if from_vip {
-                let host = match host_of_ttl(ip.get_ttl()) {
+                let host = match host_of_ttl(ip.ttl) {
                     Some(host) => super::topology::host_name(host),
                     None => ethernet.get_source().to_string(),
                 };
@@ -164,14 +170,14 @@ impl Oracle {
                 self.resets_by_client += 1;
             }
         } else if flags & TcpFlags::ACK == 0 {
-            let key = (ip.get_source(), tcp.get_source(), tcp.get_sequence());
+            let key = (ip.source, tcp.get_source(), tcp.get_sequence());
             let attempt = self.attempts.entry(key).or_default();
             attempt.syns += 1;
             attempt.opened.get_or_insert(at);
         } else if from_vip {
             let isn = tcp.get_acknowledgement().wrapping_sub(1);
-            let key = (ip.get_destination(), tcp.get_destination(), isn);
-            let host = host_of_ttl(ip.get_ttl()).map_or(STRANGER, |host| host as u32);
+            let key = (ip.destination, tcp.get_destination(), isn);
+            let host = host_of_ttl(ip.ttl).map_or(STRANGER, |host| host as u32);
             let attempt = self.attempts.entry(key).or_default();
             attempt.answered_by |= 1 << host;
             attempt.connected.get_or_insert((host, at));
@@ -189,7 +195,7 @@ impl Oracle {
         let handshake = |(&(address, port, isn), attempt): (&AttemptKey, &AttemptOnWire)| {
             let opened = attempt.opened?;
             Some(Handshake {
-                client: SocketAddrV4::new(address, port),
+                client: SocketAddr::new(address, port),
                 isn,
                 opened,
                 connected: attempt
@@ -230,17 +236,48 @@ impl Oracle {
     }
 }
 
-/// The IPv4 packet in `bytes` and its payload, without Ethernet padding.
+/// What counts of an IP packet; the payload is without Ethernet padding.
 ///
-/// The views of pnet trust the length fields, so they are checked here.
-fn ipv4(bytes: &[u8]) -> Option<(Ipv4Packet<'_>, &[u8])> {
+/// The views of pnet trust the length fields, so they are checked when this is made.
+struct IpPacket<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: IpNextHeaderProtocol,
+    /// Or hop limit.
+    ttl: u8,
+    payload: &'a [u8],
+}
+
+fn ipv4(bytes: &[u8]) -> Option<IpPacket<'_>> {
     let ip = Ipv4Packet::new(bytes)?;
     let header = usize::from(ip.get_header_length()) * 4;
     let total = usize::from(ip.get_total_length()).min(bytes.len());
     if ip.get_version() != 4 || header < Ipv4Packet::minimum_packet_size() {
         return None;
     }
-    Some((ip, bytes.get(header..total)?))
+    Some(IpPacket {
+        source: ip.get_source().into(),
+        destination: ip.get_destination().into(),
+        protocol: ip.get_next_level_protocol(),
+        ttl: ip.get_ttl(),
+        payload: bytes.get(header..total)?,
+    })
+}
+
+fn ipv6(bytes: &[u8]) -> Option<IpPacket<'_>> {
+    let ip = Ipv6Packet::new(bytes)?;
+    let header = Ipv6Packet::minimum_packet_size();
+    let total = (header + usize::from(ip.get_payload_length())).min(bytes.len());
+    if ip.get_version() != 6 {
+        return None;
+    }
+    Some(IpPacket {
+        source: ip.get_source().into(),
+        destination: ip.get_destination().into(),
+        protocol: ip.get_next_header(),
+        ttl: ip.get_hop_limit(),
+        payload: bytes.get(header..total)?,
+    })
 }
 
 fn count_claims(payload: &[u8], ring: &KeyRing, counts: &mut ClaimCounts) {
@@ -266,46 +303,74 @@ fn count_claims(payload: &[u8], ring: &KeyRing, counts: &mut ClaimCounts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::topology::ttl_of_host;
-    use clusterd::flow::ClusterKey;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use crate::lab::topology::{Family, ttl_of_host};
     use clusterd::flow::{AttemptId, NodeId};
     use clusterd::wire::{Contest, Frame, Header};
     use pnet::packet::ethernet::MutableEthernetPacket;
     use pnet::packet::ipv4::MutableIpv4Packet;
+    use pnet::packet::ipv6::MutableIpv6Packet;
     use pnet::packet::tcp::MutableTcpPacket;
 
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 200));
+    const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x200));
     const PORT: u16 = 4711;
     const ISN: u32 = u32::MAX;
 
     fn oracle() -> Oracle {
-        Oracle::new(ClusterKey::public(VIP.into()).into())
+        Oracle::new(Family::V4.vip())
+    }
+
+    fn vip() -> IpAddr {
+        Family::V4.vip()
     }
 
     /// What the client sends.
     const CLIENT_TTL: u8 = 64;
 
-    fn frame(ttl: u8, source: Ipv4Addr, protocol: IpNextHeaderProtocol, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; 14 + 20 + payload.len()];
+    /// Between the client and the virtual IP, or from a host to this.
+    fn frame(ttl: u8, source: IpAddr, protocol: IpNextHeaderProtocol, payload: &[u8]) -> Vec<u8> {
+        let vip = Family::of(source).vip();
+        let mut bytes = vec![0; 14];
         let mut ethernet = MutableEthernetPacket::new(&mut bytes).unwrap();
-        ethernet.set_ethertype(EtherTypes::Ipv4);
-        let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
-        ip.set_version(4);
-        ip.set_header_length(5);
-        ip.set_total_length(20 + payload.len() as u16);
-        ip.set_ttl(ttl);
-        ip.set_next_level_protocol(protocol);
-        ip.set_source(source);
-        ip.set_destination(if source == VIP { CLIENT } else { VIP });
-        bytes[34..].copy_from_slice(payload);
+        match (source, vip) {
+            (IpAddr::V4(source), IpAddr::V4(vip)) => {
+                ethernet.set_ethertype(EtherTypes::Ipv4);
+                bytes.resize(14 + 20, 0);
+                let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
+                ip.set_version(4);
+                ip.set_header_length(5);
+                ip.set_total_length(20 + payload.len() as u16);
+                ip.set_ttl(ttl);
+                ip.set_next_level_protocol(protocol);
+                ip.set_source(source);
+                let IpAddr::V4(client) = CLIENT else { unreachable!() };
+                ip.set_destination(if source == vip { client } else { vip });
+            }
+            (IpAddr::V6(source), IpAddr::V6(vip)) => {
+                ethernet.set_ethertype(EtherTypes::Ipv6);
+                bytes.resize(14 + 40, 0);
+                let mut ip = MutableIpv6Packet::new(&mut bytes[14..]).unwrap();
+                ip.set_version(6);
+                ip.set_payload_length(payload.len() as u16);
+                ip.set_hop_limit(ttl);
+                ip.set_next_header(protocol);
+                ip.set_source(source);
+                let IpAddr::V6(client) = CLIENT6 else { unreachable!() };
+                ip.set_destination(if source == vip { client } else { vip });
+            }
+            _ => unreachable!("the VIP is of the family of the source"),
+        }
+        bytes.extend(payload);
         bytes
     }
 
-    fn segment(ttl: u8, source: Ipv4Addr, flags: u8) -> Vec<u8> {
+    fn segment(ttl: u8, source: IpAddr, flags: u8) -> Vec<u8> {
         let mut bytes = [0; 20];
         let mut tcp = MutableTcpPacket::new(&mut bytes).unwrap();
         tcp.set_flags(flags);
-        if source == VIP {
+        if source == Family::of(source).vip() {
             tcp.set_destination(PORT);
             tcp.set_acknowledgement(ISN.wrapping_add(1));
         } else {
@@ -325,7 +390,7 @@ mod tests {
     #[test]
     fn a_second_host_that_answers_is_counted_and_a_repetition_is_not() {
         let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
-        let answer = |host| segment(ttl_of_host(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let answer = |host| segment(ttl_of_host(host), vip(), TcpFlags::SYN | TcpFlags::ACK);
         let mut oracle = oracle();
         let one = observe(&mut oracle, &[syn.clone(), answer(0), syn, answer(0)]);
         assert_eq!((one.attempts, one.syns, one.syn_retransmissions), (1, 2, 1));
@@ -337,16 +402,33 @@ mod tests {
     }
 
     #[test]
+    fn the_same_is_seen_with_ipv6() {
+        let vip = Family::V6.vip();
+        let answer = |host| segment(ttl_of_host(host), vip, TcpFlags::SYN | TcpFlags::ACK);
+        let mut oracle = Oracle::new(vip);
+        let frames = [
+            segment(CLIENT_TTL, CLIENT6, TcpFlags::SYN),
+            answer(0),
+            answer(2),
+            segment(ttl_of_host(1), vip, TcpFlags::RST),
+        ];
+        let report = observe(&mut oracle, &frames);
+        assert_eq!((report.attempts, report.syns, report.second_syn_acks), (1, 1, 1));
+        assert_eq!(report.resets_by_host, BTreeMap::from([("h2".to_owned(), 1)]));
+        assert_eq!(oracle.handshakes()[0].client, SocketAddr::new(CLIENT6, PORT));
+    }
+
+    #[test]
     fn a_handshake_is_from_the_first_syn_to_the_first_answer() {
         let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
-        let answer = |host| segment(ttl_of_host(host), VIP, TcpFlags::SYN | TcpFlags::ACK);
+        let answer = |host| segment(ttl_of_host(host), vip(), TcpFlags::SYN | TcpFlags::ACK);
         let mut oracle = oracle();
         let frames = [syn.clone(), syn, answer(2), answer(0)];
         for (frame, second) in frames.iter().zip(5..) {
             oracle.observe(frame, frame.len() as u64, Duration::from_secs(second));
         }
         let expected = Handshake {
-            client: SocketAddrV4::new(CLIENT, PORT),
+            client: SocketAddr::new(CLIENT, PORT),
             isn: ISN,
             opened: Duration::from_secs(5),
             connected: Some((2, Duration::from_secs(2))),
@@ -358,8 +440,8 @@ mod tests {
     #[test]
     fn resets_are_told_apart_by_their_sender() {
         let resets = [
-            segment(ttl_of_host(1), VIP, TcpFlags::RST),
-            segment(ttl_of_host(1), VIP, TcpFlags::RST | TcpFlags::ACK),
+            segment(ttl_of_host(1), vip(), TcpFlags::RST),
+            segment(ttl_of_host(1), vip(), TcpFlags::RST | TcpFlags::ACK),
             segment(CLIENT_TTL, CLIENT, TcpFlags::RST),
         ];
         let report = observe(&mut oracle(), &resets);
@@ -372,12 +454,11 @@ mod tests {
         let contest = Contest { attempt: AttemptId([7; 16]), port: 80, tries: 0, rank: 1 };
         let header = Header::new(NodeId(1), 1, 1);
         let entries = vec![Entry::Claim(contest), Entry::Claim(contest), Entry::Own(contest)];
-        let payload =
-            wire::encode(&Frame { header, entries }, &ClusterKey::public(VIP.into()).into());
+        let payload = wire::encode(&Frame { header, entries }, &ClusterKey::public(vip()).into());
         let protocol = IpNextHeaderProtocol(wire::IP_PROTOCOL);
-        let good = frame(ttl_of_host(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload);
+        let good = frame(ttl_of_host(0), Family::V4.host_address(0), protocol, &payload);
         let bytes = good.len() as u64;
-        let bad = frame(ttl_of_host(0), Ipv4Addr::new(10, 77, 0, 11), protocol, &payload[1..]);
+        let bad = frame(ttl_of_host(0), Family::V4.host_address(0), protocol, &payload[1..]);
         let claims = observe(&mut oracle(), &[good, bad]).claims;
         let expected = ClaimCounts {
             frames: 2,
@@ -392,14 +473,15 @@ mod tests {
 
     #[test]
     fn no_length_field_and_no_truncation_panics() {
-        let syn = segment(CLIENT_TTL, CLIENT, TcpFlags::SYN);
         let mut oracle = oracle();
-        for length in 0..syn.len() {
-            oracle.observe(&syn[..length], 0, Duration::ZERO);
-            for byte in 0..=u8::MAX {
-                let mut broken = syn.clone();
-                broken[length] = byte;
-                oracle.observe(&broken, 0, Duration::ZERO);
+        for syn in [CLIENT, CLIENT6].map(|client| segment(CLIENT_TTL, client, TcpFlags::SYN)) {
+            for length in 0..syn.len() {
+                oracle.observe(&syn[..length], 0, Duration::ZERO);
+                for byte in 0..=u8::MAX {
+                    let mut broken = syn.clone();
+                    broken[length] = byte;
+                    oracle.observe(&broken, 0, Duration::ZERO);
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use super::isn::Isn;
 use super::netns::Namespace;
 use super::process::{self, Process};
 use super::run::READY_TIMEOUT;
-use super::topology::{HOSTS_MAX, Medium, Plan, Topology, VIP, client_addresses, feed, host_name};
+use super::topology::{Family, HOSTS_MAX, Medium, Plan, Topology, feed, host_name};
 use crate::cli::PacingArg;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
@@ -50,9 +50,18 @@ pub struct ReachArgs {
     /// MAC modes [default: all].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODE")]
     mac: Vec<MacMode>,
+    /// IPv6 instead of IPv4.
+    #[arg(long)]
+    ipv6: bool,
     /// Print one JSON object for each combination.
     #[arg(long)]
     json: bool,
+}
+
+impl ReachArgs {
+    fn family(&self) -> Family {
+        if self.ipv6 { Family::V6 } else { Family::V4 }
+    }
 }
 
 /// What came of one combination.
@@ -131,11 +140,11 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
 
 /// Tries some modes on one kind of switch.
 fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cell>> {
-    let raised = modes.iter().map(|&mode| raise(medium, mode, args.nodes));
+    let raised = modes.iter().map(|&mode| raise(medium, mode, args));
     let segments = raised.collect::<Result<Vec<_>>>()?;
     // They end when this function does, before the segments.
     let _services = start(&segments, "service", |segment, index| {
-        service_command(&segment.topology.hosts[index], index)
+        service_command(&segment.topology.hosts[index], index, args.family())
     })?;
     let _daemons = start(&segments, "daemon", |segment, index| {
         let daemon = DaemonArgs {
@@ -144,7 +153,7 @@ fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cel
             guard: Guard::Rst,
             extra: Vec::new(),
         };
-        daemon_command(&segment.topology.hosts[index], &daemon, None, None)
+        daemon_command(&segment.topology.hosts[index], args.family(), &daemon, None, None)
     })?;
     thread::scope(|scope| {
         let threads: Vec<_> = segments
@@ -174,15 +183,20 @@ fn start(
     Process::start_ready(commands, READY_TIMEOUT)
 }
 
-fn raise(medium: Medium, mode: MacMode, nodes: usize) -> Result<Segment> {
-    let plan = Plan { nodes, client_addresses: 1, medium, isn: Isn::Distinct };
+fn raise(medium: Medium, mode: MacMode, args: &ReachArgs) -> Result<Segment> {
+    let family = args.family();
+    let plan = Plan { nodes: args.nodes, client_addresses: 1, medium, isn: Isn::Distinct, family };
+    let (vip, header) = match family {
+        Family::V4 => (family.vip(), "ip"),
+        Family::V6 => (family.vip(), "ip6"),
+    };
     let topology = Topology::raise(&plan, |_role| Namespace::unnamed())?;
     let count = |namespace: &Namespace, hook: &str| {
         // Before the rules of the daemon; of what a host gets, what its IP layer accepts.
         let rules = format!(
             "table inet {TABLE} {{\ncounter syns {{ }}\nchain passing {{\n\
              type filter hook {hook} priority -310;\n\
-             ip daddr {VIP} tcp flags & (syn|ack) == syn counter name syns\n}}\n}}\n"
+             {header} daddr {vip} tcp flags & (syn|ack) == syn counter name syns\n}}\n}}\n"
         );
         feed(namespace, "nft", &["-f", "-"], &rules)
     };
@@ -193,7 +207,8 @@ fn raise(medium: Medium, mode: MacMode, nodes: usize) -> Result<Segment> {
 
 fn measure(segment: &Segment, medium: Medium, args: &ReachArgs) -> Result<Cell> {
     let Topology { hosts, client, .. } = &segment.topology;
-    let source = client_addresses(medium, 1).next().context("the client has an address")?;
+    let source =
+        args.family().client_addresses(medium, 1).next().context("the client has an address")?;
     let answered = client::knock(client, source, args.connections, PATIENCE)?;
     let sent = syns(client)?;
     let deadline = Instant::now() + STRAGGLERS;

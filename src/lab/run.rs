@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use clusterd::flow::ClusterKey;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,7 +20,7 @@ use super::netns::Namespace;
 use super::oracle::Oracle;
 use super::process::{self, Process, Sign};
 use super::report::{FaultOutcome, Outcome, Report};
-use super::topology::{self, Plan, Topology, VIP, host_name};
+use super::topology::{Plan, Topology, host_name};
 
 /// How long a service or daemon may take to say that it is ready: on an emulated kernel that loads
 /// a module for each kind of rule, one after the other.
@@ -122,15 +121,21 @@ impl Run<'_> {
     fn start_hosts(&mut self) -> Result<()> {
         let mut services = Vec::new();
         for (index, namespace) in self.topology.hosts.iter().enumerate() {
-            let command = service_command(namespace, index)?;
+            let command = service_command(namespace, index, self.args.cluster.family())?;
             services.push(self.start(index, Role::Service, command)?);
         }
         self.await_ready(Role::Service, &mut services)?;
         let mut daemons = Vec::new();
         for (index, namespace) in self.topology.hosts.iter().enumerate() {
             let record = self.args.record.as_deref().map(|it| measure::recording(it, index));
-            let command =
-                daemon_command(namespace, &self.args.cluster.daemon, None, record.as_deref())?;
+            let cluster = &self.args.cluster;
+            let command = daemon_command(
+                namespace,
+                cluster.family(),
+                &cluster.daemon,
+                None,
+                record.as_deref(),
+            )?;
             daemons.push(self.start(index, Role::Daemon, command)?);
         }
         self.await_ready(Role::Daemon, &mut daemons)?;
@@ -179,8 +184,8 @@ impl Run<'_> {
     }
 
     fn load_and_judge(&mut self) -> Result<Outcome> {
-        let Plan { medium, client_addresses, .. } = self.args.cluster.plan();
-        let sources: Vec<_> = topology::client_addresses(medium, client_addresses).collect();
+        let Plan { medium, client_addresses, family, .. } = self.args.cluster.plan();
+        let sources: Vec<_> = family.client_addresses(medium, client_addresses).collect();
         let mode = self.args.cluster.daemon.mac;
         for &source in &sources {
             client::first_connection(&self.topology.client, source).map_err(
@@ -197,7 +202,7 @@ impl Run<'_> {
             // begins later than that, too.
             thread::sleep(SETTLED);
         }
-        let oracle = Oracle::new(ClusterKey::public(VIP.into()).into());
+        let oracle = Oracle::new(family.vip());
         let listener = Listener::start(&self.topology.client, oracle, self.args.pcap.clone())?;
         let plan = LoadPlan {
             connections: self.args.connections,

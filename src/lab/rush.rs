@@ -7,7 +7,7 @@
 //! leaves nothing in TIME_WAIT on either side.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -34,7 +34,7 @@ pub struct Rush {
 }
 
 struct Shared<'a> {
-    sources: &'a [Ipv4Addr],
+    sources: &'a [IpAddr],
     connections: u64,
     epoch: Instant,
     started: AtomicU64,
@@ -47,7 +47,7 @@ struct Shared<'a> {
 /// Makes `connections` connections from the client's namespace, `concurrency` at a time.
 pub fn rush(
     client: &Namespace,
-    sources: &[Ipv4Addr],
+    sources: &[IpAddr],
     connections: u64,
     concurrency: usize,
 ) -> Result<Rush> {
@@ -94,7 +94,7 @@ impl Shared<'_> {
         Ok(runtime.block_on(futures_util::future::join_all(loops)).concat())
     }
 
-    async fn connect_from(&self, source: Ipv4Addr) -> Vec<Duration> {
+    async fn connect_from(&self, source: IpAddr) -> Vec<Duration> {
         let mut connects = Vec::new();
         loop {
             let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
@@ -114,7 +114,7 @@ impl Shared<'_> {
 
 /// Connects once, waits for the service to hang up, and returns how long
 /// `connect` took.
-async fn connect(source: Ipv4Addr) -> io::Result<Duration> {
+async fn connect(source: IpAddr) -> io::Result<Duration> {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
     bind_late(&socket, source)?;
     socket.set_linger(Some(Duration::ZERO))?;

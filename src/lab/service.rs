@@ -10,7 +10,7 @@
 //! | `recv N`, then N bytes | `ok` once all have arrived |
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// Port to listen on.
     #[arg(long, default_value_t = super::topology::SERVICE_PORT)]
     port: u16,
+    /// Listen on IPv6.
+    #[arg(long)]
+    ipv6: bool,
     /// Close every connection at once instead
     #[arg(long)]
     hang_up: bool,
@@ -47,7 +50,7 @@ pub struct ServeArgs {
 /// Serves until killed; says `ready` on stderr once it listens.
 pub fn serve(args: &ServeArgs) -> Result<()> {
     super::process::raise_descriptor_limit();
-    let listener = listen(args.port).with_context(|| format!("listen on port {}", args.port))?;
+    let listener = listen(args).with_context(|| format!("listen on port {}", args.port))?;
     eprintln!("ready: {} listens on port {}", args.name, args.port);
     if args.hang_up {
         hang_up(&listener)
@@ -76,10 +79,14 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
     })
 }
 
-fn listen(port: u16) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+fn listen(args: &ServeArgs) -> io::Result<std::net::TcpListener> {
+    let address: SocketAddr = match args.ipv6 {
+        false => (Ipv4Addr::UNSPECIFIED, args.port).into(),
+        true => (Ipv6Addr::UNSPECIFIED, args.port).into(),
+    };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    socket.bind(&std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

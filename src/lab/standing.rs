@@ -21,7 +21,7 @@ use super::hosts::{daemon_command, service_command};
 use super::netns::{self, Namespace};
 use super::process::{says_ready, start_detached};
 use super::run::READY_TIMEOUT;
-use super::topology::{Medium, SERVICE_PORT, Topology, VIP, host_address, host_mac, host_name};
+use super::topology::{Medium, SERVICE_PORT, Topology, host_mac, host_name};
 use crate::io::cluster_mac::MacMode;
 
 /// Where labs keep their logs, one directory each.
@@ -163,14 +163,17 @@ fn raise(args: &UpArgs) -> Result<Description> {
     })?;
     let topology =
         Topology::raise(&args.cluster.plan(), |role| Namespace::named(&name.namespace(role)))?;
+    let family = args.cluster.family();
     let mut hosts = Vec::new();
     for (index, namespace) in topology.hosts.iter().enumerate() {
         let host = host_name(index);
         let log_path = directory.join(format!("{host}.log"));
         let log =
             File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
-        let service = start_detached("the service", service_command(namespace, index)?, &log)?;
-        let daemon = daemon_command(namespace, &args.cluster.daemon, Some(&directory), None)?;
+        let service = service_command(namespace, index, family)?;
+        let service = start_detached("the service", service, &log)?;
+        let daemon = &args.cluster.daemon;
+        let daemon = daemon_command(namespace, family, daemon, Some(&directory), None)?;
         let daemon = start_detached("the daemon", daemon, &log)?;
         hosts.push((host, log_path, service, daemon));
     }
@@ -182,7 +185,7 @@ fn raise(args: &UpArgs) -> Result<Description> {
         descriptions.push(HostDescription {
             namespace: name.namespace(&host),
             name: host,
-            address: host_address(index).to_string(),
+            address: family.host_address(index).to_string(),
             mac: host_mac(index).to_string(),
             log,
             daemon_pid: daemon.id(),
@@ -192,11 +195,11 @@ fn raise(args: &UpArgs) -> Result<Description> {
     topology.lose_claims(args.cluster.claim_loss)?;
     Ok(Description {
         name: name.name.clone(),
-        vip: VIP.to_string(),
+        vip: family.vip().to_string(),
         port: SERVICE_PORT,
         topology: args.cluster.topology,
         mac_mode: args.cluster.daemon.mac,
-        mac: args.cluster.daemon.mac.address(VIP).to_string(),
+        mac: args.cluster.daemon.mac.address(family.vip()).to_string(),
         client_namespace: name.namespace("client"),
         switch_namespace: name.namespace("switch"),
         hosts: descriptions,
@@ -223,7 +226,7 @@ fn await_ready(log: &Path, mut processes: [&mut Child; 2], deadline: Instant) ->
 }
 
 fn print_description(lab: &Description) {
-    println!("lab `{}` is up: {}:{} is answered by", lab.name, lab.vip, lab.port);
+    println!("lab `{}` is up: {}, port {}, is answered by", lab.name, lab.vip, lab.port);
     for host in &lab.hosts {
         println!("  {:4} {:11} {}  log {}", host.name, host.address, host.mac, host.log.display());
     }
@@ -234,7 +237,7 @@ fn print_description(lab: &Description) {
         lab.vip, lab.port
     );
     println!("  clusterd lab exec {option}h1 clusterd status");
-    println!("  clusterd lab exec {option}h1 tcpdump -ni eth0 ip proto 150");
+    println!("  clusterd lab exec {option}h1 tcpdump -ni eth0 ip proto 150 or ip6 proto 150");
     println!("  clusterd lab down {option}");
 }
 

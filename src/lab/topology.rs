@@ -9,11 +9,13 @@
 //! ```
 //!
 //! With a router the client has addresses from 10.78.0.200 on, and the router 10.77.0.1 and 10.78.0.1.
+//! With IPv6 they are fd00:77::11 and so on.
 
+mod family;
 mod medium;
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -22,10 +24,11 @@ use pnet::util::MacAddr;
 use super::isn::{self, Isn};
 use super::loss::ClaimLoss;
 use super::netns::Namespace;
+pub use family::Family;
 pub use medium::Medium;
 use medium::ROUTER_RULES;
 
-/// The virtual IP address that the hosts answer together.
+/// The virtual IP address that the hosts of an IPv4 lab answer together.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// The port of the service behind the VIP.
 pub const SERVICE_PORT: u16 = 80;
@@ -53,6 +56,8 @@ pub struct Plan {
     pub medium: Medium,
     /// Whether hosts differ in their TCP sequence numbers.
     pub isn: Isn,
+    /// What addresses they have.
+    pub family: Family,
 }
 
 /// A raised segment.
@@ -78,10 +83,16 @@ impl Topology {
             client: make("client")?,
             router: (plan.medium == Medium::Router).then(|| make("router")).transpose()?,
         };
-        let quiet = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
-        let others = [&topology.switch, &topology.client].into_iter().chain(&topology.router);
+        let family = plan.family;
+        topology.switch.set_sysctls(plan.medium.switch_settings(family))?;
+        let others = [&topology.client].into_iter().chain(&topology.router);
         for namespace in topology.hosts.iter().chain(others) {
-            namespace.set_sysctls(&quiet)?;
+            namespace.set_sysctls(family.settings())?;
+            namespace.set_sysctls(plan.medium.member_settings())?;
+        }
+        for (index, host) in topology.hosts.iter().enumerate() {
+            let ttl = ttl_of_host(index).to_string();
+            host.set_sysctls(&[(family.ttl_setting(), &ttl)])?;
         }
         // Frames that cross the switch are none of its IP layer's business.
         topology.switch.set_sysctls(&[("bridge/bridge-nf-call-iptables", "0")])?;
@@ -93,20 +104,15 @@ impl Topology {
 
         topology.plug(plan)?;
         for (index, host) in topology.hosts.iter().enumerate() {
-            let ttl = ttl_of_host(index).to_string();
-            host.set_sysctls(&[("ipv4/ip_default_ttl", &ttl)])?;
-            host.set_sysctls(plan.medium.host_settings())?;
-            topology.ip(host, &interface_commands([host_address(index)]))?;
+            topology.ip(host, &interface_commands(family, [family.host_address(index)]))?;
         }
-        topology.ip(
-            &topology.client,
-            &interface_commands(client_addresses(plan.medium, plan.client_addresses)),
-        )?;
-        topology.route()?;
+        let addresses = family.client_addresses(plan.medium, plan.client_addresses);
+        topology.ip(&topology.client, &interface_commands(family, addresses))?;
+        topology.route(family)?;
         if plan.isn == Isn::Distinct {
             topology.client.set_sysctls(&[("ipv4/tcp_sack", "0")])?;
             for (index, host) in topology.hosts.iter().enumerate() {
-                isn::make_distinct(host, index, VIP)?;
+                isn::make_distinct(host, index, family.vip())?;
             }
         }
         Ok(topology)
@@ -169,19 +175,19 @@ impl Topology {
     }
 
     /// Configures the router, and tells hosts and client of it.
-    fn route(&self) -> Result<()> {
+    fn route(&self, family: Family) -> Result<()> {
         let Some(router) = &self.router else { return Ok(()) };
-        self.ip(
-            router,
+        let ([near, far], length) = (family.router_addresses(), family.prefix_length());
+        let commands = format!(
             "link set lo up\nlink set eth0 up\nlink set eth1 up\n\
-             addr add 10.77.0.1/24 dev eth0\naddr add 10.78.0.1/24 dev eth1\n",
-        )?;
-        router.set_sysctls(&[("ipv4/ip_forward", "1")])?;
+             addr add {near}/{length} dev eth0\naddr add {far}/{length} dev eth1\n"
+        );
+        self.ip(router, &commands)?;
+        router.set_sysctls(&[(family.forwarding_setting(), "1")])?;
         feed(router, "nft", &["-f", "-"], ROUTER_RULES)?;
-        self.ip(&self.client, "route add default via 10.78.0.1\n")?;
-        self.hosts
-            .iter()
-            .try_for_each(|host| self.ip(host, "route add 10.78.0.0/24 via 10.77.0.1\n"))
+        self.ip(&self.client, &format!("route add default via {far}\n"))?;
+        let route = format!("route add {} via {near}\n", family.client_network());
+        self.hosts.iter().try_for_each(|host| self.ip(host, &route))
     }
 
     /// Runs commands of the program `ip` in one of the namespaces, one per line.
@@ -193,11 +199,6 @@ impl Topology {
 /// Name of the host at `index`: the first is `h1`.
 pub fn host_name(index: usize) -> String {
     format!("h{}", index + 1)
-}
-
-/// Address of the host at `index`.
-pub fn host_address(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, 0, 11 + index as u8)
 }
 
 /// MAC address of the host at `index`; in mode `shared` it has another one while its daemon runs.
@@ -215,24 +216,10 @@ pub fn host_of_ttl(ttl: u8) -> Option<usize> {
     (0..HOSTS_MAX).find(|&index| [0, 1].contains(&ttl_of_host(index).wrapping_sub(ttl)))
 }
 
-/// The addresses the client connects from.
-pub fn client_addresses(medium: Medium, count: usize) -> impl Iterator<Item = Ipv4Addr> {
-    let network = match medium {
-        Medium::Router => 78,
-        Medium::Switch
-        | Medium::Hub
-        | Medium::Snooping
-        | Medium::MacSnooping
-        | Medium::NoUnknownFlood
-        | Medium::Tree => 77,
-    };
-    (0..count as u8).map(move |index| Ipv4Addr::new(10, network, 0, 200 + index))
-}
-
-fn interface_commands(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
+fn interface_commands(family: Family, addresses: impl IntoIterator<Item = IpAddr>) -> String {
     let mut commands = String::from("link set lo up\nlink set eth0 up\n");
     for address in addresses {
-        commands += &format!("addr add {address}/24 dev eth0\n");
+        commands += &format!("addr add {address}/{} dev eth0\n", family.prefix_length());
     }
     commands
 }
@@ -273,13 +260,5 @@ mod tests {
             assert_eq!(host_of_ttl(ttl_of_host(index) - 1), Some(index), "behind a router");
         }
         assert_eq!(host_of_ttl(64), None);
-    }
-
-    #[test]
-    fn the_address_plan_has_room_for_every_host() {
-        let last_client = client_addresses(Medium::Hub, CLIENT_ADDRESSES_MAX).last().unwrap();
-        let first_client = client_addresses(Medium::Hub, 1).next().unwrap();
-        assert!(host_address(HOSTS_MAX - 1) < first_client);
-        assert!(last_client < Ipv4Addr::new(10, 77, 0, 255));
     }
 }

@@ -16,7 +16,7 @@ fn no_arp_frame_pairs_the_vip_with_a_host() {
 }
 
 fn asks_and_answers_name_the_cluster_mac(lab: &Lab, mode: &str) {
-    let mac = cluster_mac(mode);
+    let mac = cluster_mac(lab.vip(), mode);
     let tap = ArpTap::open(lab);
     let mut frames = Vec::new();
     for _ in 0..20 {

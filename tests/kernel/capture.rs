@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use socket2::Socket;
 
-use crate::rig::{Lab, VIP};
+use crate::rig::{Lab, VIP, VIP6};
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -67,10 +67,14 @@ struct Segment {
 impl Segment {
     fn parse(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET..)?;
-        let from_vip = ip.get(12..16)? == VIP.octets();
-        let tcp = ip.get(usize::from(ip[0] & 15) * 4..)?;
+        let (from_vip, protocol, header) = match ip.first()? >> 4 {
+            4 => (ip.get(12..16)? == VIP.octets(), ip[9], usize::from(ip[0] & 15) * 4),
+            6 => (ip.get(8..24)? == VIP6.octets(), ip[6], 40),
+            _ => return None,
+        };
+        let tcp = ip.get(header..)?;
         let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
-        (ip[9] == libc::IPPROTO_TCP as u8).then_some(())?;
+        (protocol == libc::IPPROTO_TCP as u8).then_some(())?;
         Some(Self {
             source: frame[6..12].try_into().ok()?,
             from_vip,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 use crate::capture::packet_socket;
-use crate::rig::{Lab, PATIENCE, VIP, end, note, signal, wait_until};
+use crate::rig::{FAMILIES, Lab, PATIENCE, VIP, VIP6, end, note, signal, wait_until};
 use crate::sockets::{download, hello};
 
 const HOSTS: usize = 3;
@@ -30,7 +30,8 @@ struct Echo {
 impl Echo {
     fn start(lab: &Lab, host: usize) -> Self {
         // Answers must come from the virtual IP, so it is bound to that.
-        let socket = lab.within(&format!("h{host}"), || UdpSocket::bind((VIP, ECHO_PORT)));
+        let vip = lab.vip();
+        let socket = lab.within(&format!("h{host}"), || UdpSocket::bind((vip, ECHO_PORT)));
         let socket = socket.expect("bind to the virtual IP");
         socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a read timeout");
         let done = Arc::new(AtomicBool::new(false));
@@ -66,22 +67,33 @@ impl Drop for Echo {
 /// Hears all frames at the client from now on.
 pub struct Tap(Socket);
 
-/// An IPv4 packet from the cluster, by the host whose MAC address it has.
+/// An IP packet from the cluster, by the host whose MAC address it has.
 pub struct Heard {
     pub host: usize,
     pub packet: Vec<u8>,
 }
 
 impl Heard {
-    fn protocol(&self) -> u8 {
-        self.packet[9]
+    /// What is in it, and where that begins; nothing if it is a further fragment.
+    fn content(&self) -> Option<(u8, usize)> {
+        let word = |at: usize| u16::from_be_bytes([self.packet[at], self.packet[at + 1]]);
+        match (self.packet[0] >> 4, self.packet[6]) {
+            (4, _) => (word(6) & 0x1fff == 0).then_some((self.packet[9], 20)),
+            // A header of its own says that it is a fragment.
+            (_, 44) => (word(42) & 0xfff8 == 0).then_some((self.packet[40], 48)),
+            (_, protocol) => Some((protocol, 40)),
+        }
     }
 
     /// The client's port if this is a datagram from the virtual IP, or the first fragment of one.
     pub fn client_port(&self) -> Option<u16> {
-        let first = u16::from_be_bytes([self.packet[6], self.packet[7]]) & 0x1fff == 0;
-        (self.protocol() == 17 && self.packet[12..16] == VIP.octets() && first)
-            .then(|| u16::from_be_bytes([self.packet[22], self.packet[23]]))
+        let from_vip = match self.packet[0] >> 4 {
+            4 => self.packet[12..16] == VIP.octets(),
+            _ => self.packet[8..24] == VIP6.octets(),
+        };
+        let (protocol, at) = self.content().filter(|_| from_vip)?;
+        (protocol == libc::IPPROTO_UDP as u8)
+            .then(|| u16::from_be_bytes([self.packet[at + 2], self.packet[at + 3]]))
     }
 }
 
@@ -121,7 +133,13 @@ impl Tap {
             }
             let frame = &buffer[..got as usize];
             // Hosts have the addresses 02:00:00:00:00:01 and so on.
-            if frame.len() > 34 && frame[6..11] == [2, 0, 0, 0, 0] && frame[12..14] == [8, 0] {
+            // With room for the headers that are looked at.
+            let is_ip = match frame.get(12..14) {
+                Some([8, 0]) => frame.len() >= 38,
+                Some([0x86, 0xdd]) => frame.len() >= 62,
+                _ => false,
+            };
+            if is_ip && frame[6..11] == [2, 0, 0, 0, 0] {
                 heard.push(Heard { host: frame[11].into(), packet: frame[14..].to_vec() });
             }
         }
@@ -140,9 +158,11 @@ impl Tap {
 }
 
 fn client(lab: &Lab) -> UdpSocket {
-    let socket = lab.within("client", || UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    let any = lab.unspecified();
+    let socket = lab.within("client", || UdpSocket::bind((any, 0)));
+    let socket = socket.expect("a socket");
     socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-    socket.connect((VIP, ECHO_PORT)).expect("connect");
+    socket.connect((lab.vip(), ECHO_PORT)).expect("connect");
     socket
 }
 
@@ -169,8 +189,12 @@ fn total(lab: &Lab, group: &str, counter: &str) -> u64 {
 
 #[test]
 fn every_flow_is_answered_by_one_host() {
+    FAMILIES.into_iter().for_each(every_flow_is_answered_by_one_host_with);
+}
+
+fn every_flow_is_answered_by_one_host_with(family: &[&str]) {
     const FLOWS: usize = 300;
-    let Some(lab) = Lab::up(HOSTS, "rst") else { return };
+    let Some(lab) = Lab::up_with(HOSTS, family) else { return };
     let _services = Echo::everywhere(&lab);
     let tap = Tap::open(&lab);
     let sockets: Vec<_> = (0..FLOWS).map(|_| client(&lab)).collect();
@@ -208,7 +232,11 @@ fn every_flow_is_answered_by_one_host() {
 
 #[test]
 fn datagrams_in_fragments_are_answered() {
-    let Some(lab) = Lab::up(HOSTS, "rst") else { return };
+    FAMILIES.into_iter().for_each(datagrams_in_fragments_are_answered_with);
+}
+
+fn datagrams_in_fragments_are_answered_with(family: &[&str]) {
+    let Some(lab) = Lab::up_with(HOSTS, family) else { return };
     let _services = Echo::everywhere(&lab);
     let tap = Tap::open(&lab);
     for length in [1473, 4000, 60_000] {
@@ -264,7 +292,11 @@ fn settle(tap: &Tap, sockets: &[UdpSocket], is: impl Fn(usize) -> bool) -> Vec<u
 
 #[test]
 fn another_host_goes_on_with_the_flows_of_a_dead_one() {
-    let Some(lab) = Lab::up(HOSTS, "rst") else { return };
+    FAMILIES.into_iter().for_each(another_host_goes_on_with);
+}
+
+fn another_host_goes_on_with(family: &[&str]) {
+    let Some(lab) = Lab::up_with(HOSTS, family) else { return };
     let _services = Echo::everywhere(&lab);
     let tap = Tap::open(&lab);
     let sockets: Vec<_> = (0..12).map(|_| client(&lab)).collect();
@@ -276,7 +308,7 @@ fn another_host_goes_on_with_the_flows_of_a_dead_one() {
     for (before, after) in owners.iter().zip(&after) {
         assert!(before == after || *before == dead, "{owners:?} {after}");
     }
-    lab.start_daemon(dead, VIP, &[]);
+    lab.start_daemon(dead, lab.vip(), &[]);
     lab.settle();
     assert_eq!(settle(&tap, &sockets, |_| true), after);
 }
@@ -391,8 +423,13 @@ fn another_host_goes_on_when_the_service_ends() {
 
 #[test]
 fn by_hash_no_frame_is_about_a_datagram() {
+    FAMILIES.into_iter().for_each(by_hash_no_frame_is_about_a_datagram_with);
+}
+
+fn by_hash_no_frame_is_about_a_datagram_with(family: &[&str]) {
     const FLOWS: u64 = 100;
-    let Some(lab) = Lab::up_with(HOSTS, &["--daemon-arg=--udp=hash"]) else { return };
+    let options = [&["--daemon-arg=--udp=hash"], family].concat();
+    let Some(lab) = Lab::up_with(HOSTS, &options) else { return };
     let _services = Echo::everywhere(&lab);
     let tap = Tap::open(&lab);
     let mut hosts = BTreeSet::new();
@@ -442,7 +479,8 @@ fn nobody_says_that_a_port_is_closed_or_a_fragment_missing() {
         wait_until("the fragment is given up", || nstat(&lab, host, "IpReasmTimeout") > 0);
     }
     ask(&client(&lab), b"?").expect("answered");
-    assert!(tap.heard().iter().all(|heard| heard.protocol() != libc::IPPROTO_ICMP as u8));
+    let icmp = libc::IPPROTO_ICMP as u8;
+    assert!(tap.heard().iter().all(|heard| heard.content().is_none_or(|(it, _)| it != icmp)));
 }
 
 fn nstat(lab: &Lab, host: usize, counter: &str) -> u64 {
@@ -451,13 +489,23 @@ fn nstat(lab: &Lab, host: usize, counter: &str) -> u64 {
     words.nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{text}"))
 }
 
-/// Behind the client is another one, and between them a cable for 1000 bytes. Its own
+/// Behind the client is another one, and between them a cable for 1300 bytes. Its own
 /// announcement of segment sizes does not say so; only ICMP messages to the virtual IP do.
 #[test]
 fn a_message_about_too_long_packets_reaches_the_owner() {
+    let [v4, v6] = FAMILIES;
+    too_long_packets(v4, ["10.78.0", "/24"], "ipv4.ip_forward", "IcmpInDestUnreachs");
+    too_long_packets(v6, ["fd00:78::", "/64"], "ipv6.conf.all.forwarding", "Icmp6InPktTooBigs");
+}
+
+fn too_long_packets(family: &[&str], network: [&str; 2], forwarding: &str, message: &str) {
     // The lab's own way to make sequence numbers differ leaves those within ICMP messages
     // as they are, and TCP would not believe them.
-    let Some(lab) = Lab::up_with(HOSTS, &["--isn", "shared"]) else { return };
+    let options = [&["--isn", "shared"], family].concat();
+    let Some(lab) = Lab::up_with(HOSTS, &options) else { return };
+    let [prefix, length] = network;
+    let dot = if lab.vip().is_ipv4() { "." } else { "" };
+    let address = |last: u8| format!("{prefix}{dot}{last}");
     // One more host by its name, so that it goes with the lab.
     let (far, near) = (lab.namespace("h9"), lab.namespace("client"));
     let ip = |line: &str| {
@@ -465,20 +513,26 @@ fn a_message_about_too_long_packets_reaches_the_owner() {
         assert!(output.status.success(), "ip {line}: {output:?}");
     };
     ip(&format!("netns add {far}"));
-    ip(&format!("-n {near} link add far mtu 1000 type veth peer name eth0 mtu 1500 netns {far}"));
-    ip(&format!("-n {near} addr add 10.78.0.1/24 dev far"));
+    lab.shell("h9", "sysctl -qw net.ipv6.conf.default.accept_dad=0");
+    ip(&format!("-n {near} link add far mtu 1300 type veth peer name eth0 mtu 1500 netns {far}"));
+    ip(&format!("-n {near} addr add {}{length} dev far", address(1)));
     ip(&format!("-n {near} link set far up"));
-    ip(&format!("-n {far} addr add 10.78.0.2/24 dev eth0"));
+    ip(&format!("-n {far} addr add {}{length} dev eth0", address(2)));
     ip(&format!("-n {far} link set eth0 up"));
-    ip(&format!("-n {far} route add default via 10.78.0.1"));
-    lab.shell("client", "sysctl -qw net.ipv4.ip_forward=1");
+    ip(&format!("-n {far} route add default via {}", address(1)));
+    lab.shell("client", &format!("sysctl -qw net.{forwarding}=1"));
     for host in 1..=HOSTS {
-        lab.shell(&format!("h{host}"), "ip route add 10.78.0.0/24 via 10.77.0.200");
+        let network = format!("{}{length}", address(0));
+        lab.shell(
+            &format!("h{host}"),
+            &format!("ip route add {network} via {}", lab.client_address()),
+        );
     }
-    let told = |host| nstat(&lab, host, "IcmpInDestUnreachs");
+    let told = |host| nstat(&lab, host, message);
     let before: Vec<_> = (1..=HOSTS).map(told).collect();
+    let service = SocketAddr::new(lab.vip(), crate::rig::PORT);
     let owner = lab.within("h9", || {
-        let mut stream = crate::sockets::connect_from(0, crate::rig::PORT).expect("connect");
+        let mut stream = crate::sockets::connect_to(service, 0).expect("connect");
         let owner = hello(&mut stream).expect("the service answers");
         download(&mut stream, 300_000).expect("every byte");
         owner

@@ -1,8 +1,8 @@
 //! What a daemon leaves behind: nothing.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::rig::{Lab, MAC_MODES, VIP, end, wait_until};
+use crate::rig::{Lab, MAC_MODES, VIP, VIP6, end, wait_until};
 
 const SECOND_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 
@@ -85,25 +85,30 @@ fn a_restart_after_a_kill_leaves_nothing_behind() {
 /// In each MAC mode, also if it is another one after the crash.
 #[test]
 fn each_mac_mode_leaves_nothing_behind() {
-    let Some(lab) = Lab::bare() else { return };
+    [IpAddr::from(VIP), VIP6.into()].into_iter().for_each(each_mode_leaves_nothing_behind_of);
+}
+
+fn each_mode_leaves_nothing_behind_of(vip: IpAddr) {
+    let Some(lab) = Lab::bare_for(vip) else { return };
+    let length = if vip.is_ipv4() { 32 } else { 128 };
     let before = lab.dump("h1");
     let kill_in = |mode: &str| {
-        end(lab.start_daemon(1, VIP, &["--mac", mode]), libc::SIGKILL);
+        end(lab.start_daemon(1, vip, &["--mac", mode]), libc::SIGKILL);
         assert_ne!(lab.dump("h1"), before, "a killed daemon cannot clean up");
     };
     for ((mode, _), (next, _)) in MAC_MODES.iter().zip(MAC_MODES.iter().cycle().skip(1)) {
         kill_in(mode);
-        lab.shell("h1", &format!("nft flush ruleset; ip addr del {VIP}/32 dev eth0"));
+        lab.shell("h1", &format!("nft flush ruleset; ip addr del {vip}/{length} dev eth0"));
         let output = lab.run("h1", &["clusterd", "cleanup"]);
         assert!(output.status.success(), "{output:?}");
         assert_unchanged(&before, &lab.dump("h1"));
 
         kill_in(mode);
-        end(lab.start_daemon(1, VIP, &["--mac", mode]), libc::SIGTERM);
+        end(lab.start_daemon(1, vip, &["--mac", mode]), libc::SIGTERM);
         assert_unchanged(&before, &lab.dump("h1"));
 
         kill_in(mode);
-        end(lab.start_daemon(1, VIP, &["--mac", next]), libc::SIGTERM);
+        end(lab.start_daemon(1, vip, &["--mac", next]), libc::SIGTERM);
         assert_unchanged(&before, &lab.dump("h1"));
     }
 }

@@ -116,7 +116,7 @@ fn other_mac_mode() {
     let words = [CLUSTERD, "eth0", "10.77.0.2", "--mac", "stealth"];
     fails(&lab, &words, IN_USE, "10.77.0.2 is answered in mode --mac multicast by other hosts");
     // Hosts that started before they could hear each other go on, and say so.
-    Sender::open(&lab).announce(cluster_mac("igmp"));
+    Sender::open(&lab).announce(cluster_mac(VIP.into(), "igmp"));
     let warning = "another host answers in mode --mac igmp, this one in multicast";
     wait_until("the host notices", || lab.log(2).contains(warning));
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_clusterd");
-/// What the lab answers.
+/// What the lab answers, with IPv4 and with IPv6.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 pub const PORT: u16 = 80;
 pub const GROUP_MAC: [u8; 6] = [0x03, 0xbf, 10, 77, 0, 2];
 
@@ -31,14 +32,22 @@ const PREFIX: &str = "kt";
 pub const MAC_MODES: [(&str, &str); 4] =
     [("multicast", "switch"), ("igmp", "mac-snooping"), ("stealth", "snooping"), ("shared", "hub")];
 
-/// The MAC that the VIP resolves to, by spec 9.1.
-pub fn cluster_mac(mode: &str) -> [u8; 6] {
-    match mode {
-        "multicast" => GROUP_MAC,
-        "igmp" => [0x01, 0x00, 0x5e, 0x7f, 0, 2],
-        "stealth" => [0x02, 0xbf, 10, 77, 0, 2],
-        "shared" => [0x02, 0xbe, 10, 77, 0, 2],
-        other => panic!("there is no mode {other}"),
+/// The families, as options of `lab up`.
+pub const FAMILIES: [&[&str]; 2] = [&[], &["--ipv6"]];
+
+/// The MAC that the VIP resolves to, by spec 9.1. The cluster id of [`VIP6`] is dd8be76a, by an
+/// implementation of SipHash that shares nothing with the daemon's.
+pub fn cluster_mac(vip: IpAddr, mode: &str) -> [u8; 6] {
+    match (vip, mode) {
+        (IpAddr::V4(_), "multicast") => GROUP_MAC,
+        (IpAddr::V4(_), "igmp") => [0x01, 0x00, 0x5e, 0x7f, 0, 2],
+        (IpAddr::V4(_), "stealth") => [0x02, 0xbf, 10, 77, 0, 2],
+        (IpAddr::V4(_), "shared") => [0x02, 0xbe, 10, 77, 0, 2],
+        (IpAddr::V6(_), "multicast") => [0x03, 0xbf, 0xdd, 0x8b, 0xe7, 0x6a],
+        (IpAddr::V6(_), "igmp") => [0x33, 0x33, 0x9d, 0x8b, 0xe7, 0x6a],
+        (IpAddr::V6(_), "stealth") => [0x02, 0xbf, 0xdd, 0x8b, 0xe7, 0x6a],
+        (IpAddr::V6(_), "shared") => [0x02, 0xbe, 0xdd, 0x8b, 0xe7, 0x6a],
+        (_, other) => panic!("there is no mode {other}"),
     }
 }
 
@@ -50,6 +59,7 @@ pub fn mac_text(mac: [u8; 6]) -> String {
 /// A lab that stands until it is dropped. Hosts count from 1, as their names do.
 pub struct Lab {
     name: String,
+    vip: IpAddr,
     /// Process ids of daemon and service by host. A bare lab has none.
     hosts: RefCell<Vec<Pids>>,
     /// Processes this test has started in the lab.
@@ -73,7 +83,8 @@ impl Lab {
     /// The same with options of `lab up`.
     pub fn up_with(nodes: usize, options: &[&str]) -> Option<Self> {
         let nodes = nodes.to_string();
-        let mut lab = Self::reserve()?;
+        let ipv6 = options.contains(&"--ipv6");
+        let mut lab = Self::reserve(if ipv6 { VIP6.into() } else { VIP.into() })?;
         let mut words = vec!["lab", "up", "--name", &lab.name, "--json", "--nodes", &nodes];
         words.extend(options);
         let output = clusterd(&words);
@@ -97,34 +108,54 @@ impl Lab {
 
     /// Raises one host and one client with a cable between them and no daemon.
     pub fn bare() -> Option<Self> {
-        let lab = Self::reserve()?;
+        Self::bare_for(VIP.into())
+    }
+
+    /// The same with addresses of the family of this virtual IP.
+    pub fn bare_for(vip: IpAddr) -> Option<Self> {
+        let lab = Self::reserve(vip)?;
         let (host, client) = (lab.namespace("h1"), lab.namespace("client"));
         for namespace in [&host, &client] {
             lab.ip(&["netns", "add", namespace]);
             lab.ip(&["-n", namespace, "link", "set", "lo", "up"]);
         }
+        // Else addresses change on their own (duplicate address detection).
+        let setting = match vip {
+            IpAddr::V4(_) => "all.disable_ipv6=1",
+            IpAddr::V6(_) => "default.accept_dad=0",
+        };
+        for role in ["h1", "client"] {
+            lab.shell(role, &format!("sysctl -qw net.ipv6.conf.{setting}"));
+        }
         lab.ip(&[
             "-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns",
             &client,
         ]);
-        for (namespace, address) in [(&host, "10.77.0.11/24"), (&client, "10.77.0.200/24")] {
-            lab.ip(&["-n", namespace, "addr", "add", address, "dev", "eth0"]);
+        for (namespace, address) in [(&host, lab.host_address(1)), (&client, lab.client_address())]
+        {
+            let length = if vip.is_ipv4() { 24 } else { 64 };
+            lab.ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{address}/{length}"),
+                "dev",
+                "eth0",
+            ]);
             lab.ip(&["-n", namespace, "link", "set", "eth0", "up"]);
-        }
-        // Else addresses change on their own (duplicate address detection).
-        for role in ["h1", "client"] {
-            lab.shell(role, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
         }
         Some(lab)
     }
 
     /// A free name, and room on the machine.
-    fn reserve() -> Option<Self> {
+    fn reserve(vip: IpAddr) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let turn = take_place()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Some(Self {
             name: format!("{PREFIX}-{}-{number}", std::process::id()),
+            vip,
             hosts: RefCell::default(),
             children: RefCell::default(),
             _turn: turn,
@@ -140,6 +171,35 @@ impl Lab {
                 status["joined"] == true
                     && status["peers"].as_array().map(Vec::len) == Some(nodes - 1)
             });
+        }
+    }
+
+    /// What the hosts answer.
+    pub fn vip(&self) -> IpAddr {
+        self.vip
+    }
+
+    /// A host's own address.
+    pub fn host_address(&self, host: usize) -> IpAddr {
+        match self.vip {
+            IpAddr::V4(_) => Ipv4Addr::new(10, 77, 0, 10 + host as u8).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + host as u16).into(),
+        }
+    }
+
+    /// The client's address.
+    pub fn client_address(&self) -> IpAddr {
+        match self.vip {
+            IpAddr::V4(_) => Ipv4Addr::new(10, 77, 0, 200).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x200).into(),
+        }
+    }
+
+    /// Any address of the family.
+    pub fn unspecified(&self) -> IpAddr {
+        match self.vip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         }
     }
 
@@ -193,9 +253,9 @@ impl Lab {
     }
 
     /// Starts a daemon and waits for its ready line.
-    pub fn start_daemon(&self, host: usize, vip: Ipv4Addr, options: &[&str]) -> u32 {
+    pub fn start_daemon(&self, host: usize, vip: impl Into<IpAddr>, options: &[&str]) -> u32 {
         // Where the lab's own daemons keep theirs; it goes with the lab.
-        let state = format!("/run/clusterd-lab/{}", self.name);
+        let state = self.state_directory();
         let mut words = vec!["--state-dir", &state];
         words.extend(options);
         self.start_program("clusterd", host, vip, &words)
@@ -206,15 +266,16 @@ impl Lab {
         &self,
         program: &str,
         host: usize,
-        vip: Ipv4Addr,
+        vip: impl Into<IpAddr>,
         options: &[&str],
     ) -> u32 {
+        let vip = vip.into();
         let address = vip.to_string();
         let mut words = vec![program, "eth0", &address];
         words.extend(options);
         let pid = self.start(host, &words);
         if let Some(pids) = self.hosts.borrow_mut().get_mut(host - 1)
-            && vip == VIP
+            && vip == self.vip
         {
             pids.daemon = pid;
         }
@@ -224,7 +285,7 @@ impl Lab {
     /// Ends a host's daemon with a signal and starts another with these options.
     pub fn replace_daemon(&self, host: usize, with: libc::c_int, options: &[&str]) {
         end(self.daemon(host), with);
-        self.start_daemon(host, VIP, options);
+        self.start_daemon(host, self.vip, options);
     }
 
     /// The switch loses all claim frames to hosts, or none.
@@ -234,7 +295,7 @@ impl Lab {
             format!(
                 "nft -f - <<'END'\ntable netdev loss {{\nchain to_hosts {{\n\
                  type filter hook egress devices = {{ {} }} priority 0\n\
-                 ip protocol 150 drop\n}}\n}}\nEND",
+                 meta l4proto 150 drop\n}}\n}}\nEND",
                 ports.join(", ")
             )
         } else {
@@ -245,7 +306,12 @@ impl Lab {
 
     /// Starts the lab's service and waits for its ready line.
     pub fn start_service(&self, host: usize) {
-        let pid = self.start(host, &["clusterd", "lab", "serve", "--name", &format!("h{host}")]);
+        let name = format!("h{host}");
+        let mut words = vec!["clusterd", "lab", "serve", "--name", &name];
+        if self.vip.is_ipv6() {
+            words.push("--ipv6");
+        }
+        let pid = self.start(host, &words);
         self.hosts.borrow_mut()[host - 1].service = pid;
     }
 
@@ -272,11 +338,16 @@ impl Lab {
 
     /// What `clusterd status --json` says on a host.
     pub fn status(&self, host: usize) -> Value {
-        let words = ["clusterd", "status", "--json", &VIP.to_string()];
+        let words = ["clusterd", "status", "--json", &self.vip.to_string()];
         let output = self.run(&format!("h{host}"), &words);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "status of h{host}: {stderr}");
         serde_json::from_slice(&output.stdout).expect("status is JSON")
+    }
+
+    /// Where daemons of the lab remember its members.
+    pub fn state_directory(&self) -> String {
+        format!("/run/clusterd-lab/{}", self.name)
     }
 
     /// The common log of the daemon and service that `lab up` started.
@@ -287,7 +358,7 @@ impl Lab {
 
     /// How many members each host has kept for its next start.
     pub fn kept_rosters(&self) -> Vec<usize> {
-        let entries = fs::read_dir(format!("/run/clusterd-lab/{}", self.name)).expect("the lab");
+        let entries = fs::read_dir(self.state_directory()).expect("the lab");
         let paths = entries.flatten().map(|entry| entry.path());
         let files = paths.filter(|path| path.extension().is_some_and(|ext| ext == "json"));
         let members = |path: PathBuf| {

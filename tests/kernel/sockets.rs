@@ -1,7 +1,7 @@
 //! The client's sockets, and listeners on the hosts that do what the lab's service cannot.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -13,9 +13,14 @@ pub const OTHER_PORT: u16 = 8080;
 /// Byte k of what the service sends is k modulo this.
 const PATTERN_PERIOD: usize = 251;
 
-/// Connects from the calling thread's namespace.
+/// Connects to the IPv4 VIP from the calling thread's namespace.
 pub fn connect_from(source_port: u16, port: u16) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    connect_to(SocketAddr::new(VIP.into(), port), source_port)
+}
+
+/// Connects from the calling thread's namespace, from a port or, if that is 0, from any.
+pub fn connect_to(service: SocketAddr, source_port: u16) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
     if source_port != 0 {
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, source_port)).into())?;
@@ -23,14 +28,15 @@ pub fn connect_from(source_port: u16, port: u16) -> io::Result<TcpStream> {
     // Covers the SYN and its retransmissions after 1, 3 and 7 s.
     socket.set_write_timeout(Some(Duration::from_secs(8)))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.connect(&SocketAddrV4::new(VIP, port).into())?;
+    socket.connect(&service.into())?;
     Ok(socket.into())
 }
 
 impl Lab {
     /// A connection from the client to the VIP.
     pub fn connect(&self, port: u16) -> io::Result<TcpStream> {
-        self.within("client", || connect_from(0, port))
+        let service = SocketAddr::new(self.vip(), port);
+        self.within("client", || connect_to(service, 0))
     }
 
     /// The host that answers a new connection.

@@ -98,6 +98,13 @@ fn loss_of_all_claims_costs_no_connection() {
     all_succeed("--claim-loss 100% --connections 3000");
 }
 
+#[test]
+fn ipv6_connections_are_all_answered() {
+    all_succeed("--ipv6 --connections 5000");
+    all_succeed("--ipv6 --claim-loss 10% --connections 3000");
+    succeeds("--ipv6 --daemon-arg=--mode=hash --connections 3000");
+}
+
 /// Hosts that share the kernel's secret choose numbers a few dozen apart: only
 /// the strict guard can tell their answers apart.
 #[test]

@@ -1,5 +1,7 @@
 //! What an interface receives beside its own MAC, which MAC that is, and the marks of daemons.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use netlink_packet_route::AddressFamily;
@@ -11,7 +13,7 @@ use pnet::util::MacAddr;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_core::ErrorMessage;
 
-use super::{Links, canonical_name, mac_of};
+use super::{Addresses, Link, Links, canonical_name, mac_of};
 use crate::failure::Failure;
 use crate::io::mark::Mark;
 
@@ -106,6 +108,21 @@ impl Links {
             }
             outcome => outcome.with_context(|| format!("give {interface} the MAC {mac}")),
         }
+    }
+}
+
+/// Fails if IPv6 drops what comes to one host in frames to many. For IPv4 the same setting is no
+/// obstacle, since that looks after the rules have changed the packet type; `ip6_rcv_core` looks
+/// before any rule.
+pub fn require_packets_in_group_frames(link: &Link) -> Result<()> {
+    let name = &link.name;
+    let setting = format!("/proc/sys/net/ipv6/conf/{name}/drop_unicast_in_l2_multicast");
+    match (link.addresses, fs::read_to_string(setting)) {
+        (Addresses::V6 { .. }, Ok(value)) if value.trim() != "0" => Err(Failure::config(&format!(
+            "the kernel drops IPv6 packets in frames to a group MAC; let it take them (sysctl \
+                 net.ipv6.conf.{name}.drop_unicast_in_l2_multicast=0), or use --mac stealth"
+        ))),
+        _ => Ok(()),
     }
 }
 

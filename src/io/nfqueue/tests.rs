@@ -10,7 +10,7 @@ use crate::io::testing::{
 
 const NF_INET_LOCAL_IN: u8 = 1;
 
-fn connects(to: std::net::SocketAddrV4, count: usize) -> Vec<TcpStream> {
+fn connects(to: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| start_connect(to)).collect()
 }
 

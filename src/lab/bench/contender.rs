@@ -1,6 +1,6 @@
 //! Ways to answer a virtual IP, each with a cluster that does it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::lab::isn::Isn;
 use crate::lab::netns::Namespace;
 use crate::lab::process::Process;
 use crate::lab::run::READY_TIMEOUT;
-use crate::lab::topology::{self, HANG_UP_PORT, Medium, Plan, Topology, VIP, feed, host_name};
+use crate::lab::topology::{Family, HANG_UP_PORT, Medium, Plan, Topology, VIP, feed, host_name};
 
 /// Queue of the accept-all reader.
 const QUEUE: u16 = 1;
@@ -112,26 +112,32 @@ pub struct Cluster {
     /// Where it lives.
     pub topology: Topology,
     /// The client's addresses.
-    pub sources: Vec<Ipv4Addr>,
+    pub sources: Vec<IpAddr>,
 }
 
 impl Cluster {
     /// Raises `hosts` hosts and connects once from each address of the client.
     pub fn raise(contender: Contender, hosts: usize, client_addresses: usize) -> Result<Self> {
-        let plan =
-            Plan { nodes: hosts, client_addresses, medium: Medium::Switch, isn: Isn::Distinct };
+        let plan = Plan {
+            nodes: hosts,
+            client_addresses,
+            medium: Medium::Switch,
+            isn: Isn::Distinct,
+            family: Family::V4,
+        };
         let mut cluster = Self {
             contender,
             deciders: Vec::new(),
             services: Vec::new(),
             topology: Topology::raise(&plan, |_role| Namespace::unnamed())?,
-            sources: topology::client_addresses(plan.medium, client_addresses).collect(),
+            sources: plan.family.client_addresses(plan.medium, client_addresses).collect(),
         };
         // A SYN that stays unanswered is given up after 7 s.
         cluster.topology.client.set_sysctls(&[("ipv4/tcp_syn_retries", "2")])?;
-        cluster.services = cluster.start("service", service_command)?;
+        cluster.services = cluster
+            .start("service", |namespace, host| service_command(namespace, host, Family::V4))?;
         cluster.services.extend(cluster.start("hang-up service", |namespace, host| {
-            let mut command = service_command(namespace, host)?;
+            let mut command = service_command(namespace, host, Family::V4)?;
             command.args(["--hang-up", "--port", &HANG_UP_PORT.to_string()]);
             Ok(command)
         })?);
@@ -150,8 +156,9 @@ impl Cluster {
                 };
                 let (mac, pacing) = (MacMode::Multicast, PacingArg::Rank);
                 let args = DaemonArgs { mac, pacing, guard, extra };
-                cluster
-                    .start("daemon", |namespace, _| daemon_command(namespace, &args, None, None))?
+                cluster.start("daemon", |namespace, _| {
+                    daemon_command(namespace, Family::V4, &args, None, None)
+                })?
             }
         };
         if !matches!(contender, Contender::Clusterd(_) | Contender::ByClaims(_)) {
@@ -194,7 +201,7 @@ impl Cluster {
     /// the client's table of neighbours.
     fn configure(&self, hosts: usize) -> Result<()> {
         let has_queue = nft::has_queue()?;
-        let mac = MacMode::Multicast.address(VIP);
+        let mac = MacMode::Multicast.address(VIP.into());
         for (host, namespace) in self.topology.hosts.iter().enumerate() {
             feed(namespace, "nft", &["-f", "-"], &self.contender.rules(host, has_queue))?;
             if self.contender == Contender::Floor && !has_queue {

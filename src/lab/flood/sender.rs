@@ -134,7 +134,7 @@ fn open() -> io::Result<Socket> {
     if interface == 0 {
         return Err(io::Error::last_os_error());
     }
-    socket.bind(&packet_socket::address(0, interface, MacMode::Multicast.address(VIP)))?;
+    socket.bind(&packet_socket::address(0, interface, MacMode::Multicast.address(VIP.into())))?;
     packet_socket::set(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)?;
     Ok(socket)
 }
@@ -146,7 +146,7 @@ fn syn() -> Result<[u8; FRAME]> {
     let (ethernet, rest) = frame.split_at_mut(ETHERNET);
     let (ip, tcp) = rest.split_at_mut(IPV4);
     let mut ethernet = MutableEthernetPacket::new(ethernet).context("an Ethernet header fits")?;
-    ethernet.set_destination(MacMode::Multicast.address(VIP));
+    ethernet.set_destination(MacMode::Multicast.address(VIP.into()));
     ethernet.set_source(CLIENT_MAC);
     ethernet.set_ethertype(EtherTypes::Ipv4);
     let mut ip = MutableIpv4Packet::new(ip).context("an IPv4 header fits")?;

@@ -6,6 +6,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::Family;
 use crate::io::cluster_mac::MacMode;
 
 /// Name of the bridge that hosts and client are plugged into.
@@ -21,16 +22,16 @@ pub enum Medium {
     Switch,
     /// A hub: every frame goes to every port.
     Hub,
-    /// A switch with IGMP snooping by IP group, as Linux does it, and a querier.
+    /// A switch with IGMP and MLD snooping by IP group, as Linux does it, and a querier.
     Snooping,
-    /// A switch with IGMP snooping by MAC, which floods no group MAC that nobody has joined.
+    /// A switch with IGMP and MLD snooping by MAC, which floods no group MAC that nobody has joined.
     MacSnooping,
     /// A switch that does not flood unicast MACs that it does not know.
     NoUnknownFlood,
     /// Two switches with a cable between them, half of the hosts on each; the client is on the
     /// second.
     Tree,
-    /// A switch, and between it and the client a router that refuses ARP answers with a group MAC.
+    /// A switch, and between it and the client a router that refuses an answer with a group MAC to its question for the virtual IP.
     Router,
 }
 
@@ -67,13 +68,13 @@ impl Medium {
                 "the switch forwards by IP group, and the virtual IP is none that can be joined",
             ),
             (Self::MacSnooping, MacMode::Multicast) => {
-                Some("the switch floods no group MAC that nobody has joined by IGMP")
+                Some("the switch floods no group MAC that nobody has joined")
             }
             (Self::NoUnknownFlood, MacMode::Stealth) => Some(
                 "the switch never learns the MAC, and floods no unicast MAC that it does not know",
             ),
             (Self::Router, MacMode::Multicast | MacMode::Igmp) => {
-                Some("the router refuses an ARP answer with a group MAC")
+                Some("the router refuses a group MAC for the virtual IP")
             }
         }
     }
@@ -139,8 +140,9 @@ impl Medium {
     pub(super) fn switch_rules(self, ports: &[String]) -> Option<String> {
         let ports = ports.join(", ");
         // A bridge looks members up by the IP group of a packet, so this one learns from reports (of
-        // IGMP version 2, which go to the group itself) which MAC is wanted where. Link-local
-        // groups are never pruned (RFC 4541 2.1.2).
+        // IGMP version 2 or MLD version 1, which go to the group itself) which MAC is wanted where.
+        // Link-local groups of IPv4 are never pruned, and those of all nodes and routers of IPv6
+        // (RFC 4541 2.1.2 and 3).
         (self == Self::MacSnooping).then(|| {
             format!(
                 "table netdev snooping {{\n\
@@ -149,23 +151,42 @@ impl Medium {
                  type filter hook ingress devices = {{ {ports} }} priority 0;\n\
                  ip protocol igmp igmp type membership-report-v2 \
                  update @members {{ iifname . ether daddr }}\n\
+                 icmpv6 type mld-listener-report update @members {{ iifname . ether daddr }}\n\
                  }}\n\
                  chain forward {{\n\
                  type filter hook egress devices = {{ {ports} }} priority 0;\n\
                  ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 accept\n\
                  ether daddr ff:ff:ff:ff:ff:ff accept\n\
                  ether daddr & ff:ff:ff:ff:ff:00 == 01:00:5e:00:00:00 accept\n\
+                 ether daddr & ff:ff:ff:ff:ff:00 == 33:33:00:00:00:00 accept\n\
                  oifname . ether daddr != @members drop\n\
                  }}\n}}\n"
             )
         })
     }
 
-    /// Settings that hosts need as if the switch had asked for them.
-    pub(super) fn host_settings(self) -> &'static [(&'static str, &'static str)] {
+    /// Sysctls of the switch before it has an interface. Frames that cross it are none of its IP
+    /// layer's business, but its queries for members of IPv6 groups need a source address.
+    pub(super) fn switch_settings(self, family: Family) -> &'static [(&'static str, &'static str)] {
         match self {
-            // What the queries of an IGMPv2 querier would make them do (RFC 3376 7.2).
-            Self::MacSnooping => &[("ipv4/conf/all/force_igmp_version", "2")],
+            Self::Snooping => family.settings(),
+            Self::Switch
+            | Self::Hub
+            | Self::MacSnooping
+            | Self::NoUnknownFlood
+            | Self::Tree
+            | Self::Router => Family::V4.settings(),
+        }
+    }
+
+    /// Settings of all that are plugged in, as if the switch had asked for them.
+    pub(super) fn member_settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // What the queries of an old querier would make them do (RFC 3376 7.2, RFC 3810 8.2).
+            Self::MacSnooping => &[
+                ("ipv4/conf/all/force_igmp_version", "2"),
+                ("ipv6/conf/default/force_mld_version", "1"),
+            ],
             Self::Switch
             | Self::Hub
             | Self::Snooping
@@ -176,9 +197,15 @@ impl Medium {
     }
 }
 
-/// The router's refusal of RFC 1812 3.3.2; Linux itself has no objection to a group MAC.
+/// The router's refusal of RFC 1812 3.3.2, and the same for IPv6; Linux itself has no objection to
+/// a group MAC. The option with the MAC is behind the 24 bytes of an advertisement (RFC 4861 4.4).
 pub(super) const ROUTER_RULES: &str = "table arp refuse {\n\
      chain inbound {\n\
      type filter hook input priority 0;\n\
      arp saddr ether & 01:00:00:00:00:00 == 01:00:00:00:00:00 drop\n\
+     }\n}\n\
+     table ip6 refuse {\n\
+     chain inbound {\n\
+     type filter hook input priority 0;\n\
+     icmpv6 type nd-neighbor-advert @th,208,8 & 1 == 1 drop\n\
      }\n}\n";

@@ -1,0 +1,337 @@
+//! Neighbour discovery for the virtual IP (RFC 4861): a probe before the start, answers afterwards.
+//!
+//! Every host of the cluster answers every solicitation with the same MAC, so it does not matter
+//! whose answer comes first. The source of the frame is the interface's own MAC, which switches
+//! may learn, and that of the packet this host's link-local address: the virtual IP is never beside
+//! the host's own MAC. The kernel's own advertisements are suppressed by the rules. Overrun: a lost
+//! solicitation is repeated.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use pnet::packet::icmpv6::ndp::{
+    MutableNdpOptionPacket, MutableNeighborAdvertPacket, MutableNeighborSolicitPacket,
+    NdpOptionTypes, NeighborAdvertPacket, NeighborSolicitPacket,
+};
+use pnet::packet::icmpv6::{Icmpv6Code, Icmpv6Packet, Icmpv6Types, checksum};
+use pnet::packet::ip::IpNextHeaderProtocols;
+use pnet::packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
+use pnet::util::MacAddr;
+use socket2::{SockFilter, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
+
+use super::packet_socket;
+
+/// Probes sent, and the milliseconds after each in which another host may object. RFC 4862 5.1 has
+/// one probe and one second; these are the times of ARP here, see there.
+const PROBES: u32 = 3;
+const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
+
+/// An interface that goes down is an error and nothing to read.
+const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// Nothing that crossed a router is believed (RFC 4861 7.1).
+const HOP_LIMIT: u8 = 255;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+const IP_HEADER: usize = MutableIpv6Packet::minimum_packet_size();
+/// ICMPv6 header, flags or nothing, and the target: 4 + 4 + 16 bytes.
+const MESSAGE: usize = MutableNeighborAdvertPacket::minimum_packet_size();
+const _: () = assert!(MESSAGE == 24 && MutableNeighborSolicitPacket::minimum_packet_size() == 24);
+/// An option with a MAC: type, length in units of eight bytes, six bytes.
+const MAC_OPTION: usize = 8;
+
+/// "In answer to a solicitation" and "to be believed rather than what is known" (RFC 4861 4.4).
+const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
+
+/// Neighbour discovery for one virtual IP on one interface.
+pub struct Ndp {
+    socket: AsyncFd<Socket>,
+    interface: u32,
+    own: Ipv6Addr,
+    vip: Ipv6Addr,
+    mac: MacAddr,
+}
+
+/// A message about the virtual IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    /// Somebody asks for it, or probes whether it is free (without a source address).
+    Solicitation { source: Ipv6Addr },
+    /// Somebody has it, at this MAC.
+    Advertisement { mac: MacAddr },
+}
+
+impl Ndp {
+    /// Opens the socket on the interface with this index, where this host has the link-local address
+    /// `own`, for the virtual IP `vip` at `mac`.
+    pub fn open(interface: u32, own: Ipv6Addr, vip: Ipv6Addr, mac: MacAddr) -> io::Result<Self> {
+        let socket = packet_socket::open(libc::ETH_P_IPV6, interface, &filter(vip))?;
+        // The kernel joins the group itself once the address is there.
+        packet_socket::join(&socket, interface, group_mac(solicited_node(vip)))?;
+        // SAFETY: a `Socket` keeps its descriptor until it is dropped.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, INTEREST)? };
+        Ok(Self { socket, interface, own, vip, mac })
+    }
+
+    /// Asks whether a host says that the virtual IP has another MAC, and if so returns that.
+    pub async fn probe(&self) -> io::Result<Option<MacAddr>> {
+        for _ in 0..PROBES {
+            // RFC 4862 5.4.2: a probe has no source address, so it teaches nobody anything.
+            let group = solicited_node(self.vip);
+            self.send(&solicitation(self.vip), group_mac(group))?;
+            let interval = Duration::from_millis(rand::random_range(PROBE_INTERVAL_MS));
+            let deadline = Instant::now() + interval;
+            while let Ok(received) = timeout_at(deadline, self.receive()).await {
+                match received?.0 {
+                    Message::Advertisement { mac } if mac != self.mac => return Ok(Some(mac)),
+                    // A host of the cluster answers, or another one starts, too.
+                    Message::Advertisement { .. } | Message::Solicitation { .. } => {}
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells the segment where the virtual IP is, for hosts that knew it elsewhere.
+    pub fn announce(&self) -> io::Result<()> {
+        self.advertise(ALL_NODES, group_mac(ALL_NODES), OVERRIDE)
+    }
+
+    /// Answers solicitations until a host says that the virtual IP has another MAC;
+    /// returns that then, and may be called again.
+    pub async fn answer(&self) -> io::Result<MacAddr> {
+        loop {
+            match self.receive().await? {
+                (Message::Advertisement { mac }, _) if mac != self.mac => return Ok(mac),
+                (Message::Advertisement { .. }, _) => {}
+                // RFC 4861 7.2.4: all nodes are told who has it if who asks has no address yet.
+                (Message::Solicitation { source }, _) if source.is_unspecified() => {
+                    self.announce()?;
+                }
+                // A solicitation need not name the MAC of who asks, the frame does.
+                (Message::Solicitation { source }, asker) => {
+                    self.advertise(source, asker, SOLICITED | OVERRIDE)?;
+                }
+            }
+        }
+    }
+
+    fn advertise(&self, to: Ipv6Addr, mac: MacAddr, flags: u8) -> io::Result<()> {
+        self.send(&advertisement(self.own, to, self.vip, self.mac, flags), mac)
+    }
+
+    fn send(&self, packet: &[u8], destination: MacAddr) -> io::Result<()> {
+        let address = packet_socket::address(libc::ETH_P_IPV6, self.interface, destination);
+        self.socket.get_ref().send_to(packet, &address).map(drop)
+    }
+
+    /// The next message, and the MAC of who has sent it.
+    async fn receive(&self) -> io::Result<(Message, MacAddr)> {
+        let mut buffer = [MaybeUninit::uninit(); 256];
+        loop {
+            let mut ready = self.socket.ready(INTEREST).await?;
+            match packet_socket::receive_from(self.socket.get_ref(), &mut buffer)? {
+                None => ready.clear_ready(),
+                Some((bytes, sender)) => {
+                    if let Some(message) = parse(bytes, self.vip) {
+                        return Ok((message, sender));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells the segment the new MAC of a host's own address (RFC 4861 7.2.6).
+pub fn announce_host(interface: u32, address: Ipv6Addr, mac: MacAddr) -> io::Result<()> {
+    let socket = packet_socket::open(libc::ETH_P_IPV6, interface, &[packet_socket::reject()])?;
+    let packet = advertisement(address, ALL_NODES, address, mac, OVERRIDE);
+    let everybody = packet_socket::address(libc::ETH_P_IPV6, interface, group_mac(ALL_NODES));
+    socket.send_to(&packet, &everybody).map(drop)
+}
+
+/// The group in which whoever has `address` is asked for (RFC 4291 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    let low = [a, b, c].map(u16::from);
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | low[0], low[1] << 8 | low[2])
+}
+
+/// The MAC of a group (RFC 2464 7).
+fn group_mac(group: Ipv6Addr) -> MacAddr {
+    let [.., a, b, c, d] = group.octets();
+    MacAddr::new(0x33, 0x33, a, b, c, d)
+}
+
+/// Solicitations and advertisements of `vip`.
+fn filter(vip: Ipv6Addr) -> Vec<SockFilter> {
+    use packet_socket::*;
+    // ip[6] is the next header, ip[7] the hop limit, ip[40] the ICMP type, ip[48..64] the target.
+    let mut filter = vec![
+        load_byte(6),
+        unless_equal(u32::from(IpNextHeaderProtocols::Icmpv6.0), 14),
+        load_byte(7),
+        unless_equal(u32::from(HOP_LIMIT), 12),
+        load_byte(40),
+        if_equal(u32::from(Icmpv6Types::NeighborSolicit.0), 1),
+        unless_equal(u32::from(Icmpv6Types::NeighborAdvert.0), 9),
+    ];
+    filter.extend(unless_address(48, vip, 1));
+    filter.extend([accept(), reject()]);
+    filter
+}
+
+/// A probe for `vip` (RFC 4862 5.4.2).
+fn solicitation(vip: Ipv6Addr) -> Vec<u8> {
+    let mut message = [0; MESSAGE];
+    let mut view =
+        MutableNeighborSolicitPacket::new(&mut message).expect("the buffer has its length");
+    view.set_icmpv6_type(Icmpv6Types::NeighborSolicit);
+    view.set_icmpv6_code(Icmpv6Code(0));
+    view.set_target_addr(vip);
+    packet(Ipv6Addr::UNSPECIFIED, solicited_node(vip), &mut message)
+}
+
+/// An advertisement that `target` is at `mac`.
+fn advertisement(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    target: Ipv6Addr,
+    mac: MacAddr,
+    flags: u8,
+) -> Vec<u8> {
+    let mut message = [0; MESSAGE + MAC_OPTION];
+    let (fixed, option) = message.split_at_mut(MESSAGE);
+    let mut view = MutableNeighborAdvertPacket::new(fixed).expect("the buffer has its length");
+    view.set_icmpv6_type(Icmpv6Types::NeighborAdvert);
+    view.set_icmpv6_code(Icmpv6Code(0));
+    view.set_flags(flags);
+    view.set_target_addr(target);
+    let mut view = MutableNdpOptionPacket::new(option).expect("the buffer has its length");
+    view.set_option_type(NdpOptionTypes::TargetLLAddr);
+    view.set_length(1);
+    view.set_data(&mac.octets());
+    packet(source, destination, &mut message)
+}
+
+/// An IPv6 packet with an ICMPv6 message, which gets its checksum.
+fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) -> Vec<u8> {
+    let sum = checksum(
+        &Icmpv6Packet::new(message).expect("longer than the header"),
+        &source,
+        &destination,
+    );
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut bytes = vec![0; IP_HEADER];
+    let mut ip = MutableIpv6Packet::new(&mut bytes).expect("the buffer has a header's length");
+    ip.set_version(6);
+    ip.set_payload_length(message.len() as u16);
+    ip.set_next_header(IpNextHeaderProtocols::Icmpv6);
+    ip.set_hop_limit(HOP_LIMIT);
+    ip.set_source(source);
+    ip.set_destination(destination);
+    bytes.extend_from_slice(message);
+    bytes
+}
+
+/// Reads what has passed the filter. None for what RFC 4861 7.1 has ignored, and for an
+/// advertisement without a MAC, which only those get who know it.
+fn parse(bytes: &[u8], vip: Ipv6Addr) -> Option<Message> {
+    let ip = Ipv6Packet::new(bytes)?;
+    // What Ethernet fills up with is not part of the message.
+    let end = IP_HEADER + usize::from(ip.get_payload_length());
+    let message = bytes.get(IP_HEADER..end)?;
+    let icmp = Icmpv6Packet::new(message)?;
+    let (source, destination) = (ip.get_source(), ip.get_destination());
+    let is_sound = ip.get_hop_limit() == HOP_LIMIT
+        && icmp.get_icmpv6_code() == Icmpv6Code(0)
+        && icmp.get_checksum() == checksum(&icmp, &source, &destination);
+    if !is_sound {
+        return None;
+    }
+    match icmp.get_icmpv6_type() {
+        Icmpv6Types::NeighborSolicit => {
+            let target = NeighborSolicitPacket::new(message)?.get_target_addr();
+            (target == vip).then_some(Message::Solicitation { source })
+        }
+        Icmpv6Types::NeighborAdvert => {
+            let target = NeighborAdvertPacket::new(message)?.get_target_addr();
+            let mac = mac_option(message.get(MESSAGE..)?)?;
+            (target == vip).then_some(Message::Advertisement { mac })
+        }
+        _ => None,
+    }
+}
+
+/// The target link-layer address among the options.
+fn mac_option(mut options: &[u8]) -> Option<MacAddr> {
+    loop {
+        let [kind, length, ..] = *options else { return None };
+        // RFC 4861 4.6: a length of 0 makes the whole message void.
+        if length == 0 {
+            return None;
+        }
+        let (option, rest) = options.split_at_checked(MAC_OPTION * usize::from(length))?;
+        if let (true, &[_, _, a, b, c, d, e, f]) = (kind == NdpOptionTypes::TargetLLAddr.0, option)
+        {
+            return Some(MacAddr::new(a, b, c, d, e, f));
+        }
+        options = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
+    const OWN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    const MAC: MacAddr = MacAddr(3, 0xbf, 1, 2, 3, 4);
+
+    #[test]
+    fn groups_are_those_of_the_rfcs() {
+        let group = solicited_node(VIP);
+        assert_eq!(group, "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(group_mac(group), MacAddr(0x33, 0x33, 0xff, 0x12, 0x34, 0x56));
+    }
+
+    #[test]
+    fn what_is_sent_is_read_again() {
+        let probe = solicitation(VIP);
+        let source = Ipv6Addr::UNSPECIFIED;
+        assert_eq!(parse(&probe, VIP), Some(Message::Solicitation { source }));
+        let answer = advertisement(OWN, ALL_NODES, VIP, MAC, OVERRIDE);
+        assert_eq!(parse(&answer, VIP), Some(Message::Advertisement { mac: MAC }));
+        for packet in [probe, answer] {
+            assert_eq!(parse(&packet, OWN), None, "another target");
+            // Each single bit that is not in the Ethernet padding, the traffic class or the flow label.
+            for bit in (32..8 * packet.len()).filter(|bit| !(32..48).contains(bit)) {
+                let mut broken = packet.clone();
+                broken[bit / 8] ^= 1 << (bit % 8);
+                let next_header = bit / 8 == 6;
+                assert!(next_header || parse(&broken, VIP).is_none(), "bit {bit}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = (parse(&bytes, VIP), mac_option(&bytes));
+            for mut packet in [solicitation(VIP), advertisement(OWN, ALL_NODES, VIP, MAC, 0)] {
+                packet.truncate(IP_HEADER + MESSAGE);
+                packet.extend(&bytes);
+                packet[5] = (packet.len() - IP_HEADER) as u8;
+                let _ = parse(&packet, VIP);
+            }
+        }
+    }
+}
