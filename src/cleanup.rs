@@ -8,7 +8,7 @@ use crate::control;
 use crate::daemon::install;
 use crate::io::link::Links;
 
-/// Cleans up after `vip`, or after all virtual IPs without a running daemon.
+/// Cleans up after the cluster that `vip` names, or after all without a running daemon.
 pub fn run(vip: Option<IpAddr>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,6 +1,6 @@
 //! The control socket: `clusterd status` asks the daemons of this host.
 //!
-//! It is an abstract Unix socket named after the virtual IP. Such names belong
+//! It is an abstract Unix socket named after the first virtual IP. Such names belong
 //! to the network namespace and vanish with the process, so the socket also
 //! serves as the lock that keeps a second daemon for the same virtual IP out,
 //! and no file is ever left behind.
@@ -12,6 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use anyhow::{Context, Result};
+use clusterd::protocol::Vips;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
@@ -34,7 +35,9 @@ struct Request {
 /// Its answer, as one line of JSON.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// The first virtual IP, and all.
     vip: IpAddr,
+    vips: Vec<IpAddr>,
     /// What kind of MAC it resolves to, and which.
     mac_mode: MacMode,
     mac: String,
@@ -53,6 +56,7 @@ struct Report {
 struct Flow {
     protocol: String,
     client: std::net::SocketAddr,
+    vip: IpAddr,
     port: u16,
     age_ms: u64,
 }
@@ -64,14 +68,15 @@ fn address(vip: IpAddr) -> Result<SocketAddr> {
 
 /// The daemon's end.
 pub struct Server {
-    vip: IpAddr,
+    vips: Vips,
     mac_mode: MacMode,
     listener: tokio::net::UnixListener,
 }
 
 impl Server {
-    /// Takes the name of `vip`; fails if a daemon of this host has it.
-    pub fn bind(vip: IpAddr, mac_mode: MacMode) -> Result<Self> {
+    /// Takes the name of the first virtual IP; fails if a daemon of this host has it.
+    pub fn bind(vips: &Vips, mac_mode: MacMode) -> Result<Self> {
+        let vip = vips.first();
         let listener = UnixListener::bind_addr(&address(vip)?).map_err(|error| {
             if error.kind() == std::io::ErrorKind::AddrInUse {
                 Failure::in_use(&format!(
@@ -83,7 +88,7 @@ impl Server {
         })?;
         listener.set_nonblocking(true).context("open the control socket")?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        Ok(Self { vip, mac_mode, listener })
+        Ok(Self { vips: vips.clone(), mac_mode, listener })
     }
 
     /// Answers one request after the other, for ever.
@@ -126,6 +131,7 @@ impl Server {
                 .map(|entry| Flow {
                     protocol: entry.key().protocol.to_string(),
                     client: entry.key().client,
+                    vip: entry.key().service.ip(),
                     port: entry.key().service.port(),
                     age_ms: entry.value().at.elapsed().map_or(0, |age| age.as_millis() as u64),
                 })
@@ -133,13 +139,15 @@ impl Server {
             flows.sort_unstable_by_key(|flow| (std::cmp::Reverse(flow.age_ms), flow.client));
             flows
         });
+        let vip = self.vips.first();
         Report {
-            vip: self.vip,
+            vip,
+            vips: self.vips.all().collect(),
             mac_mode: self.mac_mode,
-            mac: self.mac_mode.address(self.vip).to_string(),
+            mac: self.mac_mode.address(vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
-            kernel_module: kmod::status(self.vip),
+            kernel_module: kmod::status(vip),
             flows,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clusterd::flow::FlowKey;
 use clusterd::protocol::Ticket;
+use clusterd::protocol::Vips;
 use serde::Serialize;
 
 use crate::io::conntrack::Conntrack;
@@ -57,9 +58,9 @@ pub struct Datagrams {
 
 impl Datagrams {
     /// Opens a socket; changes nothing.
-    pub fn open(vip: IpAddr) -> io::Result<Self> {
+    pub fn open(vips: &Vips) -> io::Result<Self> {
         Ok(Self {
-            foreign: ForeignFlows::open(vip)?,
+            foreign: ForeignFlows::open(vips)?,
             held: BTreeMap::new(),
             block: BTreeSet::new(),
             destroy: Vec::new(),
@@ -131,10 +132,10 @@ impl Datagrams {
     pub fn forget(
         &mut self,
         conntrack: &mut Conntrack,
-        vip: IpAddr,
+        vips: &[IpAddr],
         which: impl Fn(&FlowKey) -> bool,
     ) -> Vec<FlowKey> {
-        let Ok(mut flows) = conntrack.datagrams(vip) else {
+        let Ok(mut flows) = conntrack.datagrams(vips) else {
             self.counters.untracked += 1;
             return Vec::new();
         };

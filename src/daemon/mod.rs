@@ -25,6 +25,7 @@ use anyhow::{Context, Result, anyhow};
 use clusterd::flow::{ClusterKey, Protocol};
 use clusterd::protocol::{self, Member, Notice};
 use clusterd::wire::KeyRing;
+use pnet::util::MacAddr;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -35,8 +36,8 @@ use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
 use crate::io::kmod::Module;
-use crate::io::link::{Link, Links, require_packets_in_group_frames};
-use crate::io::neighbours::Neighbours;
+use crate::io::link::{Addresses, Link, Links, require_packets_in_group_frames};
+use crate::io::neighbours::{Neighbours, Stranger};
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{Guard, QueueBackend, Ruleset};
@@ -55,9 +56,10 @@ const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 /// `clusterd rules`: what would be installed, as far as it is known without privilege.
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
-    let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
-    let queue = hot_loop::queue_candidates(args.vip)[0];
-    let rules = ruleset(args, &link, queue, QueueBackend::Nft, module_share(args));
+    let vips = args.vips()?;
+    let link = runtime.block_on(async { Links::open()?.find(&args.interface, &vips).await })?;
+    let queue = hot_loop::queue_candidates(vips.first())[0];
+    let rules = ruleset(args, link, queue, QueueBackend::Nft, module_share(args));
     print!("{}", rules.install());
     Ok(())
 }
@@ -82,15 +84,15 @@ fn module_share(args: &ClusterArgs) -> Option<ModuleShare> {
 
 fn ruleset(
     args: &ClusterArgs,
-    link: &Link,
+    link: Link,
     queue: u16,
     backend: QueueBackend,
     module: Option<ModuleShare>,
 ) -> Ruleset {
     Ruleset {
-        interface: link.name.clone(),
-        addresses: link.addresses,
+        link,
         mac: args.mac,
+        scope: args.ports.clone(),
         // Behind the gate connection tracking sees only what a client of this host says, so what
         // it calls ASSURED is right.
         guard: match module {
@@ -103,14 +105,15 @@ fn ruleset(
 }
 
 async fn serve(args: &ClusterArgs) -> Result<()> {
-    let vip = args.vip;
+    let vips = args.vips()?;
+    let vip = vips.first();
     // Signals first: whatever has been installed when one comes is removed.
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
 
     let links = Links::open()?;
-    let link = links.find(&args.interface, vip).await?;
+    let link = links.find(&args.interface, &vips).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
     match args.mac {
@@ -124,20 +127,16 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
-    let control = control::Server::bind(vip, args.mac)?;
+    let control = control::Server::bind(&vips, args.mac)?;
     if install::left_behind(&links).await?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, vip, args.mac).await?;
-    } else if !links.holders(vip).await?.is_empty() {
-        return Err(Failure::in_use(&format!(
-            "{vip} is already an address of this host; clusterd adds and removes it itself, \
-             so remove it first: ip address del {vip} dev INTERFACE"
-        )));
+        install::remove_other(&links, &link, args.mac).await?;
     }
+    install::require_free(&links, &vips).await?;
 
     let neighbours = Neighbours::open(&link, args.mac)
         .context("open the socket for ARP or neighbour discovery")?;
-    let kernel = Kernel::open(&link, args.mac)?;
+    let kernel = Kernel::open(&link, &vips, args.mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
     let module = module_share(args);
@@ -165,6 +164,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         mode: args.mode.into(),
         roster: kept.members(SystemTime::now()),
         timers: args.timers(),
+        vips,
         ..protocol::Config::new(node, incarnation, vip)
     };
     let (recorder, writer) = match &args.record {
@@ -186,7 +186,6 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let hot_loop = HotLoop::new(
         config,
         ring,
-        vip,
         divided,
         kernel,
         stopped,
@@ -200,34 +199,24 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         .context("start the hot loop")?;
 
     // The hot loop listens to the cluster while this asks the rest of the segment.
-    if let Some(mac) = neighbours.probe().await.context("probe for the virtual IP")? {
-        let expected = args.mac.address(vip);
-        return Err(Failure::in_use(&match MacMode::of(mac, vip) {
-            Some(mode) => format!(
-                "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
-                 hosts of a cluster need the same mode, so use that one here, or stop them all first"
-            ),
-            None => format!(
-                "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it \
-                 there or choose another address"
-            ),
-        }));
+    if let Some(stranger) = neighbours.probe().await.context("probe for the virtual IPs")? {
+        return Err(Failure::in_use(&refusal(stranger, &link, args.mac)));
     }
-    let rules = ruleset(args, &link, queue, backend, module);
+    let rules = ruleset(args, link.clone(), queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
-    let address_watch = Watch::addresses(vip)?;
-    let installed = install::Installed::new(&links, &link, &rules, module).await?;
+    let address_watch = Watch::addresses()?;
+    let installed = install::Installed::new(&links, &rules, module).await?;
     shared.rules_installed();
     if args.key_file.is_none() {
         warn!("no key: whoever is on this segment can disturb the cluster; see --key-file");
     }
     let outcome = async {
-        neighbours.announce().context("announce the virtual IP")?;
+        neighbours.announce().context("announce the virtual IPs")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_neighbours(&neighbours, &links, &link, vip, args.mac) => outcome,
+            outcome = answer_neighbours(&neighbours, &links, &link, args.mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
-            outcome = installed.keep_address(&address_watch, &link) => outcome,
+            outcome = installed.keep_addresses(&address_watch) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
             never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
@@ -263,22 +252,52 @@ fn warn_of_missing(realtime: &Realtime) {
     }
 }
 
-/// Answers who asks for the virtual IP as long as the interface exists.
+/// Why this host does not start although the cluster is as it should be here.
+fn refusal(stranger: Stranger, link: &Link, mode: MacMode) -> String {
+    let Stranger { vip, mac } = stranger;
+    let first = link.addresses.vip();
+    let expected = mode.address(first);
+    if let Some(mode) = MacMode::of(mac, first) {
+        return format!(
+            "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
+             hosts of a cluster need the same mode, so use that one here, or stop them all first"
+        );
+    }
+    let by = |other: IpAddr| Some((MacMode::of(mac, other)?, other));
+    // A virtual IP that is not typed here can be read from the MAC if that has it all.
+    let MacAddr(_, _, a, b, c, d) = mac;
+    let read = by([a, b, c, d].into()).filter(|(mode, _)| *mode != MacMode::Igmp);
+    match link.all().map(Addresses::vip).find_map(by).or(read) {
+        Some((mode, other)) => format!(
+            "{vip} is answered by hosts of the cluster that {other} names (--mac {mode}, {mac}, expected \
+             {expected}); the first virtual IP names the cluster and must be the same on all \
+             hosts, so type {other} first here, or {first} first there"
+        ),
+        None => format!(
+            "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it there \
+             or choose another address. If hosts of this cluster answer so: the first virtual IP names the \
+             cluster and must be the same on all of them"
+        ),
+    }
+}
+
+/// Answers who asks for the virtual IPs as long as the interface exists.
 async fn answer_neighbours(
     neighbours: &Neighbours,
     links: &Links,
     link: &Link,
-    vip: IpAddr,
     mode: MacMode,
 ) -> Result<()> {
-    let mut stranger = None;
+    let first = link.addresses.vip();
+    let mut known = None;
     loop {
         match neighbours.answer().await {
             // One that goes on claiming it needs no line each time.
-            Ok(mac) if stranger == Some(mac) => {}
-            Ok(mac) => {
-                stranger = Some(mac);
-                match MacMode::of(mac, vip) {
+            Ok(stranger) if known == Some(stranger) => {}
+            Ok(stranger) => {
+                known = Some(stranger);
+                let Stranger { vip, mac } = stranger;
+                match MacMode::of(mac, first) {
                     Some(other) => {
                         warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
                           one in {mode}: all hosts of a cluster need the same")
@@ -290,9 +309,9 @@ async fn answer_neighbours(
                 if !links.exists(link.index).await? {
                     return Err(Failure::unavailable("the interface was removed"));
                 }
-                warn!(%vip, "the interface is down");
+                warn!(vip = %first, "the interface is down");
             }
-            Err(error) => return Err(error).context("answer who asks for the virtual IP"),
+            Err(error) => return Err(error).context("answer who asks for the virtual IPs"),
         }
     }
 }

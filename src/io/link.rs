@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
+use clusterd::protocol::Vips;
 use futures_util::StreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
@@ -26,8 +27,17 @@ pub struct Link {
     pub index: u32,
     /// The interface's own MAC, also while it has a cluster's instead (mode `shared`).
     pub mac: MacAddr,
-    /// The virtual IP and this host's own address beside it.
+    /// The first virtual IP and this host's own address beside it.
     pub addresses: Addresses,
+    /// The same of the further ones.
+    pub further: Vec<Addresses>,
+}
+
+impl Link {
+    /// All virtual IPs, the first one first, and this host's own address beside each.
+    pub fn all(&self) -> impl Iterator<Item = Addresses> {
+        std::iter::once(self.addresses).chain(self.further.iter().copied())
+    }
 }
 
 /// A virtual IP, and the address from which this host speaks for it.
@@ -62,8 +72,8 @@ impl Links {
         Ok(Self { handle })
     }
 
-    /// Looks an interface up and checks that it can carry `vip`.
-    pub async fn find(&self, name: &str, vip: IpAddr) -> Result<Link> {
+    /// Looks an interface up and checks that it can carry the virtual IPs.
+    pub async fn find(&self, name: &str, vips: &Vips) -> Result<Link> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = match links.next().await {
             Some(Ok(link)) => link,
@@ -100,8 +110,12 @@ impl Links {
         let mut marks = reception::marks_of(&link);
         let shared = marks.find(|mark| mark.mode == MacMode::Shared);
         let own = shared.filter(|mark| mac == mark.mode.address(mark.vip)).map(|mark| mark.own);
-        let addresses = self.addresses_with(name, index, vip).await?;
-        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), addresses })
+        let addresses = self.addresses_with(name, index, vips.first()).await?;
+        let mut further = Vec::new();
+        for vip in vips.all().skip(1) {
+            further.push(self.addresses_with(name, index, vip).await?);
+        }
+        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), addresses, further })
     }
 
     /// Is there an interface with this index?
@@ -115,7 +129,8 @@ impl Links {
 
     /// The addresses of hosts that an interface has: all but virtual IPs.
     pub async fn host_addresses(&self, index: u32) -> Result<Vec<IpAddr>> {
-        let vips: Vec<_> = self.marks().await?.into_iter().map(|marked| marked.mark.vip).collect();
+        let marks = self.marks().await?;
+        let vips: Vec<_> = marks.iter().flat_map(Marked::vips).collect();
         let all = self.addresses().await?.into_iter();
         let own = all.filter(|a| a.index == index && !vips.contains(&a.ip));
         Ok(own.map(|a| a.ip).collect())

@@ -76,7 +76,7 @@ pub fn installed() -> Result<Vec<(String, IpAddr)>> {
 /// The tables of a ruleset as nft lists them, without counts and without the
 /// elements of sets, which change all the time; `None` if one is missing.
 pub fn listing(rules: &Ruleset) -> Result<Option<Vec<u8>>> {
-    let name = table_name(rules.addresses.vip());
+    let name = table_name(rules.vip());
     let mut listing = Vec::new();
     for family in rules.families() {
         let output = nft(&["--stateless", "--terse", "list", "table", family, &name], "")?;

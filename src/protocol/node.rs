@@ -242,7 +242,7 @@ impl Node {
     }
 
     fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
-        self.services.served_elsewhere(contest.port);
+        self.services.served_elsewhere(&self.config.vips, contest.port);
         self.sample(now, contest);
         self.step(now, contest.attempt, Event::Own(from), None);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::vips::{Service, Vip};
+use super::vips::{Service, Vip, Vips};
 use super::{Instant, Listener};
 use crate::flow::Protocol;
 use crate::wire::PORTS_MAX;
@@ -56,9 +56,16 @@ impl Services {
 
     /// Another node has answered on this port of some virtual IP: that this one cannot must not be
     /// forgotten for all the ports that nobody serves, which anybody can ask for.
-    pub fn served_elsewhere(&mut self, port: u16) {
+    pub fn served_elsewhere(&mut self, vips: &Vips, port: u16) {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let on = |vip| Service { protocol, port, vip };
+            // Each attempt of the cluster comes here, and a range costs more than one look.
+            if !vips.has_further() {
+                if let Some(state) = self.ports.get_mut(&on(Vip::FIRST)) {
+                    state.served_elsewhere = true;
+                }
+                continue;
+            }
             for (_, state) in self.ports.range_mut(on(Vip::FIRST)..=on(Vip::LAST)) {
                 state.served_elsewhere = true;
             }

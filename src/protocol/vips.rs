@@ -59,6 +59,10 @@ impl Vips {
         std::iter::once(self.first).chain(self.further.0.iter().copied())
     }
 
+    pub(super) fn has_further(&self) -> bool {
+        !self.further.0.is_empty()
+    }
+
     pub(super) fn numbers(&self) -> impl Iterator<Item = Vip> {
         (0..=self.further.0.len() as u8).map(Vip)
     }
