@@ -65,21 +65,21 @@ impl NetlinkSocket {
             .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, half))
     }
 
-    /// Receives the notifications of a multicast group (1 to 32) from now on.
-    pub fn subscribe(&self, group: u32) -> io::Result<()> {
+    /// Receives the notifications of multicast groups (1 to 32) from now on.
+    pub fn subscribe(&self, groups: &[u32]) -> io::Result<()> {
         let mut storage = socket2::SockAddrStorage::zeroed();
         // SAFETY: sockaddr_nl is one of the types that sockaddr_storage may hold.
         let address = unsafe { storage.view_as::<libc::sockaddr_nl>() };
         address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
         // Joined by binding: a socket without an address of its own is taken
         // for the sender of the kernel's notifications (`do_one_broadcast`).
-        address.nl_groups = 1 << (group - 1);
+        address.nl_groups = groups.iter().fold(0, |all, group| all | 1 << (group - 1));
         // SAFETY: a complete sockaddr_nl of that length.
         let address =
             unsafe { socket2::SockAddr::new(storage, size_of::<libc::sockaddr_nl>() as _) };
         self.socket
             .bind(&address)
-            .map_err(|error| attempt(format!("subscribe to netlink group {group}"), error))
+            .map_err(|error| attempt(format!("subscribe to the netlink groups {groups:?}"), error))
     }
 
     fn set_option(&self, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {

@@ -50,7 +50,7 @@ impl Watch {
 
     fn open(protocol: i32, groups: &[u32], concern: Concern) -> io::Result<Self> {
         let socket = NetlinkSocket::open(protocol, 0)?;
-        groups.iter().try_for_each(|&group| socket.subscribe(group))?;
+        socket.subscribe(groups)?;
         // SAFETY: a `NetlinkSocket` keeps its descriptor until it is dropped.
         let socket = unsafe { AsyncFd::register(socket)? };
         Ok(Self { socket, concern })

@@ -40,3 +40,4 @@ mod services;
 mod survival;
 mod traffic;
 mod upgrade;
+mod vips;

@@ -166,8 +166,9 @@ fn a_port_that_a_host_does_not_serve_is_not_divided() {
     assert_ne!(connect(its), "h2");
     for host in 1..=HOSTS {
         wait_until("the kernel knows", || {
-            let list = format!("nft list set inet clusterd_{VIP} undivided");
-            lab.shell(&format!("h{host}"), &list).contains(&format!("elements = {{ {PORT} }}"))
+            let list = format!("nft list set inet clusterd_{VIP} undivided4");
+            lab.shell(&format!("h{host}"), &list)
+                .contains(&format!("elements = {{ {VIP} . {PORT} }}"))
         });
     }
     divide(&lab, true);
