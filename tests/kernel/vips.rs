@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::datagrams::{ECHO_PORT, Echo, ask};
 use crate::dumps::assert_unchanged;
-use crate::rig::{Lab, PATIENCE, PORT, VIP, VIP6, end, wait_until};
+use crate::rig::{BINARY, Lab, PATIENCE, PORT, VIP, VIP6, end, wait_until};
 use crate::sockets::{OTHER_PORT, connect_to, hello};
 
 const HOSTS: usize = 3;
@@ -55,8 +55,9 @@ fn raise(further: [&[&str]; HOSTS], options: &[&str]) -> Option<Lab> {
 fn who_answers(lab: &Lab, vip: IpAddr) -> BTreeSet<String> {
     let service = SocketAddr::new(vip, PORT);
     let answer = |_| {
-        let mut stream = lab.within("client", || connect_to(service, 0)).expect("it connects");
-        hello(&mut stream).expect("the service answers")
+        let stream = lab.within("client", || connect_to(service, 0));
+        let answer = stream.and_then(|mut stream| hello(&mut stream));
+        answer.unwrap_or_else(|error| panic!("{vip}: {error}"))
     };
     (0..60).map(answer).collect()
 }
@@ -78,7 +79,8 @@ fn each_virtual_ip_is_answered_by_all_hosts() {
     for options in [&[][..], &["--mode", "hash", "--udp", "hash"], &["--guard", "strict"]] {
         let Some(lab) = raise(ALL, options) else { return };
         for vip in vips() {
-            assert_eq!(who_answers(&lab, vip), names(&[1, 2, 3]), "{vip} with {options:?}");
+            println!("{vip} with {options:?}");
+            assert_eq!(who_answers(&lab, vip), names(&[1, 2, 3]));
             let _services: Vec<_> =
                 (1..=HOSTS).map(|host| Echo::start_at(&lab, host, vip)).collect();
             for number in 0..20 {
@@ -199,7 +201,7 @@ fn lists_that_cannot_be_are_refused() {
     let Some(lab) = Lab::bare() else { return };
     let fails = |role: &str, words: &[&str], code: i32, message: &str| {
         let before = lab.dump(role);
-        let output = lab.run(role, &[&["timeout", "20", "clusterd", "eth0"], words].concat());
+        let output = lab.run(role, &[&["timeout", "20", BINARY, "eth0"], words].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{words:?}: {stderr}");
         assert!(stderr.contains(message), "{words:?} said: {stderr}");
