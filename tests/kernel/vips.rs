@@ -35,6 +35,9 @@ fn add_ipv6(lab: &Lab, role: &str, address: &str) {
 }
 
 /// A cluster with both families, whose hosts have these further virtual IPs.
+///
+/// The lab gives hosts sequence numbers of their own for its own virtual IP only; for the others they
+/// share the kernel's, with which only guard `strict` can do.
 fn raise(further: [&[&str]; HOSTS], options: &[&str]) -> Option<Lab> {
     let lab = Lab::up(HOSTS, "rst")?;
     add_ipv6(&lab, "client", "fd00:77::200");
@@ -45,7 +48,7 @@ fn raise(further: [&[&str]; HOSTS], options: &[&str]) -> Option<Lab> {
         end(lab.daemon(host), libc::SIGTERM);
     }
     for (host, further) in (1..).zip(further) {
-        lab.start_daemon(host, VIP, &[further, options].concat());
+        lab.start_daemon(host, VIP, &[further, &["--guard", "strict"], options].concat());
     }
     lab.settle();
     Some(lab)
@@ -76,7 +79,7 @@ fn client_of(lab: &Lab, vip: IpAddr, port: u16) -> UdpSocket {
 
 #[test]
 fn each_virtual_ip_is_answered_by_all_hosts() {
-    for options in [&[][..], &["--mode", "hash", "--udp", "hash"], &["--guard", "strict"]] {
+    for options in [&[][..], &["--mode", "hash", "--udp", "hash"]] {
         let Some(lab) = raise(ALL, options) else { return };
         for vip in vips() {
             println!("{vip} with {options:?}");
