@@ -22,7 +22,7 @@
 //! and while it held the SYN, that a peer it trusts owns the attempt does not accept it, nor one that has heard a
 //! claim it must defer to within T_own, unless it decides by hash (always, but without draining, which is an ablation); while
 //! all hosts have ranked each other for a second, none accepts before its turn by the true ranks, the first
-//! says OWN once it has answered, and, if it has missed no frame yet, does not claim. What is left is an answer that
+//! says OWN once it has answered, and, if it has missed no frame yet and has no reason to think so, does not claim. What is left is an answer that
 //! was heard later than S. In mode hash, after the act of healing, [`crate::judge`] demands exactly one outright.
 //!
 //! I3 to I11 are promises of clusterd: of its ancestors only what is about held packets and

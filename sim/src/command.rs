@@ -55,9 +55,10 @@ impl ScenarioArgs {
             let fault = fault.parse().map_err(|error: String| anyhow!("--fault {error}"))?;
             scenario.faults.push(fault);
         }
-        let file = self.scenario.as_ref().map(|path| format!("{}: ", path.display()));
-        let file = file.unwrap_or_default();
-        scenario.check().map_err(|error| anyhow!("{file}{error}"))?;
+        scenario.check().map_err(|error| match &self.scenario {
+            Some(path) => anyhow!("{}: {error}", file::place(path, &error)),
+            None => anyhow!("{error}"),
+        })?;
         Ok(scenario)
     }
 }

@@ -73,6 +73,21 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
     Ok(scenario)
 }
 
+/// Where a file says what [`Scenario::check`] finds wrong: its line, or all of it if that was said elsewhere.
+pub fn place(path: &Path, error: &str) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let words = |line: &str| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let is_fault = error.split('`').nth(1).is_some_and(|fault| line.contains(fault));
+        let keys = error.split(": ").next().unwrap_or_default().split(", ");
+        is_fault || keys.filter_map(|it| it.split('.').nth(1)).any(|it| it == key)
+    };
+    match text.lines().position(words) {
+        Some(index) => format!("{}:{}", path.display(), index + 1),
+        None => path.display().to_string(),
+    }
+}
+
 /// A value in which the names of files are those of files beside the scenario, if these exist.
 fn beside(text: &str, base: &Path) -> String {
     let terms = text.split('+').map(|term| {

@@ -332,8 +332,8 @@ parameters! {
     "network.claim_loss", claim_loss: Share, "the same, of claim frames only";
     "network.uplink_loss", uplink_loss: Vec<Share>, "frames lost on the cable from each host; the last one holds for all further hosts";
     "network.downlink_loss", downlink_loss: Vec<Share>, "the same on the cable to each host, beside network.loss";
-    "network.uplink_bursts", uplink_bursts: Vec<Share>, "the same in bursts (Gilbert-Elliott), on the cable from each host";
-    "network.downlink_bursts", downlink_bursts: Vec<Share>, "and on the cable to each host";
+    "network.uplink_bursts", uplink_bursts: Vec<Share>, "the same in bursts (Gilbert-Elliott), on the cable from each host, 0.9 at most";
+    "network.downlink_bursts", downlink_bursts: Vec<Share>, "and on the cable to each host, 0.9 at most";
     "network.burst_loss", burst_loss: Share [None, Some(Share(BURSTS_MAX))], "frames lost in bursts (Gilbert-Elliott) at each receiver, all told";
     "network.burst_mean", burst_mean: f64 [Some(1.0), Some(1e6)], "mean length of such a burst, in frames";
     "network.duplication", duplication: Share, "frames that reach a receiver twice";
@@ -360,7 +360,7 @@ parameters! {
     "kernel.backlog", backlog: usize [Some(1), Some(1_000_000)], "bound of the listener's queues: half-open connections, and those that wait for the service";
     "kernel.syn_cookies", syn_cookies: bool, "what is beyond the half-open ones gets a SYN cookie, else nothing";
     "kernel.syn_ack_retries", syn_ack_retries: u32 [Some(0), Some(10)], "SYN-ACKs that are said again, after 1, 3, 7 s...";
-    "service.speeds", speeds: Vec<f64>, "capacity of each host in units of work per second, shared by all it serves; the last one holds for all further hosts";
+    "service.speeds", speeds: Vec<f64>, "capacity of each host, above 0, in units of work per second, shared by all it serves; the last one holds for all further hosts";
     "service.time", service: Delay, "work of one connection, at speed 1";
     "service.workers", workers: usize [Some(1), Some(1_000_000)], "connections that each service accepts at a time; others wait in its accept queue";
     "service.first_word", first_word: FirstWord, "who speaks first";

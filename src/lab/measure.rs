@@ -111,7 +111,7 @@ impl Components {
             all.by_host.push((Histogram::default(), host.wake.clone()));
         }
         for handshake in run.handshakes {
-            let key = (handshake.client.into(), handshake.isn);
+            let key = (handshake.client, handshake.isn);
             let arrivals = || hosts.iter().map(|host| host.syns.get(&key).copied());
             let Some(first) = arrivals().flatten().min() else { continue };
             // Stamps are in microseconds, cut off.
@@ -131,7 +131,7 @@ impl Components {
         // What is the same each time is the host's, the rest is chance.
         let steady: Vec<Duration> = all.queueing();
         for handshake in run.handshakes {
-            let key = (handshake.client.into(), handshake.isn);
+            let key = (handshake.client, handshake.isn);
             let arrivals = || hosts.iter().map(|host| host.syns.get(&key).copied());
             let Some(first) = arrivals().flatten().min() else { continue };
             for (at, steady) in arrivals().zip(&steady) {

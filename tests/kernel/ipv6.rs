@@ -1,9 +1,12 @@
 //! What is different with IPv6: an interface that cannot carry it, and links that go down.
 
 use std::fs;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::dumps::assert_unchanged;
-use crate::rig::{BINARY as CLUSTERD, Lab, VIP6, end, wait_until};
+use crate::rig::{BINARY as CLUSTERD, Lab, VIP6, cluster_mac, end, wait_until};
 
 const UNAVAILABLE: i32 = 69;
 const IN_USE: i32 = 75;
@@ -81,6 +84,35 @@ fn the_address_is_back_when_the_link_is() {
     lab.connect_to_host(1);
     let rules = lab.shell("h1", "nft list ruleset");
     assert!(rules.contains("table inet clusterd_fd00_77__2"), "{rules}");
+}
+
+#[test]
+fn who_says_another_mac_is_named() {
+    let Some(lab) = Lab::up_with(2, &["--ipv6"]) else { return };
+    end(lab.daemon(1), libc::SIGTERM);
+    let words = ["eth0", "fd00:77::2", "--mac", "stealth"];
+    fails(&lab, &words, IN_USE, "fd00:77::2 is answered in mode --mac multicast by other hosts");
+    let says = |mac: [u8; 6]| {
+        // An unsolicited advertisement to all nodes, whose checksum the kernel makes.
+        let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+        message.extend(VIP6.octets());
+        message.extend([2, 1]);
+        message.extend(mac);
+        lab.within("client", || {
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6));
+            let socket = socket.expect("a raw socket");
+            socket.set_multicast_hops_v6(255).expect("a hop limit");
+            socket.bind_device(Some(b"eth0")).expect("the interface");
+            let all: SocketAddr = "[ff02::1]:0".parse().expect("an address");
+            socket.send_to(&message, &all.into()).expect("send");
+        });
+    };
+    says(cluster_mac(VIP6.into(), "igmp"));
+    let warning = "another host answers in mode --mac igmp, this one in multicast";
+    wait_until("the daemon has said so", || lab.log(2).contains(warning));
+    says([2, 0, 0, 0, 0, 9]);
+    let warning = "a host outside the cluster claims the virtual IP";
+    wait_until("the daemon has said so", || lab.log(2).contains(warning));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clusterd::bucket::{Bucket, bucket};
@@ -12,10 +12,9 @@ use clusterd::flow::ClusterKey;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::rig::{Lab, PORT, VIP, end, wait_until};
-use crate::sockets::{connect_from, hello};
+use crate::sockets::{connect_to, hello};
 
 const HOSTS: usize = 3;
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
 
 /// The host, from 1, to which the tests give a bucket.
 fn host_of(Bucket(number): Bucket) -> usize {
@@ -23,9 +22,21 @@ fn host_of(Bucket(number): Bucket) -> usize {
 }
 
 /// The host that answers this port, or echo identifier, of the client.
-fn host_for(port: u16) -> usize {
-    let seed = ClusterKey::public(VIP.into()).bucket_seed();
-    host_of(bucket(seed, (CLIENT, port).into()))
+fn host_for(lab: &Lab, port: u16) -> usize {
+    let seed = ClusterKey::public(lab.vip()).bucket_seed();
+    host_of(bucket(seed, (lab.client_address(), port).into()))
+}
+
+/// The host that answers the client's connection from this port, or from any.
+fn connect(lab: &Lab, port: u16) -> String {
+    let service = SocketAddr::new(lab.vip(), PORT);
+    let answer = lab.within("client", || hello(&mut connect_to(service, port)?));
+    answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"))
+}
+
+/// The table of the daemons' rules, as nft names it.
+fn table(lab: &Lab) -> String {
+    format!("inet clusterd_{}", lab.vip().to_string().replace(':', "_"))
 }
 
 /// Divides the buckets among the hosts, and says whether SYNs go by them.
@@ -33,7 +44,7 @@ fn divide(lab: &Lab, decide_syns: bool) {
     for host in 1..=HOSTS {
         let own = Bucket::all().filter(|&bucket| host_of(bucket) == host);
         let own: Vec<_> = own.map(|Bucket(number)| number.to_string()).collect();
-        let table = format!("inet clusterd_{VIP}");
+        let table = table(lab);
         let mut lines = format!(
             "flush set {table} own_buckets\nflush set {table} by_bucket\n\
              add element {table} own_buckets {{ {} }}\n",
@@ -76,7 +87,7 @@ fn an_echo_request_is_answered_by_one_host() {
     });
     assert!(replies.values().all(|&answers| answers == 1), "{replies:?}");
     for host in 1..=HOSTS {
-        let expected = replies.keys().filter(|&&(id, _)| host_for(id) == host).count();
+        let expected = replies.keys().filter(|&&(id, _)| host_for(&lab, id) == host).count();
         let counts = lab.shell(&format!("h{host}"), "nstat -asz IcmpOutEchoReps");
         let mut words = counts.split_whitespace().skip_while(|&word| word != "IcmpOutEchoReps");
         assert_eq!(words.nth(1), Some(expected.to_string().as_str()), "h{host}: {counts}");
@@ -109,38 +120,35 @@ fn echo_reply(socket: &Socket) -> io::Result<(u16, u16)> {
 
 #[test]
 fn syns_are_divided_without_the_daemon_guard_rst() {
-    syns_are_divided_without_the_daemon("rst");
+    syns_are_divided_without_the_daemon(&[]);
+    syns_are_divided_without_the_daemon(&["--ipv6"]);
 }
 
 #[test]
 fn syns_are_divided_without_the_daemon_guard_strict() {
-    syns_are_divided_without_the_daemon("strict");
+    syns_are_divided_without_the_daemon(&["--guard", "strict"]);
 }
 
-fn syns_are_divided_without_the_daemon(guard: &str) {
+fn syns_are_divided_without_the_daemon(options: &[&str]) {
     const CONNECTIONS: u16 = 60;
-    let Some(lab) = Lab::up(HOSTS, guard) else { return };
+    let Some(lab) = Lab::up_with(HOSTS, options) else { return };
     divide(&lab, true);
     let syns_seen = || -> Vec<u64> {
         let count = |host| lab.status(host)["protocol"]["syns"].as_u64().expect("a count");
         (1..=HOSTS).map(count).collect()
     };
     let before = syns_seen();
-    let connect = |port: u16| {
-        let answer = lab.within("client", || hello(&mut connect_from(port, PORT)?));
-        answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"))
-    };
     for port in 20_000..20_000 + CONNECTIONS {
-        assert_eq!(connect(port), format!("h{}", host_for(port)));
+        assert_eq!(connect(&lab, port), format!("h{}", host_for(&lab, port)));
     }
     for host in 1..=HOSTS {
-        let list = format!("nft list counter inet clusterd_{VIP} divided");
+        let list = format!("nft list counter {} divided", table(&lab));
         let counter = lab.shell(&format!("h{host}"), &list);
         assert!(counter.contains(&format!("packets {CONNECTIONS} ")), "h{host}: {counter}");
     }
     divide(&lab, false);
     for port in 30_000..30_000 + CONNECTIONS {
-        connect(port);
+        connect(&lab, port);
     }
     // What the daemons publish is a moment old, so it is looked at only now.
     let more = || syns_seen().into_iter().zip(&before).map(|(now, before)| now - before);
@@ -156,25 +164,21 @@ fn a_port_that_a_host_does_not_serve_is_not_divided() {
     let Some(lab) = Lab::up(HOSTS, "rst") else { return };
     divide(&lab, true);
     end(lab.service(2), libc::SIGTERM);
-    let connect = |port: u16| {
-        let answer = lab.within("client", || hello(&mut connect_from(port, PORT)?));
-        answer.unwrap_or_else(|error| panic!("connect from port {port}: {error}"))
-    };
     // The kernel there refuses this one, unheard, and so the daemon learns of it. The client's
     // next SYN is answered by another host.
-    let its = (20_000..).find(|&port| host_for(port) == 2).expect("a third of all");
-    assert_ne!(connect(its), "h2");
+    let its = (20_000..).find(|&port| host_for(&lab, port) == 2).expect("a third of all");
+    assert_ne!(connect(&lab, its), "h2");
     for host in 1..=HOSTS {
         wait_until("the kernel knows", || {
-            let list = format!("nft list set inet clusterd_{VIP} undivided4");
+            let list = format!("nft list set {} undivided4", table(&lab));
             lab.shell(&format!("h{host}"), &list)
                 .contains(&format!("elements = {{ {VIP} . {PORT} }}"))
         });
     }
     divide(&lab, true);
     for port in 30_000..30_000 + CONNECTIONS {
-        assert_ne!(connect(port), "h2");
+        assert_ne!(connect(&lab, port), "h2");
     }
     lab.start_service(2);
-    wait_until("it is divided again", || connect(0) == "h2");
+    wait_until("it is divided again", || connect(&lab, 0) == "h2");
 }

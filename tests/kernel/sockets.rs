@@ -1,7 +1,7 @@
 //! The client's sockets, and listeners on the hosts that do what the lab's service cannot.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -23,7 +23,11 @@ pub fn connect_to(service: SocketAddr, source_port: u16) -> io::Result<TcpStream
     let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
     if source_port != 0 {
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, source_port)).into())?;
+        let any: IpAddr = match service {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        socket.bind(&SocketAddr::new(any, source_port).into())?;
     }
     // Covers the SYN and its retransmissions after 1, 3 and 7 s.
     socket.set_write_timeout(Some(Duration::from_secs(8)))?;

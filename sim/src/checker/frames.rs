@@ -139,7 +139,7 @@ impl Checker {
         let settled = self.hosts.settled(at);
         let ready = self.hosts.known(host).is_some_and(|known| known.ready);
         let missed =
-            self.hosts.snapshot(host).is_none_or(|snapshot| snapshot.missed > 0 || snapshot.mute);
+            self.hosts.snapshot(host).is_none_or(|snapshot| snapshot.missed > 0 || snapshot.doubts);
         let Some((about, attempt)) = self.attempts.find(contest.attempt) else { return };
         let twin = attempt.claims.iter().copied().find(|other| {
             let order = |key: &ClaimKey| (key.tries, key.rank, key.tie_break);

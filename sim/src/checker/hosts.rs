@@ -39,8 +39,9 @@ pub(super) struct Snapshot {
     settle: Duration,
     /// Frames of peers that it has missed.
     pub missed: u64,
-    /// Its claims do not get through, as far as it knows.
-    pub mute: bool,
+    /// It has reason to believe that its words or those of the others get lost; what clients
+    /// acknowledge may be the reason.
+    pub doubts: bool,
     /// Peers that it remembers, alive or not.
     remembered: usize,
     /// Packets that it had no room or time for.
@@ -202,7 +203,7 @@ impl Hosts {
             slot,
             settle,
             missed: node.hearing().map(|hearing| hearing.lost).sum(),
-            mute: node.causes().any(|cause| cause == Cause::Mute),
+            doubts: node.causes().any(|cause| matches!(cause, Cause::Mute | Cause::Deaf)),
             remembered: node.hearing().count(),
             refused: host.counters.queue_overflowed
                 + host.counters.slept
@@ -215,8 +216,9 @@ impl Hosts {
         let refused = before.is_some_and(|before| before.refused != snapshot.refused);
         let able = snapshot.joined && snapshot.serves && at >= known.paused_until && !refused;
         known.able_since = if able { known.able_since.or(Some(at)) } else { None };
-        // The view of one that forgets somebody is new, too.
-        if before.is_some_and(|before| before.remembered != snapshot.remembered) {
+        // The view of one that forgets somebody is new, too, and of one that doubts no more.
+        let view = |it: Snapshot| (it.remembered, it.doubts);
+        if before.is_some_and(|before| view(before) != view(snapshot)) {
             self.settled_since = self.settled_since.map(|_| at);
         }
         if before.is_none_or(|before| before.slot != snapshot.slot) {

@@ -148,10 +148,17 @@ fn one_run_has_no_intervals_and_says_so() {
 fn what_is_wrong_is_named_with_its_place() {
     let at = directory("wrong");
     fs::write(at.join("wrong.toml"), "[cluster]\nhosts = 3\nslots = \"1ms\"\n").unwrap();
+    fs::write(at.join("speed.toml"), "[service]\nworkers = 3\nspeeds = \"8,0\"\n").unwrap();
+    fs::write(at.join("part.toml"), "faults = [\n\"2s part h1 h3\",\n\"1s kill h1\"]\n").unwrap();
     for (words, error) in [
         (
             &["run", "wrong.toml"][..],
             "wrong.toml:3: there is no `cluster.slots`; did you mean `cluster.slot`?",
+        ),
+        (&["run", "speed.toml"], "speed.toml:3: service.speeds: a host without any speed"),
+        (
+            &["run", "part.toml", "--set", "cluster.hosts=2"],
+            "part.toml:2: faults: `2s part h1 h3`: there are only 2 hosts",
         ),
         (&["run", "no.toml"], "cannot read the scenario no.toml"),
         (&["run", "--set", "cluster.hosts=65"], "--set cluster.hosts: 65 is not between 1 and 64"),

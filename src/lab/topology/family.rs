@@ -107,7 +107,8 @@ impl Family {
 /// 200 becomes 0x200.
 fn as_if_hexadecimal(number: u8) -> u16 {
     let number = u16::from(number);
-    number / 100 << 8 | number / 10 % 10 << 4 | number % 10
+    let (hundreds, tens, ones) = (number / 100, number / 10 % 10, number % 10);
+    0x100 * hundreds + 0x10 * tens + ones
 }
 
 #[cfg(test)]
