@@ -261,6 +261,8 @@ impl HotLoop {
         }
         // Others have taken them over, or will: no client of theirs decides who goes on.
         self.forget_datagrams(|_| true);
+        // The lists above, one for each virtual IP, are no load that claims cause.
+        self.load = Measured { at: self.now(), cpu: realtime::thread_time(), ..self.load };
         loop {
             let due = self.node.wait_until();
             let slept = self.now();
