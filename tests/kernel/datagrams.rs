@@ -404,7 +404,7 @@ fn hosts_ask_in_turn_from_one_port() {
         question.recv(&mut [0; 4]).expect("answered");
     };
     ask_from("h1");
-    let flow = format!("{} . {port} . {PORT}", crate::sender::CLIENT);
+    let flow = format!("{} . {port} . {VIP} . {PORT}", crate::sender::CLIENT);
     wait_until("h2 has heard the answer, too", || {
         lab.shell("h2", "nft list ruleset").contains(&flow)
     });
