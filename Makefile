@@ -21,9 +21,9 @@ lab: build
 # processors.
 test: build
 	$(CARGO) test --release --workspace --no-run
-	$(CARGO) test --release --test guest --no-run
+	$(CARGO) test --release --workspace --test guest --no-run
 	@guests=$$(mktemp); trap 'kill $$(jobs -p) 2>/dev/null; rm -f "$$guests"' EXIT; \
-	chrt --idle 0 $(CARGO) test --release --test guest >"$$guests" 2>&1 & \
+	chrt --idle 0 $(CARGO) test --release --workspace --test guest >"$$guests" 2>&1 & \
 	$(CARGO) test --release --workspace; status=$$?; \
 	wait $$! || status=1; cat "$$guests"; exit $$status
 
@@ -79,9 +79,9 @@ mutants: packages toolchain
 # The part of the tests that boots Debian's kernels under QEMU; and what a packet to a virtual IP
 # costs there, in instructions.
 guest: packages toolchain
-	$(CARGO) test --release --test guest
+	$(CARGO) test --release --workspace --test guest
 guest-figures: packages toolchain
-	$(CARGO) test --release --test guest what_a_packet_costs -- --ignored --nocapture
+	$(CARGO) test --release --workspace --test guest what_a_packet_costs -- --ignored --nocapture
 
 bench: build
 	target/release/clusterd lab bench

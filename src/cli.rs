@@ -10,10 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clusterd::protocol::{Mode, Pacing, Timers, Vips};
 use clusterd::wire::Policy;
 
+use crate::doctor::DoctorArgs;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::{Guard, Scope};
 use crate::lab::LabCommand;
+use crate::verify::VerifyArgs;
 
 /// Several hosts on one Ethernet segment answer one virtual IP together:
 /// type `clusterd eth0 10.0.0.2` on each of them.
@@ -22,9 +24,9 @@ use crate::lab::LabCommand;
     version,
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 stopped by a signal and cleaned up, 2 wrong usage, 69 interface, \
-                  kernel feature or program missing, 75 virtual IP or queue numbers in use, 77 privilege missing, \
-                  78 arguments do not fit this host, 1 anything else."
+    after_help = "Exit codes: 0 stopped by a signal and cleaned up, 2 wrong usage, 3 what was looked at is \
+                  not in order, 4 no other host heard, 69 interface, kernel feature or program missing, 75 virtual IP or queue \
+                  numbers in use, 77 privilege missing, 78 arguments do not fit this host, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -52,6 +54,16 @@ pub enum Command {
     Rules(ClusterArgs),
     /// Show what the daemons on this host see and count.
     Status(StatusArgs),
+    /// Find out in which MAC mode this network carries a virtual IP, and what is in the way: before
+    /// going live on all hosts at the same time, later on any one.
+    ///
+    /// Exits with 0 if all is well, with 3 if something must be changed, with 4 if no other host was heard.
+    Doctor(DoctorArgs),
+    /// Open connections to a virtual IP from a client, and tell from the frames on its interface who
+    /// answered and what went wrong.
+    ///
+    /// Exits with 0 if each connection was answered once, at once and without a reset; with 3 if not.
+    Verify(VerifyArgs),
     /// Try a whole cluster on this machine, in network namespaces.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -78,10 +90,11 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PORTS", value_parser = Scope::from_str)]
     pub ports: Option<Scope>,
 
-    /// What kind of MAC the virtual IP resolves to, the same on all hosts; README
-    /// says which one for which network.
-    #[arg(long, value_enum, default_value_t = MacMode::Multicast, value_name = "MODE")]
-    pub mac: MacMode,
+    /// What kind of MAC the virtual IP resolves to, the same on all hosts: multicast, igmp, stealth,
+    /// shared, or auto, which is that of the cluster that runs, else the first that gets to all
+    /// hosts and the gateway. README says which one for which network.
+    #[arg(long, default_value = "multicast", value_name = "MODE", value_parser = parse_mac)]
+    pub mac: MacArg,
 
     /// When a host claims a connection.
     #[arg(long, value_enum, default_value_t = PacingArg::Rank)]
@@ -205,6 +218,24 @@ impl FromStr for Size {
     }
 }
 
+/// The MAC mode, or how to come to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacArg {
+    /// Found out at the start.
+    Auto,
+    /// This one.
+    Mode(MacMode),
+}
+
+fn parse_mac(text: &str) -> Result<MacArg, String> {
+    if text == "auto" {
+        return Ok(MacArg::Auto);
+    }
+    MacMode::from_str(text, false)
+        .map(MacArg::Mode)
+        .map_err(|_| "one of multicast, igmp, stealth, shared, auto".to_owned())
+}
+
 /// [`Pacing`] by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PacingArg {
@@ -313,7 +344,9 @@ mod tests {
         let cli = Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2"]).unwrap();
         let cluster = cli.cluster().unwrap();
         assert_eq!((cluster.interface.as_str(), cluster.slot), ("eth0", None));
+        assert_eq!(cluster.mac, MacArg::Mode(MacMode::Multicast));
         assert!(Cli::try_parse_from(["clusterd", "eth0"]).is_err());
+        assert!(Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2", "--mac", "x"]).is_err());
         assert!(Cli::try_parse_from(["clusterd", "eth0", "10.0.0.2", "--slot", "1s"]).is_err());
     }
 

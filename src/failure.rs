@@ -10,6 +10,10 @@ pub enum Exit {
     Other = 1,
     /// Wrong usage, as of the parser of the command line.
     Usage = 2,
+    /// What was looked at is not in order: `verify` and `doctor`.
+    NotInOrder = 3,
+    /// `doctor` heard no other host.
+    Alone = 4,
     /// EX_UNAVAILABLE: interface, kernel feature or program missing.
     Unavailable = 69,
     /// EX_TEMPFAIL: the virtual IP is in use.

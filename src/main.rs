@@ -1,12 +1,16 @@
 //! `clusterd`: see `clusterd --help`, and README for the whole picture.
 
+mod capture;
 mod cleanup;
 mod cli;
 mod control;
 mod daemon;
+mod doctor;
 mod failure;
 mod io;
 mod lab;
+mod latency;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -25,7 +29,14 @@ fn main() -> ExitCode {
         eprintln!("clusterd: --log {}: {error}", cli.log);
         return ExitCode::from(2);
     }
-    if let Some(Command::Rules(_) | Command::Status(_) | Command::Cleanup { .. }) = cli.command {
+    if let Some(
+        Command::Rules(_)
+        | Command::Status(_)
+        | Command::Cleanup { .. }
+        | Command::Verify(_)
+        | Command::Doctor(_),
+    ) = cli.command
+    {
         // Their output may be piped into a program that has read enough.
         // SAFETY: the default action needs no handler.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -44,6 +55,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         None => daemon::run(&cli.cluster()?),
         Some(Command::Rules(cluster)) => daemon::print_rules(&cluster),
         Some(Command::Status(status)) => control::print_status(&status),
+        Some(Command::Doctor(args)) => return doctor::run(&args),
+        Some(Command::Verify(args)) => return verify::run(&args),
         Some(Command::Lab(command)) => return lab::execute(&command),
         Some(Command::Cleanup { vip }) => cleanup::run(vip),
     }

@@ -42,9 +42,10 @@ use clusterd::wire::KeyRing;
 use crate::client::Outcome;
 use crate::fault::FaultKind;
 use crate::host::{Host, cluster_key, host_of};
+use crate::network::HUB_QUEUE_MAX;
 use crate::packet::{Flag, FlowId, Segment};
 use crate::record::{Happening, Record};
-use crate::scenario::{Guard, Rule, Scenario};
+use crate::scenario::{Guard, Medium, Rule, Scenario};
 use attempts::Attempts;
 use frames::Frames;
 use hosts::Hosts;
@@ -147,6 +148,8 @@ pub struct Checker {
     ring: KeyRing,
     own: Duration,
     attempts: Attempts,
+    /// So long after the last SYN of an attempt, or answer to it, there is still something to say.
+    quiet: Duration,
     frames: Frames,
     hosts: Hosts,
     connections: Vec<Opened>,
@@ -163,6 +166,7 @@ impl Checker {
             ring: cluster_key().into(),
             own: scenario.own,
             attempts: Attempts::default(),
+            quiet: QUIET + waiting(scenario),
             frames: Frames::default(),
             hosts: Hosts::new(scenario),
             connections: Vec::new(),
@@ -223,6 +227,28 @@ impl Checker {
             self.blame(at, Invariant::I2, Some(host), Some((flow, isn)), what);
         }
     }
+}
+
+/// So long after the last SYN of an attempt, or answer to it, there is still something to say, where
+/// frames do not wait.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Bytes of a small frame of claims, with what belongs to it on the wire.
+const FRAME: u32 = 160;
+
+/// For how long a word may wait for the wire, and then the answer to it. The stations of a hub wait for each
+/// other, and collide for half of the time; on the way through a switch there is one
+/// buffer, through a tree there are three.
+fn waiting(scenario: &Scenario) -> Duration {
+    let stations = 1 + scenario.hosts as u32;
+    let once = match scenario.medium {
+        Medium::Hub => {
+            scenario.rate.time_of(FRAME) * u64::from(2 * stations) * HUB_QUEUE_MAX as u64
+        }
+        Medium::Switch => scenario.rate.time_of(scenario.buffer as u32),
+        Medium::Tree => 3 * scenario.rate.time_of(scenario.buffer as u32),
+    };
+    Duration::from_nanos(2 * once)
 }
 
 /// How far an acknowledgement may lie behind a host's number for connection tracking to take it

@@ -8,6 +8,8 @@ mod burst;
 mod hub;
 mod switch;
 
+pub use hub::QUEUE_MAX as HUB_QUEUE_MAX;
+
 use clusterd::protocol::Instant;
 
 use crate::chance::{Chance, Entity};

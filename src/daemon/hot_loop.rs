@@ -601,7 +601,8 @@ impl HotLoop {
         }
         match self.kernel.buckets.lease(LEASE) {
             Ok(()) => self.leased = Some(now),
-            Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+            // No rules, for now; or the kernel has not collected yet what has ended during a pause.
+            Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::ENFILE)) => {}
             Err(error) => return Err(error).context("tell the kernel that the daemon lives"),
         }
         Ok(())

@@ -35,13 +35,22 @@ pub fn incarnation(before: u64) -> u64 {
 
 /// Fails unless this process may change the network and open packet sockets.
 pub fn require_capabilities() -> Result<()> {
+    require(&[(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_NET_RAW, "CAP_NET_RAW")])
+}
+
+/// Fails unless this process may open packet sockets.
+pub fn require_packet_sockets() -> Result<()> {
+    require(&[(CAP_NET_RAW, "CAP_NET_RAW")])
+}
+
+fn require(capabilities: &[(u32, &str)]) -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .context("find CapEff in /proc/self/status")?;
-    for (bit, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_NET_RAW, "CAP_NET_RAW")] {
+    for (bit, name) in capabilities {
         if effective & (1 << bit) == 0 {
             return Err(Failure::privilege(&format!("{name} is missing")));
         }

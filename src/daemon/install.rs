@@ -185,15 +185,12 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
 }
 
 /// The clusters, by their first virtual IP, of which something is installed: by running daemons, or by
-/// killed ones. Rules alone are no evidence, others may have flushed them.
+/// killed ones. Rules alone are no evidence, others may have flushed them. What the kernel module
+/// does is none, an administrator may have told it.
 pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
-    let marks = links.marks().await?;
     let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
-    let in_module = kmod::vips().context("list the virtual IPs of the kernel module")?;
-    let is_further = |vip: &IpAddr| marks.iter().any(|marked| marked.further.contains(vip));
-    let in_module = in_module.into_iter().filter(|vip| !is_further(vip));
-    let marked = marks.iter().map(|marked| marked.mark.vip);
-    Ok(ruled.chain(marked).chain(in_module).collect())
+    let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
+    Ok(ruled.chain(marked).collect())
 }
 
 /// Fails if a virtual IP is one of another cluster on this host, or an address of it otherwise.

@@ -9,7 +9,7 @@ mod core;
 mod datagrams;
 mod directory;
 mod hot_loop;
-mod identity;
+pub mod identity;
 pub mod install;
 mod keyfile;
 mod recorder;
@@ -25,13 +25,13 @@ use anyhow::{Context, Result, anyhow};
 use clusterd::flow::{ClusterKey, Protocol};
 use clusterd::protocol::{self, Member, Notice};
 use clusterd::wire::KeyRing;
-use pnet::util::MacAddr;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::cli::{ClusterArgs, UdpArg};
+use crate::cli::{ClusterArgs, MacArg, UdpArg};
 use crate::control;
+use crate::doctor::{attendant, auto};
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
@@ -58,8 +58,13 @@ pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
     let vips = args.vips()?;
     let link = runtime.block_on(async { Links::open()?.find(&args.interface, &vips).await })?;
+    let MacArg::Mode(mac) = args.mac else {
+        return Err(Failure::config(
+            "--mac auto is decided at the start, on the network; print the rules of one mode",
+        ));
+    };
     let queue = hot_loop::queue_candidates(vips.first())[0];
-    let rules = ruleset(args, link, queue, QueueBackend::Nft, module_share(args));
+    let rules = ruleset(args, mac, link, queue, QueueBackend::Nft, module_share(args));
     print!("{}", rules.install());
     Ok(())
 }
@@ -84,6 +89,7 @@ fn module_share(args: &ClusterArgs) -> Option<ModuleShare> {
 
 fn ruleset(
     args: &ClusterArgs,
+    mac: MacMode,
     link: Link,
     queue: u16,
     backend: QueueBackend,
@@ -91,7 +97,7 @@ fn ruleset(
 ) -> Ruleset {
     Ruleset {
         link,
-        mac: args.mac,
+        mac,
         scope: args.ports.clone(),
         // Behind the gate connection tracking sees only what a client of this host says, so what
         // it calls ASSURED is right.
@@ -116,7 +122,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let link = links.find(&args.interface, &vips).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
-    match args.mac {
+    let mac = match args.mac {
+        MacArg::Mode(mac) => mac,
+        // Nothing is installed yet.
+        MacArg::Auto => tokio::select! {
+            mode = auto::choose(&links, &link) => mode?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+        },
+    };
+    match mac {
         MacMode::Multicast | MacMode::Igmp => require_packets_in_group_frames(&link)?,
         MacMode::Stealth if !nft::has_ingress()? => {
             return Err(Failure::unavailable(
@@ -127,16 +143,16 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
-    let control = control::Server::bind(&vips, args.mac)?;
+    let control = control::Server::bind(&vips, mac)?;
     if install::left_behind(&links).await?.contains(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, args.mac).await?;
+        install::remove_other(&links, &link, mac).await?;
     }
     install::require_free(&links, &vips).await?;
 
-    let neighbours = Neighbours::open(&link, args.mac)
-        .context("open the socket for ARP or neighbour discovery")?;
-    let kernel = Kernel::open(&link, &vips, args.mac)?;
+    let neighbours =
+        Neighbours::open(&link, mac).context("open the socket for ARP or neighbour discovery")?;
+    let kernel = Kernel::open(&link, &vips, mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
     let module = module_share(args);
@@ -200,9 +216,9 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
 
     // The hot loop listens to the cluster while this asks the rest of the segment.
     if let Some(stranger) = neighbours.probe().await.context("probe for the virtual IPs")? {
-        return Err(Failure::in_use(&refusal(stranger, &link, args.mac)));
+        return Err(Failure::in_use(&refusal(stranger, &link, mac)));
     }
-    let rules = ruleset(args, link.clone(), queue, backend, module);
+    let rules = ruleset(args, mac, link.clone(), queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
     let address_watch = Watch::addresses()?;
     let installed = install::Installed::new(&links, &rules, module).await?;
@@ -214,11 +230,12 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         neighbours.announce().context("announce the virtual IPs")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_neighbours(&neighbours, &links, &link, args.mac) => outcome,
+            outcome = answer_neighbours(&neighbours, &links, &link, mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_addresses(&address_watch) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
+            never = attendant::attend(&link, mac) => match never {},
             never = keep_state(&shared, state_file.as_ref(), incarnation) => match never {},
             outcome = control.serve(&shared) => outcome,
             _ = terminate.recv() => Ok(()),
@@ -264,10 +281,9 @@ fn refusal(stranger: Stranger, link: &Link, mode: MacMode) -> String {
         );
     }
     let by = |other: IpAddr| Some((MacMode::of(mac, other)?, other));
-    // A virtual IP that is not typed here can be read from the MAC if that has it all.
-    let MacAddr(_, _, a, b, c, d) = mac;
-    let read = by([a, b, c, d].into()).filter(|(mode, _)| *mode != MacMode::Igmp);
-    match link.all().map(Addresses::vip).find_map(by).or(read) {
+    // One that is not typed here can be read.
+    let read = || MacMode::read(mac).map(|(mode, other)| (mode, IpAddr::from(other)));
+    match link.all().map(Addresses::vip).find_map(by).or_else(read) {
         Some((mode, other)) => format!(
             "{vip} is answered by hosts of the cluster that {other} names (--mac {mode}, {mac}, expected \
              {expected}); the first virtual IP names the cluster and must be the same on all \

@@ -5,6 +5,7 @@
 //! switches may learn. The kernel's own answers are suppressed by the rules. Overrun: a lost request
 //! is asked again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
@@ -64,9 +65,7 @@ impl Arp {
     pub async fn probe(&self) -> io::Result<Option<Stranger>> {
         for _ in 0..PROBES {
             for &vip in &self.vips {
-                // RFC 5227: a probe has no sender address, so it teaches nobody anything.
-                let sender = (self.link.mac, Ipv4Addr::UNSPECIFIED);
-                self.send(ArpOperations::Request, sender, (MacAddr::zero(), vip))?;
+                self.ask(vip)?;
             }
             let interval = Duration::from_millis(rand::random_range(PROBE_INTERVAL_MS));
             let deadline = Instant::now() + interval;
@@ -77,6 +76,22 @@ impl Arp {
             }
         }
         Ok(None)
+    }
+
+    /// The MACs that hosts say `vip`, one of those that this was opened for, has when they are asked.
+    pub async fn holders(&self, vip: Ipv4Addr) -> io::Result<BTreeSet<MacAddr>> {
+        let mut holders = BTreeSet::new();
+        for _ in 0..PROBES {
+            self.ask(vip)?;
+            let deadline = Instant::now() + Duration::from_millis(*PROBE_INTERVAL_MS.start());
+            while let Ok(message) = timeout_at(deadline, self.receive()).await {
+                let message = message?;
+                if message.sender == vip && message.operation == ArpOperations::Reply {
+                    holders.insert(message.sender_mac);
+                }
+            }
+        }
+        Ok(holders)
     }
 
     /// Tells the segment where the virtual IPs are, for hosts that knew them elsewhere.
@@ -109,6 +124,12 @@ impl Arp {
         claims.then_some(Stranger { vip: sender.into(), mac })
     }
 
+    /// RFC 5227: a probe has no sender address, so it teaches nobody anything.
+    fn ask(&self, vip: Ipv4Addr) -> io::Result<()> {
+        let sender = (self.link.mac, Ipv4Addr::UNSPECIFIED);
+        self.send(ArpOperations::Request, sender, (MacAddr::zero(), vip))
+    }
+
     /// A request goes to everybody: nobody's MAC is known of its target.
     fn send(
         &self,
@@ -120,7 +141,7 @@ impl Arp {
         let is_known = target.0 != MacAddr::zero();
         let destination = if is_known { target.0 } else { MacAddr::broadcast() };
         let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);
-        self.socket.get_ref().send_to(&bytes, &address).map(drop)
+        packet_socket::send(self.socket.get_ref(), &bytes, &address)
     }
 
     async fn receive(&self) -> io::Result<Message> {
@@ -166,7 +187,8 @@ pub fn announce_host(interface: u32, address: Ipv4Addr, mac: MacAddr) -> io::Res
     socket.send_to(&bytes, &everybody).map(drop)
 }
 
-fn packet(
+/// An ARP packet, with MAC and address of sender and target.
+pub fn packet(
     operation: ArpOperation,
     sender: (MacAddr, Ipv4Addr),
     target: (MacAddr, Ipv4Addr),

@@ -43,6 +43,10 @@ impl Module {
 
 /// Takes `vip` out of the module, in which it may not be.
 pub fn remove(vip: IpAddr) -> io::Result<()> {
+    // Who may not write there has put nothing there.
+    if !vips()?.contains(&vip) {
+        return Ok(());
+    }
     match write(&format!("-{vip}")) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         outcome => outcome,
@@ -50,7 +54,7 @@ pub fn remove(vip: IpAddr) -> io::Result<()> {
 }
 
 /// The virtual IPs in the module, in this network namespace.
-pub fn vips() -> io::Result<Vec<IpAddr>> {
+fn vips() -> io::Result<Vec<IpAddr>> {
     Ok(listing()?.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
 

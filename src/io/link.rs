@@ -13,10 +13,14 @@ use rtnetlink::packet_core::ErrorMessage;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 
+mod condition;
 mod own_address;
 mod reception;
+mod route;
 
+pub use condition::Condition;
 pub use reception::{Marked, require_packets_in_group_frames};
+pub use route::{Hop, Route};
 
 /// What the daemon must know of its interface.
 #[derive(Clone, Debug)]
@@ -55,6 +59,14 @@ impl Addresses {
         match self {
             Self::V4 { vip, .. } => vip.into(),
             Self::V6 { vip, .. } => vip.into(),
+        }
+    }
+
+    /// This host's own address.
+    pub fn own(self) -> IpAddr {
+        match self {
+            Self::V4 { own, .. } => own.into(),
+            Self::V6 { own, .. } => own.into(),
         }
     }
 }
@@ -132,7 +144,10 @@ impl Links {
         let marks = self.marks().await?;
         let vips: Vec<_> = marks.iter().flat_map(Marked::vips).collect();
         let all = self.addresses().await?.into_iter();
-        let own = all.filter(|a| a.index == index && !vips.contains(&a.ip));
+        // Of what another host may have, or has, nobody must be told that it is here.
+        let doubtful = AddressFlags::Tentative | AddressFlags::Dadfailed;
+        let is_sure = |a: &Address| !a.flags.intersects(doubtful);
+        let own = all.filter(|a| a.index == index && !vips.contains(&a.ip) && is_sure(a));
         Ok(own.map(|a| a.ip).collect())
     }
 

@@ -13,6 +13,7 @@
 //! | [`watch`] | notifications | noticing that others remove our rules or address |
 //! | [`packet_socket`], [`claim_socket`] | `AF_PACKET` | claim frames |
 //! | [`arp`], [`ndp`], [`neighbours`] | `AF_PACKET` | who has the virtual IP: ARP, neighbour discovery, either |
+//! | [`doctor_socket`] | `AF_PACKET` | bulletins and probes of the doctor |
 //! | [`cluster_mac`] | none | the MAC that the virtual IP resolves to, by mode |
 //! | [`group`] | `SIOCADDMULTI` | receiving frames to a group MAC, also after a crash |
 //! | [`membership`] | `IP_ADD_MEMBERSHIP`, `IPV6_ADD_MEMBERSHIP` | telling switches that a group MAC is wanted here |
@@ -30,6 +31,7 @@ pub mod arp;
 pub mod claim_socket;
 pub mod cluster_mac;
 pub mod conntrack;
+pub mod doctor_socket;
 pub mod error;
 pub mod foreign_flows;
 pub mod group;

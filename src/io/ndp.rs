@@ -156,11 +156,12 @@ impl Ndp {
 
     fn send(&self, packet: &[u8], destination: MacAddr) -> io::Result<()> {
         let address = packet_socket::address(libc::ETH_P_IPV6, self.interface, destination);
-        self.socket.get_ref().send_to(packet, &address).map(drop)
+        packet_socket::send(self.socket.get_ref(), packet, &address)
     }
 
     async fn receive(&self) -> io::Result<Received> {
-        let mut buffer = [MaybeUninit::uninit(); 256];
+        // Signed ones are long (RFC 3971).
+        let mut buffer = [MaybeUninit::uninit(); 2048];
         loop {
             let mut ready = self.socket.ready(INTEREST).await?;
             match packet_socket::receive_from(self.socket.get_ref(), &mut buffer)? {

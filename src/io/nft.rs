@@ -87,3 +87,16 @@ pub fn listing(rules: &Ruleset) -> Result<Option<Vec<u8>>> {
     }
     Ok(Some(listing))
 }
+
+/// Can rules of this kernel ask connection tracking? Changes nothing.
+pub fn has_conntrack() -> Result<bool> {
+    let script = "add table inet clusterd_probe\nadd chain inet clusterd_probe c\n\
+                  add rule inet clusterd_probe c ct state new\n";
+    Ok(nft(&["--check", "-f", "-"], script)?.status.success())
+}
+
+/// All rules in this network namespace, as libnftables-json(5) has them.
+pub fn ruleset_json() -> Result<serde_json::Value> {
+    let listing = succeed(nft(&["--json", "--terse", "list", "ruleset"], "")?, "list the rules")?;
+    serde_json::from_slice(&listing).context("read the rules as JSON")
+}

@@ -9,6 +9,16 @@ use std::time::Duration;
 use pnet::util::MacAddr;
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
+use super::error::errno;
+
+/// Sends a frame, which is lost where there is no room for it: whoever needs it asks again.
+pub fn send(socket: &Socket, frame: &[u8], address: &SockAddr) -> io::Result<()> {
+    match socket.send_to(frame, address) {
+        Err(error) if matches!(errno(&error), Some(libc::ENOBUFS | libc::EAGAIN)) => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
 /// Filter step: load a byte of the packet, counted from its network header.
 pub fn load_byte(offset: u32) -> SockFilter {
     SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, offset)

@@ -226,7 +226,8 @@ impl Ruleset {
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
         writeln!(text, "  set {ANSWERING} {{ type inet_service; size {ANSWERING_MAX}; }}")?;
-        writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 4; }}")?;
+        // Three at a time. The kernel counts those whose time is over until it has collected them.
+        writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 32; }}")?;
         if let Some(scope) = &self.scope {
             writeln!(
                 text,

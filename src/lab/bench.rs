@@ -20,11 +20,11 @@ use serde::Serialize;
 
 use super::capture::Listener;
 use super::client::{Load, LoadEvent, LoadPlan};
-use super::latency::Latency;
 use super::oracle::Oracle;
 use super::process;
 use super::rush::rush;
 use super::topology::{CLIENT_ADDRESSES_MAX, HOSTS_MAX, VIP};
+use crate::latency::Latency;
 use contender::{Cluster, Contender};
 use summary::Summary;
 

@@ -20,13 +20,13 @@ use clap::Args;
 
 use super::bench::contender::{Cluster, Contender};
 use super::client::{Attempt, Load, LoadEvent, LoadPlan};
-use super::latency::Latency;
 use super::netns::Namespace;
 use super::process::{self, Process};
 use super::topology::{CLIENT_ADDRESSES_MAX, Family, HOSTS_MAX, Medium, VIP, feed};
 use crate::io::kernel_buckets::KernelBuckets;
 use crate::io::nft_sets::Sets;
 use crate::io::rules::Guard;
+use crate::latency::Latency;
 use sender::{Flood, SPOOFED};
 use summary::Summary;
 

@@ -13,7 +13,6 @@ mod faults;
 mod flood;
 mod hosts;
 mod isn;
-mod latency;
 mod loss;
 mod measure;
 mod netns;
@@ -58,7 +57,8 @@ pub enum LabCommand {
     Up(standing::UpArgs),
     /// Try each MAC mode on each kind of switch, and print which connections come about.
     ///
-    /// Exits with 0 if those and only those combinations work that are said to.
+    /// Exits with 0 if those and only those combinations work that are said to, and `clusterd
+    /// doctor` knows beforehand.
     Reach(reach::ReachArgs),
     /// Run a command on a host of a lab (h1, h2..., client, switch or router).
     Exec(standing::ExecArgs),

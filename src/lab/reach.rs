@@ -4,6 +4,8 @@
 //! does not work takes as long as a client's patience. A combination works if all connections
 //! are answered and all hosts hear every SYN: a cluster of which one host hears them answers, too.
 
+mod explanation;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::{Command, ExitCode};
@@ -24,6 +26,7 @@ use super::topology::{Family, HOSTS_MAX, Medium, Plan, Topology, feed, host_name
 use crate::cli::PacingArg;
 use crate::io::cluster_mac::MacMode;
 use crate::io::rules::Guard;
+use explanation::Doctors;
 
 /// How long a client waits for a SYN-ACK, and for the answer to its request. It
 /// sends its SYN again after one second and after three.
@@ -77,6 +80,8 @@ struct Cell {
     hearing: usize,
     /// Why it cannot work; nothing if it must.
     obstacle: Option<&'static str>,
+    /// Whom `clusterd doctor` blames before the cluster is started; nobody if it expects it to work.
+    doctor: Option<String>,
 }
 
 impl Cell {
@@ -85,7 +90,7 @@ impl Cell {
     }
 
     fn is_as_said(&self) -> bool {
-        self.works() == self.obstacle.is_none()
+        self.works() == self.obstacle.is_none() && self.works() == self.doctor.is_none()
     }
 }
 
@@ -94,7 +99,10 @@ impl fmt::Display for Cell {
         let Self { answered, connections, hearing, hosts, .. } = self;
         let text = match self.works() {
             true => "works".to_owned(),
-            false => format!("{answered}/{connections} {hearing}/{hosts}"),
+            false => {
+                let doctor = self.doctor.as_deref().unwrap_or("unexplained");
+                format!("{answered}/{connections} {hearing}/{hosts} {doctor}")
+            }
         };
         let mark = if self.is_as_said() { "" } else { " (!)" };
         f.pad(&(text + mark))
@@ -114,7 +122,7 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
     let media = if args.topology.is_empty() { &Medium::ALL[..] } else { &args.topology[..] };
     let modes = if args.mac.is_empty() { &MacMode::ALL[..] } else { &args.mac[..] };
     if !args.json {
-        let names: Vec<_> = modes.iter().map(|mode| format!("{:<14}", mode.name())).collect();
+        let names: Vec<_> = modes.iter().map(|mode| format!("{:<26}", mode.name())).collect();
         println!("{:<18}{}", "", names.concat().trim_end());
     }
     let mut cells = Vec::new();
@@ -126,7 +134,7 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
                 println!("{}", serde_json::to_string(cell).context("write a result as JSON")?);
             }
         } else {
-            let row: Vec<_> = row.iter().map(|cell| format!("{cell:<14}")).collect();
+            let row: Vec<_> = row.iter().map(|cell| format!("{cell:<26}")).collect();
             println!("{:<18}{}", name_of(&medium), row.concat().trim_end());
         }
         cells.extend(row);
@@ -140,6 +148,11 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
 
 /// Tries some modes on one kind of switch.
 fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cell>> {
+    // The doctor is for IPv4 only, so far.
+    let doctors = match args.family() {
+        Family::V4 => Some(Doctors::call(medium, args.nodes)?),
+        Family::V6 => None,
+    };
     let raised = modes.iter().map(|&mode| raise(medium, mode, args));
     let segments = raised.collect::<Result<Vec<_>>>()?;
     // They end when this function does, before the segments.
@@ -155,7 +168,7 @@ fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cel
         };
         daemon_command(&segment.topology.hosts[index], args.family(), &daemon, None, None)
     })?;
-    thread::scope(|scope| {
+    let mut cells: Vec<Cell> = thread::scope(|scope| {
         let threads: Vec<_> = segments
             .iter()
             .map(|segment| scope.spawn(move || measure(segment, medium, args)))
@@ -163,8 +176,16 @@ fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cel
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        threads.into_iter().map(join).collect()
-    })
+        threads.into_iter().map(join).collect::<Result<_>>()
+    })?;
+    let culprits = doctors.map(Doctors::verdict).transpose()?;
+    for cell in &mut cells {
+        cell.doctor = match &culprits {
+            Some(culprits) => culprits.get(cell.mac.name()).cloned().flatten(),
+            None => cell.obstacle.map(|_| "not asked".to_owned()),
+        };
+    }
+    Ok(cells)
 }
 
 /// Starts a process on each host of each segment, and waits until all are ready.
@@ -228,6 +249,7 @@ fn measure(segment: &Segment, medium: Medium, args: &ReachArgs) -> Result<Cell> 
         hosts: hosts.len(),
         hearing,
         obstacle: medium.obstacle(segment.mode),
+        doctor: None,
     })
 }
 
@@ -247,10 +269,11 @@ fn print_legend(cells: &[Cell], args: &ReachArgs) {
     let ReachArgs { connections, nodes, .. } = args;
     println!(
         "\nworks: {connections} of {connections} connections answered, and each SYN heard by {nodes} of \
-         {nodes} hosts; else the two numbers"
+         {nodes} hosts; else the two numbers, and whom `clusterd \
+         doctor` blames before anything is started"
     );
     if !cells.iter().all(Cell::is_as_said) {
-        println!("(!): contrary to what is said");
+        println!("(!): contrary to what is said, or to the doctor");
     }
     let mut obstacles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for cell in cells {
@@ -278,12 +301,15 @@ mod tests {
             hosts: 3,
             hearing: 3,
             obstacle: None,
+            doctor: None,
         };
         assert!(cell.works() && cell.is_as_said());
         let cell = Cell { hearing: 1, ..cell };
         assert!(!cell.works() && !cell.is_as_said());
-        assert_eq!(cell.to_string(), "20/20 1/3 (!)");
-        assert!(Cell { obstacle: Some("a reason"), ..cell }.is_as_said());
+        assert_eq!(cell.to_string(), "20/20 1/3 unexplained (!)");
+        let cell = Cell { obstacle: Some("a reason"), ..cell };
+        assert!(!cell.is_as_said());
+        assert!(Cell { doctor: Some("learning".to_owned()), ..cell }.is_as_said());
     }
 
     #[test]

@@ -10,10 +10,10 @@ use super::RunArgs;
 use super::client::{Attempt, Failure};
 use super::faults::{Fault, FaultKind};
 use super::hosts::name_of;
-use super::latency::Latency;
 use super::oracle::WireReport;
 use super::topology::{Medium, host_name};
 use crate::io::cluster_mac::MacMode;
+use crate::latency::{Latency, human};
 
 /// An attempt that starts this long after a fault, or earlier, may have met it.
 const FAULT_SHADOW: Duration = Duration::from_secs(2);
@@ -253,7 +253,7 @@ impl Report {
     }
 
     fn fmt_latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency { connect_p50_us, connect_p99_us, connect_p999_us, connect_max_us } =
+        let Latency { connect_p50_us, connect_p99_us, connect_p999_us, connect_max_us, .. } =
             self.latency;
         let Some(((p50, p99), (p999, max))) =
             connect_p50_us.zip(connect_p99_us).zip(connect_p999_us.zip(connect_max_us))
@@ -340,14 +340,6 @@ impl fmt::Display for FaultReport {
             Some(max) => write!(f, " (the slowest {})", human(max)),
             None => Ok(()),
         }
-    }
-}
-
-fn human(microseconds: f64) -> String {
-    match microseconds {
-        us if us < 1e3 => format!("{us:.0} us"),
-        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
-        us => format!("{:.2} s", us / 1e6),
     }
 }
 

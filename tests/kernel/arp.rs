@@ -54,3 +54,23 @@ fn asks_and_answers_name_the_cluster_mac(lab: &Lab, mode: &str) {
         assert!(!learned.contains(&mac_text(mac)), "{mode}: {learned}");
     }
 }
+
+/// As with a full transmit queue: whoever gets no answer asks again.
+#[test]
+fn an_answer_that_cannot_be_sent_ends_no_daemon() {
+    for options in [&[][..], &["--ipv6"]] {
+        let Some(lab) = Lab::up_with(1, options) else { return };
+        lab.who().expect("the VIP answers");
+        lab.shell(
+            "h1",
+            "nft add table netdev full; nft 'add chain netdev full out \
+             { type filter hook egress device eth0 priority 0; policy drop; }'",
+        );
+        let vip = lab.vip();
+        let line = format!("ip neigh flush all; ping -c 3 -i 0.2 -W 1 {vip} || true");
+        let said = lab.shell("client", &line);
+        assert!(said.contains("100% packet loss"), "{said}");
+        lab.shell("h1", "nft delete table netdev full");
+        lab.who().expect("the VIP answers again");
+    }
+}

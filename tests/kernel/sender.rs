@@ -62,6 +62,15 @@ impl Sender {
         self.send_raw(&frame);
     }
 
+    /// Broadcasts a frame of some type.
+    pub fn send_ethertype(&self, ethertype: u16, payload: &[u8]) {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 1, 0]);
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(payload);
+        self.send_raw(&frame);
+    }
+
     fn send_raw(&self, frame: &[u8]) {
         // SAFETY: pointers and lengths describe the buffer and the address.
         let sent = unsafe {

@@ -44,8 +44,10 @@ pub(super) struct OwnClaim {
 /// An attempt on one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Local {
-    /// What it has heard from peers that it trusts, and when.
+    /// What it has heard from peers that it trusts, and when; not from copies of a frame.
     pub heard: Vec<(Instant, Word)>,
+    /// Sender, incarnation and number of the frames that said so.
+    pub frames: BTreeSet<(NodeId, u64, u64)>,
     /// Its own claim of the latest contest.
     pub claim: Option<OwnClaim>,
     /// It has accepted the SYN, or answered it.

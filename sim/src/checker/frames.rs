@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use clusterd::protocol::{Instant, Node};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
@@ -12,8 +11,6 @@ use super::{Checker, Invariant};
 use crate::host::{Host, cluster_key, node_id};
 use crate::packet::{FlowId, Segment};
 
-/// So long after the last SYN of an attempt, or answer to it, there is still something to say.
-const QUIET: Duration = Duration::from_secs(2);
 /// One of so many frames at the beginning of a run is heard once more, if there are so many. It takes a copy of
 /// the core, so one must do.
 const SAMPLED_AMONG: u32 = 10_000;
@@ -120,7 +117,7 @@ impl Checker {
         if about.is_none() {
             let what = format!("{word} for attempt {}, whose SYN no host has got", contest.attempt);
             self.blame(at, Invariant::I10, Some(host), None, what);
-        } else if at.since(active) > QUIET && !self.somebody_paused_since(active) {
+        } else if at.since(active) > self.quiet && !self.somebody_paused_since(active) {
             let what = format!("{word} {:?} after the last SYN or answer", at.since(active));
             self.blame(at, Invariant::I10, Some(host), about, what);
         }
@@ -192,6 +189,8 @@ impl Checker {
         if !self.hosts.ranks(host, from) {
             return;
         }
+        let frame_id = (from, frame.header.incarnation, frame.header.sequence);
+        let mut new = BTreeMap::new();
         for entry in &frame.entries {
             let (contest, word) = match entry {
                 Entry::Claim(contest) => {
@@ -207,8 +206,12 @@ impl Checker {
                 | Entry::VipsTcp { .. }
                 | Entry::VipsUdp { .. } => continue,
             };
-            if let Some((_, attempt)) = self.attempts.find(contest.attempt) {
-                attempt.at.entry(host).or_default().heard.push((at, word));
+            if let Some((about, attempt)) = self.attempts.find(contest.attempt) {
+                let local = attempt.at.entry(host).or_default();
+                // A frame may say several things about one attempt.
+                if *new.entry(about).or_insert_with(|| local.frames.insert(frame_id)) {
+                    local.heard.push((at, word));
+                }
             }
         }
     }

@@ -21,6 +21,9 @@ const SLOT: f64 = 512.0;
 const BACKOFF_LIMIT: u32 = 10;
 const ATTEMPT_LIMIT: u32 = 16;
 
+/// Frames that a station holds until it can send them (`DEFAULT_TX_QUEUE_LEN` of Linux).
+pub const QUEUE_MAX: usize = 1000;
+
 /// What happens on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
@@ -77,6 +80,9 @@ impl Hub {
     /// A station has a frame to send.
     pub fn send(&mut self, now: Instant, from: Station, packet: Packet, outlet: &mut impl Outlet) {
         let sender = &mut self.senders[usize::from(from.0)];
+        if sender.queue.len() >= QUEUE_MAX {
+            return outlet.lose(now, (from, None), &packet, Loss::Overflow);
+        }
         sender.queue.push_back(packet);
         if !sender.waits && sender.queue.len() == 1 {
             sender.waits = true;

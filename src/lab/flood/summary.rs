@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{CLIENTS, Sample};
-use crate::lab::latency::Latency;
+use crate::latency::Latency;
 
 /// All figures of a run.
 #[derive(Clone, Debug, Serialize)]

@@ -9,6 +9,8 @@ use serde::Serialize;
 pub struct Latency {
     /// Median, in microseconds.
     pub connect_p50_us: Option<f64>,
+    /// 90th percentile, in microseconds.
+    pub connect_p90_us: Option<f64>,
     /// 99th percentile, in microseconds.
     pub connect_p99_us: Option<f64>,
     /// 99.9th percentile, in microseconds.
@@ -25,6 +27,7 @@ impl Latency {
         let at = |quantile| nearest_rank(&sorted, quantile).map(microseconds);
         Self {
             connect_p50_us: at(0.5),
+            connect_p90_us: at(0.9),
             connect_p99_us: at(0.99),
             connect_p999_us: at(0.999),
             connect_max_us: at(1.0),
@@ -43,6 +46,15 @@ fn microseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e7).round() / 10.0
 }
 
+/// A number of microseconds as people read it.
+pub fn human(microseconds: f64) -> String {
+    match microseconds {
+        us if us < 1e3 => format!("{us:.0} us"),
+        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        us => format!("{:.2} s", us / 1e6),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +64,7 @@ mod tests {
         let times = (1..=1000).rev().map(Duration::from_micros);
         let latency = Latency::of(times);
         assert_eq!(latency.connect_p50_us, Some(500.0));
+        assert_eq!(latency.connect_p90_us, Some(900.0));
         assert_eq!(latency.connect_p99_us, Some(990.0));
         assert_eq!(latency.connect_p999_us, Some(999.0));
         assert_eq!(latency.connect_max_us, Some(1000.0));

@@ -1,0 +1,342 @@
+//! What of this host's own settings may be in the way.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use pnet::util::MacAddr;
+
+use super::finding::{Culprit, Finding};
+use super::firewall::{Effect, Hit, Traffic, examine};
+use crate::control;
+use crate::io::cluster_mac::MacMode;
+use crate::io::link::{Condition, Link, Links};
+use crate::io::nft;
+
+/// Share of connection tracking's table that may be taken.
+const CONNTRACK_FULL_PERCENT: u64 = 90;
+
+/// The facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The interface's name.
+    pub interface: String,
+    /// The virtual IP.
+    pub vip: Ipv4Addr,
+    /// The state of the interface.
+    pub condition: Condition,
+    /// Whether this host has the virtual IP, and whether a daemon for it runs.
+    pub has_vip: bool,
+    /// See `has_vip`.
+    pub has_daemon: bool,
+    /// What this host believes to be the virtual IP's MAC, and whether that was set by hand.
+    pub neighbour: Option<(MacAddr, bool)>,
+    /// `rp_filter` in force: the larger of that of the interface and that of all.
+    pub rp_filter: u8,
+    /// Whether there is a default route, and one by this interface.
+    pub has_default_route: bool,
+    /// See `has_default_route`.
+    pub has_default_route_here: bool,
+    /// `drop_unicast_in_l2_multicast` in force.
+    pub drops_unicast_in_multicast: bool,
+    /// Whether rules can ask connection tracking.
+    pub has_conntrack: bool,
+    /// Flows that are tracked, and the most that can be.
+    pub conntrack: Option<(u64, u64)>,
+    /// What rules of others do; nothing if they cannot be listed.
+    pub firewall: Option<Vec<Hit>>,
+    /// Whether there are rules of the old iptables, which nft does not list.
+    pub has_legacy_rules: bool,
+}
+
+impl Facts {
+    /// Looks at this host.
+    pub async fn gather(
+        links: &Links,
+        link: &Link,
+        condition: Condition,
+        vip: Ipv4Addr,
+    ) -> Result<Self> {
+        let conf = |name: &str| {
+            [&link.name, "all"]
+                .iter()
+                .filter_map(|scope| sysctl(&format!("ipv4/conf/{scope}/{name}")))
+                .max()
+                .unwrap_or(0)
+        };
+        let routes = links.routes().await?;
+        let mut defaults = routes.iter().filter(|hop| hop.prefix == 0).map(|hop| hop.index);
+        let ruleset = nft::ruleset_json();
+        Ok(Self {
+            interface: link.name.clone(),
+            vip,
+            condition,
+            has_vip: !links.holders(vip.into()).await?.is_empty(),
+            has_daemon: control::is_running(vip.into()),
+            neighbour: links.neighbour(link.index, vip).await?,
+            rp_filter: conf("rp_filter") as u8,
+            has_default_route: defaults.clone().next().is_some(),
+            has_default_route_here: defaults.any(|index| index == link.index),
+            drops_unicast_in_multicast: conf("drop_unicast_in_l2_multicast") != 0,
+            has_conntrack: nft::has_conntrack()?,
+            conntrack: sysctl("netfilter/nf_conntrack_count")
+                .zip(sysctl("netfilter/nf_conntrack_max")),
+            firewall: ruleset.ok().map(|ruleset| examine(&ruleset, &link.name, vip)),
+            has_legacy_rules: fs::read_to_string("/proc/thread-self/net/ip_tables_names")
+                .is_ok_and(|tables| !tables.trim().is_empty()),
+        })
+    }
+
+    /// What of them is not in order.
+    pub fn judge(&self) -> Vec<Finding> {
+        let Self { interface, vip, .. } = self;
+        let mut findings = Vec::new();
+        if !self.condition.has_carrier {
+            let text =
+                format!("{interface} has no carrier: nobody is at the other end of its cable");
+            findings.push(Finding::problem(Culprit::Carrier, text));
+        }
+        if let Some(master) = &self.condition.port_of {
+            let text =
+                format!("{interface} is a port of {master}, which gets its frames; use that one");
+            let command = format!("clusterd doctor {master} {vip}");
+            findings.push(Finding::problem(Culprit::Interface, text).try_this(command));
+        }
+        if self.condition.is_macvlan {
+            let text = format!(
+                "{interface} is a macvlan, which gets unicast frames to its own MAC only: --mac stealth \
+                 does not work on it"
+            );
+            findings.push(Finding::note(Culprit::Interface, text));
+        }
+        if self.has_vip && !self.has_daemon {
+            let text =
+                format!("{vip} is an address of this host although no clusterd runs; remove it");
+            let command = format!("clusterd cleanup {vip}; ip address del {vip} dev {interface}");
+            findings.push(Finding::problem(Culprit::VipConfigured, text).try_this(command));
+        }
+        findings.extend(self.judge_neighbour());
+        if self.rp_filter == 1 && self.has_default_route && !self.has_default_route_here {
+            let text = format!(
+                "strict reverse path filtering: packets of clients that this host does not reach by \
+                 {interface} are dropped"
+            );
+            // As sysctl(8) has names with a dot of their own.
+            let name = interface.replace('.', "/");
+            let command =
+                format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2 net.ipv4.conf.all.rp_filter=2");
+            findings.push(Finding::problem(Culprit::RpFilter, text).try_this(command));
+        }
+        if self.drops_unicast_in_multicast {
+            let text = "drop_unicast_in_l2_multicast is on; it does no harm, since clusterd's rules make \
+                        frames to the group MAC count as unicast before it looks";
+            findings.push(Finding::note(Culprit::DropUnicastInMulticast, text));
+        }
+        findings.extend(self.judge_conntrack());
+        match &self.firewall {
+            Some(hits) => findings.extend(hits.iter().map(|hit| self.judge_hit(hit))),
+            None => findings.push(Finding::note(
+                Culprit::Firewall,
+                "the rules of this host could not be listed (nft -j list ruleset), so nothing is said \
+                 of them",
+            )),
+        }
+        if self.has_legacy_rules {
+            let text =
+                "there are rules of the old iptables, which are not looked at; see for yourself";
+            let command = "iptables-legacy -nvL";
+            findings.push(Finding::note(Culprit::Firewall, text).try_this(command));
+        }
+        findings
+    }
+
+    fn judge_neighbour(&self) -> Option<Finding> {
+        let Self { interface, vip, .. } = self;
+        let (mac, is_static) = self.neighbour?;
+        if MacMode::of(mac, (*vip).into()).is_some() {
+            return None;
+        }
+        let how = if is_static { "a permanent" } else { "an old" };
+        let text = format!("this host has {how} neighbour entry for {vip} at {mac}; remove it");
+        let command = format!("ip neigh del {vip} dev {interface}");
+        let finding = match is_static {
+            true => Finding::problem(Culprit::NeighbourEntry, text),
+            // It goes by itself once it is used.
+            false => Finding::note(Culprit::NeighbourEntry, text),
+        };
+        Some(finding.try_this(command))
+    }
+
+    fn judge_conntrack(&self) -> Option<Finding> {
+        if !self.has_conntrack {
+            let text =
+                "rules cannot ask connection tracking, which the handshake guard needs; load it";
+            let command = "modprobe nf_conntrack";
+            return Some(Finding::problem(Culprit::ConntrackMissing, text).try_this(command));
+        }
+        let (count, max) = self.conntrack?;
+        if max == 0 || count * 100 < max * CONNTRACK_FULL_PERCENT {
+            return None;
+        }
+        let text = format!(
+            "connection tracking has {count} of {max} flows; when it is full, new connections are \
+             dropped: make room"
+        );
+        let command = format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2));
+        Some(Finding::problem(Culprit::ConntrackFull, text).try_this(command))
+    }
+
+    fn judge_hit(&self, hit: &Hit) -> Finding {
+        let Self { interface, vip, .. } = self;
+        let Hit { chain, what, handle, to } = hit;
+        let packets = match to {
+            Traffic::Syn => format!("connections to {vip}"),
+            Traffic::Claim => format!("claims (IP protocol 150 to {vip})"),
+        };
+        let fits = match to {
+            Traffic::Syn => format!("ip daddr {vip}"),
+            Traffic::Claim => format!("ip daddr {vip} ip protocol 150"),
+        };
+        let insert = format!("nft insert rule {chain} {fits} accept");
+        let delete = |handle: &u64| format!("nft delete rule {chain} handle {handle}");
+        match (what, handle) {
+            (Effect::Drops, Some(handle)) => {
+                let text = format!(
+                    "rule {handle} of chain {chain}, or one that it jumps to, drops {packets}; let them in before it"
+                );
+                Finding::problem(Culprit::Firewall, text).try_this(insert)
+            }
+            (Effect::Drops, None) => {
+                let text = format!(
+                    "chain {chain} drops what no rule accepts, and none accepts {packets} by {interface}; add one"
+                );
+                Finding::problem(Culprit::Firewall, text).try_this(insert)
+            }
+            (Effect::MayDrop, _) => {
+                let text = format!(
+                    "chain {chain} drops {packets} unless a rule of it accepts them, which depends on port or client; see"
+                );
+                Finding::note(Culprit::Firewall, text).try_this("nft list ruleset")
+            }
+            (Effect::Untracks, handle) => {
+                let text = format!(
+                    "chain {chain} keeps {packets} from connection tracking, which the handshake guard needs; remove the rule"
+                );
+                let finding = Finding::problem(Culprit::ConntrackOff, text);
+                match handle {
+                    Some(handle) => finding.try_this(delete(handle)),
+                    None => finding,
+                }
+            }
+        }
+    }
+}
+
+/// A number below `/proc/sys/net`.
+fn sysctl(key: &str) -> Option<u64> {
+    fs::read_to_string(format!("/proc/sys/net/{key}")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Weight;
+    use super::*;
+
+    fn sound() -> Facts {
+        Facts {
+            interface: "eth0".to_owned(),
+            vip: Ipv4Addr::new(10, 0, 0, 2),
+            condition: Condition { has_carrier: true, port_of: None, is_macvlan: false },
+            has_vip: false,
+            has_daemon: false,
+            neighbour: None,
+            rp_filter: 0,
+            has_default_route: true,
+            has_default_route_here: true,
+            drops_unicast_in_multicast: false,
+            has_conntrack: true,
+            conntrack: Some((10, 1000)),
+            firewall: Some(Vec::new()),
+            has_legacy_rules: false,
+        }
+    }
+
+    fn culprits(facts: &Facts) -> Vec<(Culprit, bool)> {
+        let problem = |finding: &Finding| finding.weight == Weight::Problem;
+        facts.judge().iter().map(|finding| (finding.culprit, problem(finding))).collect()
+    }
+
+    #[test]
+    fn a_sound_host_has_nothing_to_find() {
+        assert_eq!(culprits(&sound()), []);
+    }
+
+    #[test]
+    fn each_culprit_is_named() {
+        let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
+        let hit = |what, handle| {
+            let chain = "inet fw in".to_owned();
+            Some(vec![Hit { chain, what, handle, to: Traffic::Syn }])
+        };
+        let condition = |port_of: Option<&str>, has_carrier, is_macvlan| Condition {
+            has_carrier,
+            port_of: port_of.map(str::to_owned),
+            is_macvlan,
+        };
+        let cases = [
+            (Facts { condition: condition(None, false, false), ..sound() }, Culprit::Carrier, true),
+            (
+                Facts { condition: condition(Some("br0"), true, false), ..sound() },
+                Culprit::Interface,
+                true,
+            ),
+            (
+                Facts { condition: condition(None, true, true), ..sound() },
+                Culprit::Interface,
+                false,
+            ),
+            (Facts { has_vip: true, ..sound() }, Culprit::VipConfigured, true),
+            (Facts { neighbour: Some((mac, true)), ..sound() }, Culprit::NeighbourEntry, true),
+            (Facts { neighbour: Some((mac, false)), ..sound() }, Culprit::NeighbourEntry, false),
+            (
+                Facts { rp_filter: 1, has_default_route_here: false, ..sound() },
+                Culprit::RpFilter,
+                true,
+            ),
+            (
+                Facts { drops_unicast_in_multicast: true, ..sound() },
+                Culprit::DropUnicastInMulticast,
+                false,
+            ),
+            (Facts { has_conntrack: false, ..sound() }, Culprit::ConntrackMissing, true),
+            (Facts { conntrack: Some((950, 1000)), ..sound() }, Culprit::ConntrackFull, true),
+            (Facts { firewall: hit(Effect::Drops, Some(4)), ..sound() }, Culprit::Firewall, true),
+            (Facts { firewall: hit(Effect::Drops, None), ..sound() }, Culprit::Firewall, true),
+            (Facts { firewall: hit(Effect::MayDrop, None), ..sound() }, Culprit::Firewall, false),
+            (
+                Facts { firewall: hit(Effect::Untracks, Some(4)), ..sound() },
+                Culprit::ConntrackOff,
+                true,
+            ),
+            (Facts { firewall: None, ..sound() }, Culprit::Firewall, false),
+            (Facts { has_legacy_rules: true, ..sound() }, Culprit::Firewall, false),
+        ];
+        for (facts, culprit, is_problem) in cases {
+            assert_eq!(culprits(&facts), [(culprit, is_problem)], "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_must_be_is_no_finding() {
+        let neighbour = Some((MacMode::Stealth.address(sound().vip.into()), true));
+        for facts in [
+            Facts { has_vip: true, has_daemon: true, ..sound() },
+            Facts { neighbour, ..sound() },
+            Facts { rp_filter: 1, ..sound() },
+            Facts { rp_filter: 2, has_default_route_here: false, ..sound() },
+            Facts { conntrack: None, ..sound() },
+        ] {
+            assert_eq!(culprits(&facts), [], "{facts:?}");
+        }
+    }
+}
