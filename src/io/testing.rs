@@ -12,7 +12,7 @@ use super::poller::Poller;
 use super::xt_queue;
 
 /// Longer than anything here takes, shorter than a SYN's second repetition.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn is_root() -> bool {
     // SAFETY: no pointers.
