@@ -228,9 +228,8 @@ fn what_is_wrong_on_a_host_is_named() {
 fn a_further_virtual_ip_is_examined_with_the_first() {
     let Some(lab) = Lab::bare() else { return };
     lab.start_daemon(1, VIP, &["10.77.0.3"]);
-    let examine = |role: &str| {
-        lab.run(role, &["clusterd", "doctor", "eth0", "10.77.0.3", "--for", "1s"])
-    };
+    let examine =
+        |role: &str| lab.run(role, &["clusterd", "doctor", "eth0", "10.77.0.3", "--for", "1s"]);
     let output = examine("h1");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
