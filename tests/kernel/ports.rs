@@ -1,6 +1,6 @@
 //! A client that uses one port again at once.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use crate::rig::{Lab, PORT, wait_until};
@@ -16,9 +16,16 @@ fn a_port_is_used_again_while_its_server_is_in_time_wait() {
     let Some(lab) = Lab::up(3, "strict") else { return };
     let listeners = lab.listen_everywhere(OTHER_PORT);
     for time in 0..TIMES {
-        let mut client = lab
-            .within("client", || connect_from(SOURCE_PORT, OTHER_PORT))
-            .unwrap_or_else(|error| panic!("connection {time}: {error}"));
+        let mut connected = None;
+        wait_until("the client's kernel has seen the end of the last one", || {
+            match lab.within("client", || connect_from(SOURCE_PORT, OTHER_PORT)) {
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {}
+                Err(error) => panic!("connection {time}: {error}"),
+                Ok(client) => connected = Some(client),
+            }
+            connected.is_some()
+        });
+        let mut client = connected.expect("waited for");
         drop(accept(&listeners));
         assert_eq!(client.read(&mut [0; 8]).expect("the server closes first"), 0);
     }
