@@ -209,8 +209,10 @@ impl Checker {
         for (host, own) in self.attempts.resets(flow, isn, rst.sequence) {
             let near =
                 own.is_some_and(|own| own.wrapping_add(1).wrapping_sub(rst.sequence) <= ACK_WINDOW);
-            // Or a host still has an earlier connection of these ports, and no room to accept it.
-            let older = own.is_none() && self.attempts.has_answered(host, flow);
+            // Or a host still has an earlier connection of these ports, has no room to accept it, and
+            // has missed every SYN of this one.
+            let missed = !self.attempts.has_got(host, flow, isn);
+            let older = missed && self.attempts.has_answered(host, flow);
             let is_exception = match self.guard {
                 Guard::Rst => near || older,
                 Guard::Strict => older,

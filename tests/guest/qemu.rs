@@ -14,7 +14,7 @@ const PASS: &str = "guest: PASS";
 /// What is worth saying even if all went well.
 const PREFIX: &str = "guest: ";
 /// Only a guest that hangs takes so long.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1500);
 
 /// Nanoseconds of the guest's clock for each of its instructions: a processor of 250 million a second. With
 /// a faster one kernel 6.1 does not get through the calibration of its own clocks.

@@ -44,6 +44,8 @@ pub(super) struct OwnClaim {
 /// An attempt on one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Local {
+    /// Its SYN has come.
+    pub arrived: bool,
     /// What it has heard from peers that it trusts, and when; not from copies of a frame.
     pub heard: Vec<(Instant, Word)>,
     /// Sender, incarnation and number of the frames that said so.
@@ -107,6 +109,12 @@ impl Attempts {
         self.halves.contains_key(&(host, flow))
     }
 
+    /// Has a SYN of this attempt come to the host?
+    pub fn has_got(&self, host: u16, flow: FlowId, isn: u32) -> bool {
+        let attempt = self.attempts.get(&(flow, isn));
+        attempt.and_then(|attempt| attempt.at.get(&host)).is_some_and(|local| local.arrived)
+    }
+
     /// A SYN has come to a host. True if it is the first of its attempt there.
     pub fn arrived(&mut self, at: Instant, host: u16, syn: &Segment) -> bool {
         let about = (syn.flow, syn.sequence);
@@ -117,7 +125,7 @@ impl Attempts {
         });
         attempt.active = at;
         let first = !attempt.at.contains_key(&host);
-        attempt.at.entry(host).or_default();
+        attempt.at.entry(host).or_default().arrived = true;
         first
     }
 
