@@ -69,7 +69,7 @@ pub enum Command {
     Lab(LabCommand),
     /// Remove what a killed daemon left behind.
     Cleanup {
-        /// Only for the cluster that this virtual IP names [default: for all without a running daemon].
+        /// Only for the cluster of which this is a virtual IP [default: for all without a running daemon].
         vip: Option<IpAddr>,
     },
 }
@@ -178,7 +178,7 @@ impl ClusterArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only the cluster that this virtual IP names [default: all of this host].
+    /// Only the cluster of which this is a virtual IP [default: all of this host].
     pub vip: Option<IpAddr>,
 
     /// List the connections answered in the last seconds.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::io::conntrack::Conntrack;
 use crate::io::error::errno;
 use crate::io::foreign_flows::ForeignFlows;
+use crate::io::rules::ANSWERING_MAX;
 
 /// How long the kernel drops the datagrams of another host's flow before it asks again.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -35,6 +36,9 @@ pub struct DatagramCounters {
     pub given_up: u64,
     /// Tracking entries that the kernel did not show or remove.
     pub untracked: u64,
+    /// Times that this host answered on one port more than the kernel can be told of: late answers
+    /// from there, in flows that were given up, are not noticed.
+    pub answering_full: u64,
 }
 
 /// The hot loop's side of flows of datagrams.
@@ -49,7 +53,7 @@ pub struct Datagrams {
     unblock: bool,
     /// Ports on which this host has served anybody since it was asked last.
     ports: BTreeSet<u16>,
-    /// Ports on which it ever has: what leaves from these is an answer.
+    /// Ports on which it ever has, up to [`ANSWERING_MAX`]: what leaves from these is an answer.
     answering: BTreeSet<u16>,
     /// There are more of them than the kernel was told.
     answers_on_more: bool,
@@ -85,7 +89,15 @@ impl Datagrams {
     /// This host serves a flow to that port.
     pub fn serve(&mut self, port: u16) {
         self.ports.insert(port);
-        self.answers_on_more |= self.answering.insert(port);
+        self.answers_on(port);
+    }
+
+    fn answers_on(&mut self, port: u16) {
+        if self.answering.len() < ANSWERING_MAX {
+            self.answers_on_more |= self.answering.insert(port);
+        } else if !self.answering.contains(&port) {
+            self.counters.answering_full += 1;
+        }
     }
 
     /// The ports from which what leaves is an answer.
@@ -141,7 +153,7 @@ impl Datagrams {
         };
         // Also of those that an earlier daemon has served.
         for flow in &flows {
-            self.answers_on_more |= self.answering.insert(flow.service.port());
+            self.answers_on(flow.service.port());
         }
         flows.retain(which);
         for flow in &flows {

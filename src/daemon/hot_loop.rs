@@ -108,7 +108,7 @@ impl Kernel {
         let claims = ClaimSocket::open(link, mac).context("open the claim socket")?;
         let mut sockets = SockDiag::open()?.on_interface(link.index);
         // Without the module a lookup finds nothing: no service, on any port.
-        sockets.established(vip).map_err(|error| {
+        sockets.established(&[vip]).map_err(|error| {
             Failure::unavailable(&format!("{error}; the kernel needs inet_diag and tcp_diag"))
         })?;
         let conntrack = Conntrack::open()?;
@@ -254,15 +254,14 @@ impl HotLoop {
     /// Runs until told to stop; says goodbye to the cluster then.
     pub fn run(mut self, report: impl FnOnce(&Realtime)) -> Result<()> {
         report(&realtime::enter());
-        for &vip in &self.vips {
-            for (client, service) in self.kernel.sockets.established(vip)? {
-                self.node.adopt(FlowKey::tcp(client, service));
-            }
+        for (client, service) in self.kernel.sockets.established(&self.vips)? {
+            self.node.adopt(FlowKey::tcp(client, service));
         }
         // Others have taken them over, or will: no client of theirs decides who goes on.
         self.forget_datagrams(|_| true);
-        // The lists above, one for each virtual IP, are no load that claims cause.
-        self.load = Measured { at: self.now(), cpu: realtime::thread_time(), ..self.load };
+        // What it has taken to begin is no load that claims cause, and nobody has emptied the queue
+        // meanwhile.
+        self.load = self.measure(self.now())?;
         loop {
             let due = self.node.wait_until();
             let slept = self.now();
@@ -659,6 +658,22 @@ impl HotLoop {
         }
     }
 
+    fn measure(&mut self, now: Instant) -> Result<Measured> {
+        let by_kernel = match self.kernel.buckets.decided() {
+            Ok(count) => count,
+            // The rules are not there, yet or for a moment.
+            Err(error) if errno(&error) == Some(libc::ENOENT) => self.load.by_kernel,
+            Err(error) => return Err(error).context("count SYNs"),
+        };
+        Ok(Measured {
+            at: now,
+            cpu: realtime::thread_time(),
+            syns: self.node.counters().syns,
+            by_kernel,
+            overflowed: self.kernel.overflowed(),
+        })
+    }
+
     /// Says to the core how much there is to do, a few times a second.
     fn weigh_load(&mut self) -> Result<()> {
         let now = self.now();
@@ -666,19 +681,7 @@ impl HotLoop {
         if window < LOAD_INTERVAL {
             return Ok(());
         }
-        let by_kernel = match self.kernel.buckets.decided() {
-            Ok(count) => count,
-            Err(error) if errno(&error) == Some(libc::ENOENT) => self.load.by_kernel,
-            Err(error) => return Err(error).context("count SYNs"),
-        };
-        let counters = self.node.counters();
-        let measured = Measured {
-            at: now,
-            cpu: realtime::thread_time(),
-            syns: counters.syns,
-            by_kernel,
-            overflowed: self.kernel.overflowed(),
-        };
+        let measured = self.measure(now)?;
         let before = std::mem::replace(&mut self.load, measured);
         if window >= SLEPT {
             // Nobody emptied the queue: that it was full says nothing about the load.

@@ -4,7 +4,8 @@
 //! answers ARP, solicitations or TCP for the virtual IP by itself; the address goes before
 //! the rules for the same reason.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use pnet::util::MacAddr;
 use tracing::warn;
 
 use super::Shared;
+use crate::control;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::kmod::{self, Module};
@@ -105,9 +107,9 @@ impl<'a> Installed<'a> {
         let Self { links, link } = *self;
         loop {
             watch.removed().await.context("watch the addresses")?;
-            for addresses in link.all() {
-                let vip = addresses.vip();
-                if !links.holders(vip).await?.contains(&link.index)
+            let there = links.addresses().await?;
+            for vip in link.all().map(Addresses::vip) {
+                if there.holders(vip).all(|index| index != link.index)
                     && links.exists(link.index).await?
                 {
                     links.add_address(link.index, vip).await?;
@@ -119,7 +121,9 @@ impl<'a> Installed<'a> {
 
     /// Takes the addresses and the rules back.
     pub async fn remove(self) -> Result<()> {
-        remove(self.links, self.link.addresses.vip()).await
+        // If the interface has gone, its marks do not say any more which these are.
+        let vips = self.link.all().map(Addresses::vip).collect();
+        remove(self.links, self.link.addresses.vip(), &vips).await
     }
 }
 
@@ -184,31 +188,49 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
     Ok(())
 }
 
-/// The clusters, by their first virtual IP, of which something is installed: by running daemons, or by
-/// killed ones. Rules alone are no evidence, others may have flushed them. What the kernel module
-/// does is none, an administrator may have told it.
-pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
-    let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
-    let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
-    Ok(ruled.chain(marked).collect())
+/// The clusters, by their first virtual IP, of which something is installed, by running daemons or by
+/// killed ones; and all virtual IPs of each, as far as marks say, or rules where there are no marks
+/// (the interface has gone). Rules alone are no evidence, others may have flushed them. What the
+/// kernel module does is none, an administrator may have told it.
+pub async fn left_behind(links: &Links) -> Result<BTreeMap<IpAddr, BTreeSet<IpAddr>>> {
+    let mut clusters = BTreeMap::<IpAddr, BTreeSet<IpAddr>>::new();
+    for marked in links.marks().await? {
+        clusters.entry(marked.mark.vip).or_default().extend(marked.vips());
+    }
+    let tables: BTreeSet<_> = nft::installed()?.into_iter().map(|(_, first)| first).collect();
+    for first in tables {
+        if let Entry::Vacant(unmarked) = clusters.entry(first) {
+            unmarked.insert(nft::vips(first)?).insert(first);
+        }
+    }
+    Ok(clusters)
 }
 
-/// Fails if a virtual IP is one of another cluster on this host, or an address of it otherwise.
-pub async fn require_free(links: &Links, vips: &Vips) -> Result<()> {
+/// Fails if a virtual IP is one of another cluster on this host.
+pub async fn require_no_other(links: &Links, vips: &Vips) -> Result<()> {
     let marks = links.marks().await?;
-    let first = vips.first();
-    for vip in vips.all() {
-        let other = marks
-            .iter()
-            .find(|marked| marked.mark.vip != first && marked.vips().any(|marked| marked == vip));
-        if let Some(Marked { mark: Mark { vip: other, .. }, .. }) = other {
+    let others = marks.iter().filter(|marked| marked.mark.vip != vips.first());
+    for other in others {
+        let Mark { vip: first, .. } = other.mark;
+        if let Some(vip) = other.vips().find(|other| vips.all().any(|vip| vip == *other)) {
+            let way_out = match control::is_running(first) {
+                true => "stop its daemon, or leave the address to it".to_owned(),
+                false => format!("its daemon was killed, so: clusterd cleanup {first}"),
+            };
             return Err(Failure::in_use(&format!(
-                "{vip} is a virtual IP of the cluster {other} on this host; stop its daemon, or if that \
-                 was killed: clusterd cleanup {other}"
+                "{vip} is a virtual IP of the cluster {first} on this host; {way_out}"
             )));
         }
+    }
+    Ok(())
+}
+
+/// Fails if a virtual IP is an address of this host that no daemon has given to it.
+pub async fn require_free(links: &Links, vips: &Vips) -> Result<()> {
+    let (marks, there) = (links.marks().await?, links.addresses().await?);
+    for vip in vips.all() {
         let is_ours = marks.iter().any(|marked| marked.vips().any(|marked| marked == vip));
-        if !is_ours && !links.holders(vip).await?.is_empty() {
+        if !is_ours && there.holders(vip).next().is_some() {
             return Err(Failure::in_use(&format!(
                 "{vip} is already an address of this host; clusterd adds and removes it itself, \
                  so remove it first: ip address del {vip} dev INTERFACE"
@@ -218,9 +240,15 @@ pub async fn require_free(links: &Links, vips: &Vips) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a killed daemon left, unless it was on the same interface in the same mode with the
-/// same virtual IPs: then the established connections of this host go on meanwhile.
-pub async fn remove_other(links: &Links, link: &Link, mode: MacMode) -> Result<()> {
+/// Removes what a killed daemon with the virtual IPs `left` left, unless it was on the same interface
+/// in the same mode with the same virtual IPs: then the established connections of this host go on
+/// meanwhile.
+pub async fn remove_other(
+    links: &Links,
+    link: &Link,
+    mode: MacMode,
+    left: &BTreeSet<IpAddr>,
+) -> Result<()> {
     let vip = link.addresses.vip();
     let vips: BTreeSet<_> = link.all().map(Addresses::vip).collect();
     let marks = links.marks().await?;
@@ -231,7 +259,7 @@ pub async fn remove_other(links: &Links, link: &Link, mode: MacMode) -> Result<(
                 && marked.mark.mode == mode
                 && marked.vips().collect::<BTreeSet<_>>() == vips
         });
-    if is_same { Ok(()) } else { remove(links, vip).await }
+    if is_same { Ok(()) } else { remove(links, vip, left).await }
 }
 
 /// Fails if the interface has the MAC of another virtual IP already.
@@ -252,17 +280,12 @@ pub async fn require_own_mac(links: &Links, link: &Link, vip: IpAddr) -> Result<
 }
 
 /// Removes the addresses, the reception and the rules of the cluster that `vip` names, whoever
-/// installed them.
-pub async fn remove(links: &Links, vip: IpAddr) -> Result<()> {
+/// installed them. Its virtual IPs are `known`, or more: marks may name others.
+pub async fn remove(links: &Links, vip: IpAddr, known: &BTreeSet<IpAddr>) -> Result<()> {
     let marks = links.marks().await?;
     let of_vip = || marks.iter().filter(|marked| marked.mark.vip == vip);
-    let further = of_vip().flat_map(|marked| marked.further.iter().copied());
-    let all: BTreeSet<_> = further.chain([vip]).collect();
-    for &vip in &all {
-        for index in links.holders(vip).await? {
-            links.remove_address(index, vip).await?;
-        }
-    }
+    let all: BTreeSet<_> = of_vip().flat_map(Marked::vips).chain(known.iter().copied()).collect();
+    links.remove_addresses(&all).await?;
     for marked in of_vip() {
         receive_no_more(links, marked, &marks).await?;
     }
@@ -271,9 +294,7 @@ pub async fn remove(links: &Links, vip: IpAddr) -> Result<()> {
     let tables = nft::installed()?.into_iter().filter(|&(_, of)| of == vip);
     let families: Vec<_> = tables.map(|(family, _)| family).collect();
     nft::apply(&rules::remove(vip, &families), "remove the rules")?;
-    for &vip in &all {
-        kmod::remove(vip).context("take the virtual IP out of the kernel module")?;
-    }
+    kmod::remove(&all).context("take the virtual IPs out of the kernel module")?;
     // Last what says whose all that was.
     for marked in of_vip() {
         for &further in &marked.further {

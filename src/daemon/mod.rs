@@ -14,6 +14,7 @@ pub mod install;
 mod keyfile;
 mod recorder;
 mod state;
+mod strangers;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -36,8 +37,8 @@ use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::error::errno;
 use crate::io::kmod::Module;
-use crate::io::link::{Addresses, Link, Links, require_packets_in_group_frames};
-use crate::io::neighbours::{Neighbours, Stranger};
+use crate::io::link::{Link, Links, require_packets_in_group_frames};
+use crate::io::neighbours::Neighbours;
 use crate::io::nft;
 use crate::io::realtime::Realtime;
 use crate::io::rules::{Guard, QueueBackend, Ruleset};
@@ -47,6 +48,7 @@ use hot_loop::{HotLoop, Kernel};
 use install::ModuleShare;
 use recorder::Recording;
 use state::{State, StateFile};
+use strangers::Strangers;
 
 /// Notices that wait for the log; beyond it they are counted as unlogged.
 const NOTICES_MAX: usize = 1024;
@@ -143,10 +145,11 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
+    install::require_no_other(&links, &vips).await?;
     let control = control::Server::bind(&vips, mac)?;
-    if install::left_behind(&links).await?.contains(&vip) {
+    if let Some(left) = install::left_behind(&links).await?.get(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, mac).await?;
+        install::remove_other(&links, &link, mac, left).await?;
     }
     install::require_free(&links, &vips).await?;
 
@@ -216,7 +219,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
 
     // The hot loop listens to the cluster while this asks the rest of the segment.
     if let Some(stranger) = neighbours.probe().await.context("probe for the virtual IPs")? {
-        return Err(Failure::in_use(&refusal(stranger, &link, mac)));
+        return Err(Failure::in_use(&strangers::refusal(stranger, &link, mac)));
     }
     let rules = ruleset(args, mac, link.clone(), queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
@@ -269,34 +272,6 @@ fn warn_of_missing(realtime: &Realtime) {
     }
 }
 
-/// Why this host does not start although the cluster is as it should be here.
-fn refusal(stranger: Stranger, link: &Link, mode: MacMode) -> String {
-    let Stranger { vip, mac } = stranger;
-    let first = link.addresses.vip();
-    let expected = mode.address(first);
-    if let Some(mode) = MacMode::of(mac, first) {
-        return format!(
-            "{vip} is answered in mode --mac {mode} by other hosts ({mac}, expected {expected}); all \
-             hosts of a cluster need the same mode, so use that one here, or stop them all first"
-        );
-    }
-    let by = |other: IpAddr| Some((MacMode::of(mac, other)?, other));
-    // One that is not typed here can be read.
-    let read = || MacMode::read(mac).map(|(mode, other)| (mode, IpAddr::from(other)));
-    match link.all().map(Addresses::vip).find_map(by).or_else(read) {
-        Some((mode, other)) => format!(
-            "{vip} is answered by hosts of the cluster that {other} names (--mac {mode}, {mac}, expected \
-             {expected}); the first virtual IP names the cluster and must be the same on all \
-             hosts, so type {other} first here, or {first} first there"
-        ),
-        None => format!(
-            "{vip} is in use by a host outside the cluster ({mac}, expected {expected}); stop it there \
-             or choose another address. If hosts of this cluster answer so: the first virtual IP names the \
-             cluster and must be the same on all of them"
-        ),
-    }
-}
-
 /// Answers who asks for the virtual IPs as long as the interface exists.
 async fn answer_neighbours(
     neighbours: &Neighbours,
@@ -304,28 +279,15 @@ async fn answer_neighbours(
     link: &Link,
     mode: MacMode,
 ) -> Result<()> {
-    let first = link.addresses.vip();
-    let mut known = None;
+    let mut strangers = Strangers::default();
     loop {
         match neighbours.answer().await {
-            // One that goes on claiming it needs no line each time.
-            Ok(stranger) if known == Some(stranger) => {}
-            Ok(stranger) => {
-                known = Some(stranger);
-                let Stranger { vip, mac } = stranger;
-                match MacMode::of(mac, first) {
-                    Some(other) => {
-                        warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
-                          one in {mode}: all hosts of a cluster need the same")
-                    }
-                    None => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
-                }
-            }
+            Ok(stranger) => strangers.heard(stranger, link, mode),
             Err(error) if errno(&error) == Some(libc::ENETDOWN) => {
                 if !links.exists(link.index).await? {
                     return Err(Failure::unavailable("the interface was removed"));
                 }
-                warn!(vip = %first, "the interface is down");
+                warn!(vip = %link.addresses.vip(), "the interface is down");
             }
             Err(error) => return Err(error).context("answer who asks for the virtual IPs"),
         }

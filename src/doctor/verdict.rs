@@ -390,8 +390,9 @@ impl Observations {
             .map(|&mac| {
                 let text = match MacMode::read(mac) {
                     Some((mode, first)) => format!(
-                        "{vip} is a further virtual IP of the cluster that {first} names (--mac {mode}): ask \
-                         the doctor about {first}, or choose another address"
+                        "{vip} is a further virtual IP of the cluster that {first} names (--mac {mode}), or an \
+                         IPv6 address, of which these four bytes of {mac} are the hash: ask the doctor about \
+                         {first} (of one that IPv6 names it knows nothing), or choose another address"
                     ),
                     None => format!(
                         "{vip} is in use: a host outside the cluster answers for it with {mac}; stop it \

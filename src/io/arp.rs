@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pnet::packet::arp::{
@@ -18,23 +17,12 @@ use pnet::packet::arp::{
 use pnet::packet::ethernet::EtherTypes;
 use pnet::util::MacAddr;
 use socket2::{SockFilter, Socket};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::link::Link;
-use super::neighbours::Stranger;
-use super::packet_socket;
-
-/// Probes sent, and the milliseconds after each in which another host may
-/// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
-/// that hosts switched on together do not probe in step; a LAN answers in
-/// milliseconds, so a tenth of that will do.
-const PROBES: u32 = 3;
-const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
-
-/// An interface that goes down is an error and nothing to read.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+use super::neighbours::{PROBE_INTERVAL_MS, PROBES, Stranger};
+use super::packet_socket::{self, INTEREST};
 
 /// ARP for virtual IPs on one interface.
 pub struct Arp {

@@ -5,13 +5,12 @@
 //! installed; nothing need be done then, the daemon is only asked more often.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::flow::{FlowKey, Protocol};
 use clusterd::protocol::Vips;
 
-use super::nft_sets::Sets;
+use super::nft_sets::{Sets, end_key};
 use super::rules::{FOREIGN_FLOWS, Family, table_name};
 
 /// The sets in the rules of one cluster, of each family of which it has a virtual IP.
@@ -24,9 +23,8 @@ pub struct ForeignFlows {
 impl ForeignFlows {
     /// Opens a socket; changes nothing. The rules need not be there yet.
     pub fn open(vips: &Vips) -> io::Result<Self> {
-        let has = |family: &Family| vips.all().any(|vip| Family::of(vip) == *family);
-        let families = Family::ALL.into_iter().filter(has);
-        let names = families.map(|family| (family, family.name(FOREIGN_FLOWS))).collect();
+        let names = |family: Family| (family, family.name(FOREIGN_FLOWS));
+        let names = Family::those_of(vips).map(names).collect();
         Ok(Self { sets: Sets::open(table_name(vips.first()))?, names })
     }
 
@@ -56,16 +54,6 @@ impl ForeignFlows {
     }
 }
 
-/// Client address and port, virtual IP and port, each padded to a multiple of four bytes.
 fn key(flow: &FlowKey) -> Vec<u8> {
-    let mut key = Vec::with_capacity(40);
-    for end in [flow.client, flow.service] {
-        match end.ip() {
-            IpAddr::V4(ip) => key.extend(ip.octets()),
-            IpAddr::V6(ip) => key.extend(ip.octets()),
-        }
-        key.extend(end.port().to_be_bytes());
-        key.extend([0; 2]);
-    }
-    key
+    [flow.client, flow.service].map(end_key).concat()
 }

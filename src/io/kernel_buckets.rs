@@ -20,10 +20,9 @@ use clusterd::bucket::Bucket;
 use clusterd::flow::{Protocol, ServicePort};
 use clusterd::protocol::{KernelShare, Vips};
 
-use super::nft_sets::Sets;
+use super::nft_sets::{Sets, address_key, end_key};
 use super::rules::{
-    ANSWERING, ANSWERING_MAX, BY_BUCKET, DIVIDED, Family, LEASED, LEFT, OWN_BUCKETS, UNDIVIDED,
-    UNDIVIDED_MAX, WHOLE, table_name,
+    ANSWERING, BY_BUCKET, DIVIDED, Family, LEASED, LEFT, OWN_BUCKETS, UNDIVIDED, WHOLE, table_name,
 };
 
 /// The sets and the counter in the rules of one cluster.
@@ -37,13 +36,13 @@ pub struct KernelBuckets {
 impl KernelBuckets {
     /// Opens a socket; changes nothing. The rules need not be there yet.
     pub fn open(vips: &Vips) -> io::Result<Self> {
-        let has = |family: &Family| vips.all().any(|vip| Family::of(vip) == *family);
-        let families = Family::ALL.into_iter().filter(has).collect();
+        let families = Family::those_of(vips).collect();
         Ok(Self { sets: Sets::open(table_name(vips.first()))?, families })
     }
 
     /// Sets what is this host's, the protocols whose new flows the kernel divides, and the UDP ports
-    /// on which this host answers, in one step and whatever was set before.
+    /// on which this host answers ([`ANSWERING_MAX`](super::rules::ANSWERING_MAX) at most), in one
+    /// step and whatever was set before.
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
     pub fn set(
@@ -64,16 +63,13 @@ impl KernelBuckets {
             .flush(BY_BUCKET)
             .add(BY_BUCKET, protocols, None)
             .flush(ANSWERING)
-            .add(
-                ANSWERING,
-                answering.iter().take(ANSWERING_MAX).map(|port| port.to_be_bytes()),
-                None,
-            );
+            .add(ANSWERING, answering.iter().map(|port| port.to_be_bytes()), None);
         for &family in &self.families {
             let is_in = |vip: &IpAddr| Family::of(*vip) == family;
-            let ports = undivided.iter().take(UNDIVIDED_MAX).filter(|service| is_in(&service.vip));
+            let ports = undivided.iter().filter(|service| is_in(&service.vip));
+            let keys = ports.map(|&ServicePort { vip, port, .. }| end_key((vip, port).into()));
             let name = family.name(UNDIVIDED);
-            transaction = transaction.flush(&name).add(&name, ports.map(service_key), None);
+            transaction = transaction.flush(&name).add(&name, keys, None);
             for (set, vips) in [(WHOLE, whole), (LEFT, left)] {
                 let name = family.name(set);
                 let keys = vips.iter().copied().filter(is_in).map(address_key);
@@ -101,17 +97,61 @@ impl KernelBuckets {
     }
 }
 
-fn address_key(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
 
-/// Virtual IP and port, each padded to a multiple of four bytes.
-fn service_key(service: &ServicePort) -> Vec<u8> {
-    let mut key = address_key(service.vip);
-    key.extend(service.port.to_be_bytes());
-    key.extend([0; 2]);
-    key
+    use clusterd::protocol::PEERS_MAX;
+    use clusterd::wire::{PORTS_MAX, VIPS_MAX};
+    use pnet::util::MacAddr;
+
+    use super::*;
+    use crate::io::cluster_mac::MacMode;
+    use crate::io::error::errno;
+    use crate::io::link::{Addresses, Link};
+    use crate::io::rules::{Guard, QueueBackend, Ruleset};
+    use crate::io::testing::{in_namespace, nft};
+
+    /// As many ports as this host and all peers can say that they do not serve.
+    #[test]
+    fn there_is_room_for_all_that_can_be_said() {
+        in_namespace(|| {
+            let vip = |number: usize| Ipv6Addr::from(0x2001_0db8 << 96 | (number as u128 + 1));
+            let addresses = |number| Addresses::V6 { own: vip(1000), vip: vip(number) };
+            let link = Link {
+                name: "lo".to_owned(),
+                index: 1,
+                mac: MacAddr::zero(),
+                addresses: addresses(0),
+                further: (1..=VIPS_MAX).map(addresses).collect(),
+            };
+            let all = link.all().map(Addresses::vip).skip(1);
+            let vips = Vips::new(vip(0).into(), all).unwrap();
+            let rules = Ruleset {
+                link,
+                mac: MacMode::Multicast,
+                guard: Guard::Rst,
+                scope: None,
+                queue: 1,
+                backend: QueueBackend::Xtables,
+            };
+            nft(&rules.install());
+            let ports = (1 + PEERS_MAX) * PORTS_MAX;
+            let service = |number| ServicePort::tcp((vip(number % (1 + VIPS_MAX)), number as u16));
+            let mut share = KernelShare {
+                undivided: (0..2 * ports).map(service).collect(),
+                whole: vips.all().skip(1).collect(),
+                ..KernelShare::default()
+            };
+            assert_eq!(share.undivided.len(), 2 * ports);
+            let mut buckets = KernelBuckets::open(&vips).unwrap();
+            let none = BTreeSet::new();
+            for _ in 0..2 {
+                buckets.set(&share, [Protocol::Tcp], &none).unwrap();
+            }
+            share.undivided.insert(service(2 * ports));
+            let error = buckets.set(&share, [], &none).unwrap_err();
+            assert_eq!(errno(&error), Some(libc::ENFILE), "{error}");
+        });
+    }
 }

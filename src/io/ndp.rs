@@ -9,7 +9,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pnet::packet::icmpv6::ndp::{
@@ -21,20 +20,11 @@ use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
 use pnet::util::MacAddr;
 use socket2::{SockFilter, Socket};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
-use super::neighbours::Stranger;
-use super::packet_socket;
-
-/// Probes sent, and the milliseconds after each in which another host may object. RFC 4862 5.1 has
-/// one probe and one second; these are the times of ARP here, see there.
-const PROBES: u32 = 3;
-const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
-
-/// An interface that goes down is an error and nothing to read.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+use super::neighbours::{PROBE_INTERVAL_MS, PROBES, Stranger};
+use super::packet_socket::{self, INTEREST};
 
 /// Nothing that crossed a router is believed (RFC 4861 7.1).
 const HOP_LIMIT: u8 = 255;

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use pnet::util::MacAddr;
 
@@ -11,6 +12,13 @@ use super::cluster_mac::MacMode;
 use super::link::{Addresses, Link};
 use super::ndp::{self, Ndp};
 
+/// Probes sent for each virtual IP, and the milliseconds after each in which another host may
+/// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
+/// that hosts switched on together do not probe in step, RFC 4862 5.1 one probe and one second; a LAN
+/// answers in milliseconds, so a tenth of that will do.
+pub(super) const PROBES: u32 = 3;
+pub(super) const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
+
 /// Either protocol for the virtual IPs on one interface: one socket of each, however many there are.
 pub struct Neighbours {
     arp: Option<Arp>,
@@ -18,7 +26,7 @@ pub struct Neighbours {
 }
 
 /// Another MAC that a host says a virtual IP has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stranger {
     /// The virtual IP.
     pub vip: IpAddr,

@@ -65,6 +65,15 @@ impl NetlinkSocket {
             .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, half))
     }
 
+    /// Lets whole requests of `bytes` out, beyond `net.core.wmem_max` where `CAP_NET_ADMIN` allows
+    /// it, else up to it.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        // As for the receive buffer; a request must fit in whole (`netlink_sendmsg`).
+        let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX);
+        self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, half)
+            .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUF, half))
+    }
+
     /// Receives the notifications of multicast groups (1 to 32) from now on.
     pub fn subscribe(&self, groups: &[u32]) -> io::Result<()> {
         let mut storage = socket2::SockAddrStorage::zeroed();

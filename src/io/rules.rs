@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
+use clusterd::protocol::PEERS_MAX;
 use clusterd::wire::{IP_PROTOCOL, PORTS_MAX, VIPS_MAX};
 
 pub use self::family::Family;
@@ -46,11 +47,9 @@ pub const BY_BUCKET: &str = "by_bucket";
 /// Like all sets with addresses there is one of each [`Family`].
 pub const UNDIVIDED: &str = "undivided";
 
-/// Room in [`UNDIVIDED`], of both families together: as many as this host and 64 peers
-/// ([`Limits::peers`]) can announce of one virtual IP.
-///
-/// [`Limits::peers`]: clusterd::protocol::Limits::peers
-pub const UNDIVIDED_MAX: usize = (1 + 64) * PORTS_MAX;
+/// Room in [`UNDIVIDED`], of each family: as many as this host and its peers can announce, ports of
+/// the first virtual IP and ports of all others. So there are never more.
+const UNDIVIDED_MAX: usize = (1 + PEERS_MAX) * 2 * PORTS_MAX;
 
 /// The set of virtual IPs that no buckets divide, since not every host has them, and of which this
 /// host answers all that the kernel decides.
@@ -59,8 +58,8 @@ pub const WHOLE: &str = "whole";
 /// The same of which another host answers that.
 pub const LEFT: &str = "left";
 
-/// The virtual IPs, if there are several.
-const VIPS: &str = "vips";
+/// The set of the virtual IPs of a family with further ones.
+pub const VIPS: &str = "vips";
 
 /// The set of ports in scope.
 const SCOPE: &str = "scope";
@@ -69,7 +68,7 @@ const SCOPE: &str = "scope";
 /// that is not tracked is a late answer, and goes to the daemon.
 pub const ANSWERING: &str = "answering";
 
-/// Room in [`ANSWERING`]; late answers from further ports are not noticed.
+/// Room in [`ANSWERING`].
 pub const ANSWERING_MAX: usize = 1_024;
 
 /// The set of IP protocols that the kernel may let through to this host by
@@ -542,22 +541,23 @@ impl Part {
     /// The virtual IPs as a rule names them.
     fn vips(&self) -> String {
         match self.addresses[..] {
-            [one] => one.vip().to_string(),
+            [first] if !self.has_further => first.vip().to_string(),
             _ => format!("@{}", self.family.name(VIPS)),
         }
     }
 
     /// The set behind [`Part::vips`], if there is one.
     fn vips_set(&self, text: &mut String) -> std::fmt::Result {
-        if let [_] = self.addresses[..] {
+        if !self.has_further {
             return Ok(());
         }
+        let vips: Vec<_> = self.addresses.iter().map(|it| it.vip().to_string()).collect();
         writeln!(
             text,
-            "  set {} {{ type {}; elements = {}; }}",
+            "  set {} {{ type {}; elements = {{ {} }}; }}",
             self.family.name(VIPS),
             self.family.words().address,
-            any_of(self.addresses.iter().map(|addresses| addresses.vip()))
+            vips.join(", ")
         )
     }
 

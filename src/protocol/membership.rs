@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use super::vips::{PeerVips, Service, Vip, VipSet, Vips};
 use super::window::{Place, Window};
 use super::{Instant, Notice, Timers};
-use crate::flow::{ClusterKey, NodeId, Protocol, VipHash};
+use crate::flow::{NodeId, Protocol, VipHash};
 use crate::wire::{Flags, FurtherPort, Header, MAJOR, PORTS_MAX, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
@@ -333,15 +333,9 @@ impl Membership {
     }
 
     /// Replaces what a peer said about the virtual IPs that it answers. True if that changed.
-    pub fn set_vips(
-        &mut self,
-        node: NodeId,
-        ours: &Vips,
-        key: &ClusterKey,
-        said: &[VipHash],
-    ) -> bool {
+    pub fn set_vips(&mut self, node: NodeId, ours: &Vips, said: &[VipHash]) -> bool {
         let Some(peer) = self.peers.get_mut(&node) else { return false };
-        let changed = peer.vips.replace(ours, key, said);
+        let changed = peer.vips.replace(ours, said);
         if changed {
             // They were named by their places.
             peer.further.iter_mut().for_each(Vec::clear);
@@ -580,8 +574,8 @@ mod tests {
         let answers = |peers: &Membership, vip| peers.get(PEER).unwrap().answers(ours.find(vip));
         assert!(!answers(&peers, third), "it has not said that it has it");
         let said = [fourth, [10, 0, 0, 9].into(), third].map(|vip| key.vip(vip));
-        assert!(peers.set_vips(PEER, &ours, &key, &said));
-        assert!(!peers.set_vips(PEER, &ours, &key, &said));
+        assert!(peers.set_vips(PEER, &ours, &said));
+        assert!(!peers.set_vips(PEER, &ours, &said));
         let ports = [1, 2, 3, 0, 4].map(|place| FurtherPort { place, port: 80 });
         assert!(peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
         assert!(!peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
@@ -590,7 +584,7 @@ mod tests {
         assert!(!peer.serves(of(third, 80)) && peer.serves(of(third, 81)));
         assert!(peer.serves(Service { protocol: Protocol::Udp, ..of(third, 80) }));
         assert!(peer.serves(Service { vip: Vip::FIRST, ..of(third, 80) }));
-        assert!(peers.set_vips(PEER, &ours, &key, &said[..1]));
+        assert!(peers.set_vips(PEER, &ours, &said[..1]));
         assert_eq!(unavailable(&peers), [], "places have another meaning now");
         assert!(answers(&peers, fourth) && !answers(&peers, third));
         hear(&mut peers, 0, header(2, 1));

@@ -316,6 +316,9 @@ impl Default for Timers {
     }
 }
 
+/// Peers by default, [`Limits::peers`].
+pub const PEERS_MAX: usize = 64;
+
 /// Bounds; what happens at each is counted in [`Counters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -331,6 +334,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 262_144, held: 4_096, peers: 64, adopted: 262_144 }
+        Self { attempts: 262_144, held: 4_096, peers: PEERS_MAX, adopted: 262_144 }
     }
 }

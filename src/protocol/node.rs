@@ -242,7 +242,7 @@ impl Node {
     }
 
     fn handle_own(&mut self, now: Instant, from: NodeId, contest: &Contest) {
-        self.services.served_elsewhere(&self.config.vips, contest.port);
+        self.services.served_elsewhere(contest.port);
         self.sample(now, contest);
         self.step(now, contest.attempt, Event::Own(from), None);
     }
@@ -282,8 +282,7 @@ impl Node {
     }
 
     fn handle_vips(&mut self, now: Instant, from: NodeId, further: &[VipHash]) {
-        let Config { vips, key, .. } = &self.config;
-        let changed = self.membership.set_vips(from, vips, key, further);
+        let changed = self.membership.set_vips(from, &self.config.vips, further);
         self.services_changed(now, from, changed);
     }
 
@@ -589,13 +588,13 @@ impl Node {
     }
 
     fn say_hello(&mut self, now: Instant) {
-        let Self { config: Config { vips, key, .. }, services, outbox, .. } = self;
+        let Self { config: Config { vips, .. }, services, outbox, .. } = self;
         let entries = &mut outbox.entries;
-        let further = vips.hashes(key);
+        let further = vips.hashes();
         let several = !further.is_empty();
         if several {
             // In the same frame as what makes a peer count on this node.
-            entries.push_front(Entry::Vips { further });
+            entries.push_front(Entry::Vips { further: further.to_vec() });
         }
         // Whom this node hears comes first: a new peer believes what follows.
         let reports = self.membership.reports(now);
@@ -670,7 +669,7 @@ impl Node {
     /// The nodes among which the hash rule distributes beside this one: to be kept for the
     /// next start.
     pub fn roster(&self, now: Instant) -> impl Iterator<Item = Member> {
-        self.roster.members(now, &self.config.vips, &self.config.key)
+        self.roster.members(now, &self.config.vips)
     }
 
     /// This node decides by hash now.

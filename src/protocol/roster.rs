@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::vips::{VipSet, Vips};
 use super::{Config, Instant, Member};
-use crate::flow::{ClusterKey, NodeId};
+use crate::flow::NodeId;
 
 /// How long a node stays on the roster unheard.
 pub(super) const MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -36,7 +36,7 @@ impl Roster {
         let others = config.roster.iter().filter(|member| member.node != config.node);
         for member in others.take(config.limits.peers) {
             let expiry = now + MEMORY.saturating_sub(member.unheard);
-            let vips = config.vips.among(&config.key, &member.vips);
+            let vips = config.vips.among(&member.vips);
             roster.members.insert(member.node, Listed { expiry, vips });
         }
         roster
@@ -77,16 +77,10 @@ impl Roster {
     }
 
     /// What to keep for a later life.
-    pub fn members(
-        &self,
-        now: Instant,
-        vips: &Vips,
-        key: &ClusterKey,
-    ) -> impl Iterator<Item = Member> {
-        let hashes: Vec<_> = vips.numbers().skip(1).zip(vips.hashes(key)).collect();
+    pub fn members(&self, now: Instant, vips: &Vips) -> impl Iterator<Item = Member> {
         self.members.iter().map(move |(&node, listed)| {
-            let answered = hashes.iter().filter(|&&(vip, _)| listed.vips.contains(vip));
-            let vips = answered.map(|&(_, hash)| hash).collect();
+            let answered = vips.further().filter(|&(vip, _)| listed.vips.contains(vip));
+            let vips = answered.map(|(_, hash)| hash).collect();
             Member { node, unheard: MEMORY - listed.expiry.since(now), vips }
         })
     }
@@ -118,7 +112,7 @@ mod tests {
         let start = Instant::default();
         roster.heard(start, A, VipSet::FIRST, 64);
         roster.heard(start + HOUR, B, VipSet::FIRST, 64);
-        let kept: Vec<_> = roster.members(start + HOUR, &config.vips, &config.key).collect();
+        let kept: Vec<_> = roster.members(start + HOUR, &config.vips).collect();
         let member = |node, unheard| Member { node, unheard, vips: vec![] };
         assert_eq!(kept, [member(A, HOUR), member(B, Duration::ZERO)]);
 
@@ -151,11 +145,11 @@ mod tests {
         let before = config(&[3, 4]);
         let named = |config: &Config, last: &[u8]| {
             let hashes = last.iter().map(|&last| config.key.vip(vip(last)));
-            config.vips.among(&config.key, &hashes.collect::<Vec<_>>())
+            config.vips.among(&hashes.collect::<Vec<_>>())
         };
         let mut roster = Roster::default();
         roster.heard(Instant(1), A, named(&before, &[4]), 64);
-        let kept = roster.members(Instant(1), &before.vips, &before.key).collect();
+        let kept = roster.members(Instant(1), &before.vips).collect();
         let after = Config { roster: kept, ..config(&[1, 4, 5]) };
         let restored = Roster::restore(Instant::default(), &after);
         assert_eq!(restored.nodes().next(), Some((A, named(&after, &[4]))));

@@ -304,12 +304,11 @@ impl View<'_> {
     /// answered. So they are not divided, and one node answers all: the first in the order of the
     /// bucket that the virtual IP names. Here those that are this node's, and the others.
     pub fn not_divided(&self) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
-        let Config { vips, key, .. } = self.config;
+        let Config { vips, .. } = self.config;
         let all = self.members(Vip::FIRST, false).count();
-        let further = vips.numbers().skip(1).filter_map(|vip| {
+        let further = vips.further().filter_map(|(vip, hash)| {
             let members: Vec<NodeId> = self.members(vip, false).collect();
-            let address = vips.address(vip);
-            let bucket = Bucket(key.vip(address).0 as u8);
+            let (address, bucket) = (vips.address(vip), Bucket(hash.0 as u8));
             (members.len() < all).then(|| (address, self.leads(bucket, &members)))
         });
         let (whole, left): (Vec<_>, Vec<_>) = further.partition(|&(_, leads)| leads);

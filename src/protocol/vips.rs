@@ -11,17 +11,16 @@ use thiserror::Error;
 use crate::flow::{ClusterKey, FlowKey, Protocol, ServicePort, VipHash};
 use crate::wire::VIPS_MAX;
 
-/// The virtual IPs that a node answers.
+/// The virtual IPs that a node answers: [`VIPS_MAX`] beside the first one at most, each once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(IpAddr, Vec<IpAddr>)", into = "(IpAddr, Vec<IpAddr>)")]
 pub struct Vips {
     first: IpAddr,
-    further: Further,
+    /// In the order of their addresses.
+    further: Vec<IpAddr>,
+    /// What peers call these, in the same order.
+    hashes: Vec<VipHash>,
 }
-
-/// In order, and each once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<IpAddr>", into = "Vec<IpAddr>")]
-struct Further(Vec<IpAddr>);
 
 /// Why addresses are no list of virtual IPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -46,7 +45,12 @@ impl Vips {
         if let Some(twice) = again.or_else(|| further.contains(&first).then_some(first)) {
             return Err(VipsError::Twice(twice));
         }
-        Ok(Self { first, further: further.try_into()? })
+        if further.len() > VIPS_MAX {
+            return Err(VipsError::TooMany(1 + further.len()));
+        }
+        let key = ClusterKey::public(first);
+        let hashes = further.iter().map(|&vip| key.vip(vip)).collect();
+        Ok(Self { first, further, hashes })
     }
 
     /// The first one.
@@ -56,20 +60,17 @@ impl Vips {
 
     /// All, the first one first.
     pub fn all(&self) -> impl Iterator<Item = IpAddr> {
-        std::iter::once(self.first).chain(self.further.0.iter().copied())
+        std::iter::once(self.first).chain(self.further.iter().copied())
     }
 
-    pub(super) fn has_further(&self) -> bool {
-        !self.further.0.is_empty()
-    }
-
-    pub(super) fn numbers(&self) -> impl Iterator<Item = Vip> {
-        (0..=self.further.0.len() as u8).map(Vip)
+    /// The further ones by their numbers, and what peers call each.
+    pub(super) fn further(&self) -> impl Iterator<Item = (Vip, VipHash)> {
+        (1..).map(Vip).zip(self.hashes.iter().copied())
     }
 
     /// The number of an address; the driver hands in packets to these addresses only.
     pub(super) fn find(&self, address: IpAddr) -> Vip {
-        match self.further.0.binary_search(&address) {
+        match self.further.binary_search(&address) {
             Ok(index) => Vip(index as u8 + 1),
             Err(_) => Vip::FIRST,
         }
@@ -77,7 +78,7 @@ impl Vips {
 
     pub(super) fn address(&self, vip: Vip) -> IpAddr {
         let index = usize::from(vip.0).checked_sub(1);
-        index.map_or(self.first, |index| self.further.0[index])
+        index.map_or(self.first, |index| self.further[index])
     }
 
     pub(super) fn service(&self, flow: &FlowKey) -> Service {
@@ -90,37 +91,35 @@ impl Vips {
     }
 
     /// What peers are told of these.
-    pub(super) fn hashes(&self, key: &ClusterKey) -> Vec<VipHash> {
-        self.further.0.iter().map(|&vip| key.vip(vip)).collect()
+    pub(super) fn hashes(&self) -> &[VipHash] {
+        &self.hashes
     }
 
     /// Of these those that `said` names.
-    pub(super) fn among(&self, key: &ClusterKey, said: &[VipHash]) -> VipSet {
-        let further = self.numbers().skip(1).zip(self.hashes(key));
-        further.filter(|(_, hash)| said.contains(hash)).map(|(vip, _)| vip).collect()
+    pub(super) fn among(&self, said: &[VipHash]) -> VipSet {
+        let named = self.further().filter(|(_, hash)| said.contains(hash));
+        named.map(|(vip, _)| vip).collect()
     }
 }
 
 impl From<IpAddr> for Vips {
     fn from(first: IpAddr) -> Self {
-        Self { first, further: Further::default() }
+        Self { first, further: Vec::new(), hashes: Vec::new() }
     }
 }
 
-impl TryFrom<Vec<IpAddr>> for Further {
+/// As a recording has them.
+impl TryFrom<(IpAddr, Vec<IpAddr>)> for Vips {
     type Error = VipsError;
 
-    fn try_from(further: Vec<IpAddr>) -> Result<Self, VipsError> {
-        match further.len() {
-            ..=VIPS_MAX => Ok(Self(further)),
-            more => Err(VipsError::TooMany(1 + more)),
-        }
+    fn try_from((first, further): (IpAddr, Vec<IpAddr>)) -> Result<Self, VipsError> {
+        Self::new(first, further)
     }
 }
 
-impl From<Further> for Vec<IpAddr> {
-    fn from(Further(further): Further) -> Self {
-        further
+impl From<Vips> for (IpAddr, Vec<IpAddr>) {
+    fn from(Vips { first, further, .. }: Vips) -> Self {
+        (first, further)
     }
 }
 
@@ -130,7 +129,6 @@ pub(super) struct Vip(u8);
 
 impl Vip {
     pub const FIRST: Self = Self(0);
-    pub const LAST: Self = Self(VIPS_MAX as u8);
 
     /// Its place in the list that peers are told, from 1.
     pub fn place(self) -> u8 {
@@ -156,7 +154,7 @@ impl FromIterator<Vip> for VipSet {
     }
 }
 
-/// A port of one of this node's virtual IPs. The order keeps those of one port together.
+/// A port of one of this node's virtual IPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Service {
     pub protocol: Protocol,
@@ -178,13 +176,12 @@ impl PeerVips {
     pub const UNSAID: Self = Self { said: Vec::new(), places: Vec::new(), set: VipSet::FIRST };
 
     /// Takes note of what it says. True if that is not what it said before.
-    pub fn replace(&mut self, ours: &Vips, key: &ClusterKey, said: &[VipHash]) -> bool {
+    pub fn replace(&mut self, ours: &Vips, said: &[VipHash]) -> bool {
         if self.said == said {
             return false;
         }
-        let hashes = ours.hashes(key);
-        let known = |hash: &VipHash| hashes.iter().position(|ours| ours == hash);
-        self.places = said.iter().map(|hash| Some(Vip(known(hash)? as u8 + 1))).collect();
+        let known = |hash| ours.further().find(|&(_, ours)| ours == hash).map(|(vip, _)| vip);
+        self.places = said.iter().copied().map(known).collect();
         self.set = self.places.iter().copied().flatten().collect();
         said.clone_into(&mut self.said);
         true
@@ -229,15 +226,38 @@ mod tests {
     #[test]
     fn numbers_stand_for_addresses() {
         let vips = Vips::new(FIRST, [v6(1), v4(9), v4(3)]).unwrap();
-        let addresses: Vec<_> = vips.numbers().map(|vip| vips.address(vip)).collect();
+        let numbers = || (0..4).map(Vip);
+        let addresses: Vec<_> = numbers().map(|vip| vips.address(vip)).collect();
         assert_eq!(addresses, [FIRST, v4(3), v4(9), v6(1)]);
         assert_eq!(vips.all().collect::<Vec<_>>(), addresses);
-        assert!(vips.numbers().all(|vip| vips.find(vips.address(vip)) == vip));
-        let serialised = bincode::serde::encode_to_vec(&vips, bincode::config::standard()).unwrap();
-        let (read, _) =
-            bincode::serde::decode_from_slice::<Vips, _>(&serialised, bincode::config::standard())
-                .unwrap();
-        assert_eq!(read, vips);
+        assert!(numbers().all(|vip| vips.find(vips.address(vip)) == vip));
+        let key = ClusterKey::public(FIRST);
+        let named = |vip| (vip, key.vip(vips.address(vip)));
+        assert!(vips.further().eq(numbers().skip(1).map(named)));
+    }
+
+    #[test]
+    fn a_list_that_is_read_is_as_sound_as_one_that_is_typed() {
+        let config = bincode::config::standard();
+        let read = |further: &[IpAddr]| {
+            let bytes = bincode::serde::encode_to_vec((FIRST, further), config).unwrap();
+            let read = bincode::serde::decode_from_slice::<Vips, _>(&bytes, config);
+            read.map(|(vips, _)| (vips, bytes)).map_err(|error| error.to_string())
+        };
+        let (vips, bytes) = read(&[v4(3), v6(1)]).unwrap();
+        assert_eq!(vips, Vips::new(FIRST, [v6(1), v4(3)]).unwrap());
+        assert_eq!(bincode::serde::encode_to_vec(&vips, config).unwrap(), bytes);
+        // Whatever their order was.
+        assert_eq!(read(&[v6(1), v4(3)]).unwrap().0, vips);
+        let many: Vec<_> = (3..67).map(v4).collect();
+        for (further, why) in [
+            (&[v4(3), v4(3)][..], "the virtual IP 10.0.0.3 is given twice"),
+            (&[FIRST], "the virtual IP 10.0.0.2 is given twice"),
+            (&many, "65 virtual IPs; one cluster has 64 at most"),
+        ] {
+            let error = read(further).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]
@@ -249,15 +269,15 @@ mod tests {
         assert!(theirs.set().contains(first) && !theirs.set().contains(third));
         // In an order of their own, and with one that this node does not have.
         let said = [v6(1), v4(7), v4(3)].map(|vip| key.vip(vip));
-        assert!(theirs.replace(&ours, &key, &said));
-        assert!(!theirs.replace(&ours, &key, &said), "it is no news");
+        assert!(theirs.replace(&ours, &said));
+        assert!(!theirs.replace(&ours, &said), "it is no news");
         assert!([first, third, sixth].iter().all(|&vip| theirs.set().contains(vip)));
         let places = [0, 1, 2, 3, 4].map(|place| theirs.at(place));
         assert_eq!(places, [None, Some(sixth), None, Some(third), None]);
-        assert!(theirs.replace(&ours, &key, &said[..2]));
+        assert!(theirs.replace(&ours, &said[..2]));
         assert!(theirs.set().contains(first) && theirs.set().contains(sixth));
         assert!(!theirs.set().contains(third));
-        assert_eq!(ours.among(&key, &said), [third, sixth].into_iter().collect());
-        assert_eq!(ours.among(&key, &said[1..2]), VipSet::FIRST);
+        assert_eq!(ours.among(&said), [third, sixth].into_iter().collect());
+        assert_eq!(ours.among(&said[1..2]), VipSet::FIRST);
     }
 }

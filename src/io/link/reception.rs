@@ -127,9 +127,9 @@ impl Links {
     }
 }
 
-/// Fails if IPv6 drops what comes to one host in frames to many. For IPv4 the same setting is no
-/// obstacle, since that looks after the rules have changed the packet type; `ip6_rcv_core` looks
-/// before any rule.
+/// Fails if IPv6 drops what comes to one host in frames to many, and there is an IPv6 virtual IP. For
+/// IPv4 the same setting is no obstacle, since that looks after the rules have changed the packet type;
+/// `ip6_rcv_core` looks before any rule.
 pub fn require_packets_in_group_frames(link: &Link) -> Result<()> {
     let name = &link.name;
     let setting = format!("/proc/sys/net/ipv6/conf/{name}/drop_unicast_in_l2_multicast");

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use clusterd::protocol::Vips;
+
 /// A family of addresses. Sets and chains that are of one family have its number at the end of their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -26,6 +28,12 @@ pub(super) struct Words {
 impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Those of which there are virtual IPs.
+    pub fn those_of(vips: &Vips) -> impl Iterator<Item = Self> {
+        let has = |family: &Self| vips.all().any(|vip| Self::of(vip) == *family);
+        Self::ALL.into_iter().filter(has)
+    }
 
     /// The family of an address.
     pub fn of(ip: IpAddr) -> Self {
