@@ -458,6 +458,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::ClusterKey;
     use crate::wire::MINOR;
 
     const ME: NodeId = NodeId(1);

@@ -289,7 +289,7 @@ fn row(world: &World, state: &str, event: &str) -> String {
         membership.report(node, Some(&me), true, None);
         if world.having.contains(&node) {
             let said = [config.key.vip(FURTHER.into())];
-            membership.set_vips(node, &config.vips, &config.key, &said);
+            membership.set_vips(node, &config.vips, &said);
         }
         let peer = membership.get(node).expect("it was heard");
         roster.heard(changed, node, peer.vips(), 64);
