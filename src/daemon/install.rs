@@ -209,18 +209,19 @@ pub async fn left_behind(links: &Links) -> Result<BTreeMap<IpAddr, BTreeSet<IpAd
 /// Fails if a virtual IP is one of another cluster on this host.
 pub async fn require_no_other(links: &Links, vips: &Vips) -> Result<()> {
     let marks = links.marks().await?;
-    let others = marks.iter().filter(|marked| marked.mark.vip != vips.first());
-    for other in others {
+    let others = || marks.iter().filter(|marked| marked.mark.vip != vips.first());
+    for vip in vips.all() {
+        let Some(other) = others().find(|other| other.vips().any(|other| other == vip)) else {
+            continue;
+        };
         let Mark { vip: first, .. } = other.mark;
-        if let Some(vip) = other.vips().find(|other| vips.all().any(|vip| vip == *other)) {
-            let way_out = match control::is_running(first) {
-                true => "stop its daemon, or leave the address to it".to_owned(),
-                false => format!("its daemon was killed, so: clusterd cleanup {first}"),
-            };
-            return Err(Failure::in_use(&format!(
-                "{vip} is a virtual IP of the cluster {first} on this host; {way_out}"
-            )));
-        }
+        let way_out = match control::is_running(first) {
+            true => "stop its daemon, or leave the address to it".to_owned(),
+            false => format!("its daemon was killed, so: clusterd cleanup {first}"),
+        };
+        return Err(Failure::in_use(&format!(
+            "{vip} is a virtual IP of the cluster {first} on this host; {way_out}"
+        )));
     }
     Ok(())
 }

@@ -151,7 +151,9 @@ fn sixty_four_virtual_ips_are_answered_and_leave_nothing() {
     let further: Vec<_> = (100..163).map(|last| Ipv4Addr::new(10, 77, 0, last)).collect();
     let words: Vec<_> = further.iter().map(Ipv4Addr::to_string).collect();
     let words: Vec<_> = words.iter().map(String::as_str).chain(["--guard", "strict"]).collect();
-    (1..=2).for_each(|host| drop(lab.start_daemon(host, VIP, &words)));
+    for host in 1..=2 {
+        lab.start_daemon(host, VIP, &words);
+    }
     lab.settle();
     for vip in [VIP, further[0], further[31], further[62]] {
         who_answers_from(&lab, 0, vip.into());
@@ -250,7 +252,9 @@ fn packets_to_ports_out_of_scope_are_dropped_unseen() {
     };
     let opened = vips().map(begin);
     let asked = vips().map(|vip| client_of(&lab, vip, OTHER_PORT));
-    asked.iter().for_each(|socket| drop(socket.send(b"?").expect("send")));
+    for socket in &asked {
+        socket.send(b"?").expect("send");
+    }
     // Each of these takes longer than an answer would.
     for vip in vips() {
         lab.shell("client", &format!("ping -q -c 1 -w 20 {vip}"));
