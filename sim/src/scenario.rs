@@ -4,6 +4,8 @@
 //! set something (file, `--set`, a sweep, a swarm) go through [`PARAMETERS`], so each
 //! of them knows the same keys, ranges and messages.
 
+mod idle;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,14 @@ use crate::delay::Delay;
 use crate::fault::Fault;
 use crate::setting::{Bounds, Rate, Setting, Share, choice};
 
+/// The key of the list of faults.
+pub const FAULTS: &str = "faults";
+/// A run goes on for so long after its load.
+pub const COOL_DOWN: Duration = Duration::from_secs(5);
+
+/// The connection that a client opens when it has begun anew may be forgotten like any other: if all were,
+/// that would never end.
+const REBOOTS_MAX: f64 = 0.9;
 /// So much may be lost in bursts: more would be one burst.
 const BURSTS_MAX: f64 = 0.9;
 
@@ -249,6 +259,8 @@ pub struct Parameter {
     pub key: &'static str,
     /// What may be written.
     pub kind: &'static str,
+    /// That is a list.
+    pub is_list: bool,
     /// In which range it must lie, in words; empty where the kind says it all.
     pub range: fn() -> String,
     /// What it means.
@@ -274,6 +286,7 @@ macro_rules! parameters {
             Parameter {
                 key: $key,
                 kind: <$type as Setting>::KIND,
+                is_list: <$type as Setting>::IS_LIST,
                 range: || {
                     #[allow(unused_mut, unused_assignments)]
                     let mut range = String::new();
@@ -369,7 +382,7 @@ parameters! {
     "client.patience", patience: Duration [ms(1), ms(3_600_000)], "after that a client gives up";
     "client.access", access: Delay, "one way between a client and the segment";
     "client.ports", ports: usize [Some(1), Some(100_000_000)], "address and port pairs; each is used again when all have been";
-    "client.reboots", reboots: Share, "connections whose client forgets all in their midst, and opens another from the same address and port";
+    "client.reboots", reboots: Share [None, Some(Share(REBOOTS_MAX))], "connections whose client forgets all in their midst, and opens another from the same address and port";
     "client.reboot_after", reboot_after: Delay, "when, after the first SYN";
     "load.arrivals", arrivals: Arrivals, "how connections arrive";
     "load.connections_per_second", connections_per_second: f64 [Some(0.001), Some(1e7)], "how many";
@@ -463,10 +476,17 @@ impl Default for Scenario {
 /// The parameter of that name.
 pub fn parameter(key: &str) -> Result<&'static Parameter, String> {
     PARAMETERS.iter().find(|parameter| parameter.key == key).ok_or_else(|| {
-        // Who forgets the table should find the key in it.
+        let name = |key: &'_ str| key.split_once('.').map_or(key, |(_, name)| name).to_owned();
+        if name(key) == FAULTS {
+            return format!(
+                "there is no `{key}`; `{FAULTS}` is a list of its own, before the first table of a file, and \
+                 `--fault '2s kill h1'` on the command line"
+            );
+        }
+        // Who forgets the table, or takes another one, should find the key in its own.
         let likeness = |other: &str| {
-            let name = other.split_once('.').map_or(other, |(_, name)| name);
-            strsim::jaro_winkler(if key.contains('.') { other } else { name }, key)
+            let by_name = strsim::jaro_winkler(&name(other), &name(key));
+            by_name.max(strsim::jaro_winkler(other, key))
         };
         let nearest = PARAMETERS.iter().map(|parameter| parameter.key);
         let nearest = nearest.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
