@@ -50,14 +50,14 @@ impl Examination<'_> {
         let Self { links, link, vip, role, modes } = *self;
         let begin = Instant::now();
         let session = Session::open(link, vip, role, modes)?;
-        let arp = Arp::open(link, vip, MacMode::Multicast.address(vip.into()))
+        let arp = Arp::open(link, vec![vip], MacMode::Multicast.address(vip.into()))
             .context("open the ARP socket")?;
         let look = async {
             let condition = links.condition(&link.name).await?;
             let condition = condition.context("the interface was removed")?;
             Facts::gather(links, link, condition, vip).await
         };
-        let ask = async { arp.holders().await.context("ask for the virtual IP") };
+        let ask = async { arp.holders(vip).await.context("ask for the virtual IP") };
         let first = session.take_part(|| begin.elapsed() >= FIRST);
         let (facts, holders, ()) = tokio::try_join!(look, ask, first)?;
         let gateway = gateway(&links.routes().await?, link.index);

@@ -71,7 +71,7 @@ impl Facts {
             interface: link.name.clone(),
             vip,
             condition,
-            has_vip: !links.holders(vip.into()).await?.is_empty(),
+            has_vip: links.addresses().await?.holders(vip.into()).next().is_some(),
             has_daemon: control::is_running(vip.into()),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,

@@ -28,15 +28,16 @@ mod session;
 mod verdict;
 pub mod wire;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use clusterd::protocol::Vips;
 
 use crate::daemon::identity;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::Links;
 use examination::Examination;
@@ -53,8 +54,8 @@ const HARMLESS: [MacMode; 3] = [MacMode::Multicast, MacMode::Igmp, MacMode::Stea
 pub struct DoctorArgs {
     /// Ethernet interface on which the cluster lives, or shall live.
     interface: String,
-    /// The virtual IP.
-    vip: Ipv4Addr,
+    /// The virtual IP: of a cluster with several the first one, of IPv4.
+    vip: IpAddr,
     /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
     /// allows one per port may take the port down].
     #[arg(long, value_name = "MODE", value_parser = parse_modes)]
@@ -89,16 +90,41 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 
 async fn examine(args: &DoctorArgs) -> Result<Report> {
     let links = Links::open()?;
+    let marks = links.marks().await?;
+    if let Some(marked) = marks.iter().find(|marked| marked.further.contains(&args.vip)) {
+        let (vip, first) = (args.vip, marked.mark.vip);
+        let way_out = match first {
+            IpAddr::V4(_) => format!("ask the doctor about {first}"),
+            IpAddr::V6(_) => unexamined(vip),
+        };
+        return Err(Failure::config(&format!(
+            "{vip} is a further virtual IP of the cluster {first} on this host, with the MAC that {first} \
+             has; {way_out}"
+        )));
+    }
+    let IpAddr::V4(vip) = args.vip else {
+        return Err(Failure::config(&unexamined(args.vip)));
+    };
     let condition = links.condition(&args.interface).await?;
-    let link = match (links.find(&args.interface, args.vip.into()).await, &condition) {
+    let link = match (links.find(&args.interface, &Vips::from(args.vip)).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
-        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error)),
+        (Err(error), Some(_)) => return Ok(Report::unfit(args, vip, &error)),
     };
     let (role, modes) = (Role::Doctor, args.mac.unwrap_or(ModeSet::of(&HARMLESS)));
-    let examination = Examination { links: &links, link: &link, vip: args.vip, role, modes };
+    let examination = Examination { links: &links, link: &link, vip, role, modes };
     let (_session, observations) = examination.run(args.window).await?;
     Ok(Report::new(&observations, observations.verdict()))
+}
+
+/// Of what the doctor cannot judge yet.
+fn unexamined(vip: IpAddr) -> String {
+    let target = SocketAddr::new(vip, 80);
+    format!(
+        "the doctor examines clusters whose first virtual IP is of IPv4, so far: of this one neither MAC \
+         modes nor gateway nor this host were looked at; whether it works is seen from a client: clusterd \
+         verify {target} (or another port)"
+    )
 }
 
 fn parse_modes(text: &str) -> Result<ModeSet, String> {

@@ -55,9 +55,9 @@ pub struct Heard {
 
 impl Report {
     /// A report on an interface that cannot carry the virtual IP.
-    pub fn unfit(args: &DoctorArgs, error: &anyhow::Error) -> Self {
+    pub fn unfit(args: &DoctorArgs, vip: Ipv4Addr, error: &anyhow::Error) -> Self {
         let findings = vec![Finding::problem(Culprit::Interface, format!("{error:#}"))];
-        Self::Unfit { interface: args.interface.clone(), vip: args.vip, findings }
+        Self::Unfit { interface: args.interface.clone(), vip, findings }
     }
 
     /// A report on all that was seen.

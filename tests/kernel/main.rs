@@ -42,3 +42,4 @@ mod survival;
 mod traffic;
 mod upgrade;
 mod verify;
+mod vips;
