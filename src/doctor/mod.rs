@@ -10,7 +10,8 @@
 //! | [`session`] | a participant that asks |
 //! | [`attendant`] | the daemon's part: it answers |
 //! | [`gateway`] | does the router accept the MAC? |
-//! | [`host`], [`firewall`] | this host's own settings, and rules of others |
+//! | [`port`], [`querier`] | what the switch says by itself |
+//! | [`host`], [`firewall`], [`obstacles`] | this host's own settings, and rules of others |
 //! | [`verdict`], [`finding`] | who is to blame, and the way out |
 //! | [`auto`] | `--mac auto` |
 
@@ -22,15 +23,18 @@ mod firewall;
 mod gateway;
 mod host;
 mod modes;
+mod obstacles;
+mod port;
+mod querier;
 mod report;
 mod roster;
 mod session;
 mod verdict;
 pub mod wire;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -54,7 +58,7 @@ pub struct DoctorArgs {
     /// Ethernet interface on which the cluster lives, or shall live.
     interface: String,
     /// The virtual IP.
-    vip: Ipv4Addr,
+    vip: IpAddr,
     /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
     /// allows one per port may take the port down].
     #[arg(long, value_name = "MODE", value_parser = parse_modes)]
@@ -88,17 +92,18 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Report> {
+    let begin = Instant::now();
     let links = Links::open()?;
     let condition = links.condition(&args.interface).await?;
-    let link = match (links.find(&args.interface, args.vip.into()).await, &condition) {
+    let link = match (links.find(&args.interface, args.vip).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
-        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error)),
+        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error, begin.elapsed())),
     };
     let (role, modes) = (Role::Doctor, args.mac.unwrap_or(ModeSet::of(&HARMLESS)));
-    let examination = Examination { links: &links, link: &link, vip: args.vip, role, modes };
+    let examination = Examination { links: &links, link: &link, role, modes };
     let (_session, observations) = examination.run(args.window).await?;
-    Ok(Report::new(&observations, observations.verdict()))
+    Ok(Report::new(&observations, observations.verdict(), begin.elapsed()))
 }
 
 fn parse_modes(text: &str) -> Result<ModeSet, String> {

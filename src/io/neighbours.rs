@@ -1,5 +1,6 @@
 //! Who has the virtual IP: ARP or neighbour discovery, by its family.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -33,6 +34,14 @@ impl Neighbours {
         match self {
             Self::Arp(arp) => arp.probe().await,
             Self::Ndp(ndp) => ndp.probe().await,
+        }
+    }
+
+    /// The MACs that hosts say the virtual IP has, when they are asked.
+    pub async fn holders(&self) -> io::Result<BTreeSet<MacAddr>> {
+        match self {
+            Self::Arp(arp) => arp.holders().await,
+            Self::Ndp(ndp) => ndp.holders().await,
         }
     }
 
