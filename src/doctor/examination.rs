@@ -164,13 +164,13 @@ impl Examination<'_> {
             // A daemon may start while this goes on.
             is_live: &|| live.is_some() || session.hears_daemon(),
         };
-        let has_told = trial.run(session.sender(), |answers| session.set_gateway(answers)).await?;
-        if has_told {
+        let told = trial.run(session.sender(), |answers| session.set_gateway(answers)).await?;
+        if let Some(mac) = told {
             let mut now = seen.clone();
             now.add(session, self);
             let verdict = now.verdict();
             if let Some(mode) = verdict.live.or(verdict.recommended) {
-                trial.leave(session.sender(), mode);
+                trial.leave(session.sender(), mac, mode);
             }
         }
         Ok(())

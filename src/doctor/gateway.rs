@@ -46,14 +46,14 @@ pub struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Tries all modes, and tells `progress` as far as it is. Takes some 7 seconds at most. Whether the
-    /// gateway has been told something, which is to be put right with [`Trial::leave`].
+    /// Tries all modes, and tells `progress` as far as it is. Takes some 7 seconds at most. The MAC of the
+    /// gateway if that has been told something, which is to be put right with [`Trial::leave`].
     pub async fn run(
         &self,
         sender: &Sender,
         progress: impl Fn(PerMode<GatewayAnswer>),
-    ) -> Result<bool> {
-        let Some(speech) = Speech::new(self.link.addresses, self.gateway) else { return Ok(false) };
+    ) -> Result<Option<MacAddr>> {
+        let Some(speech) = Speech::new(self.link.addresses, self.gateway) else { return Ok(None) };
         let trial = Running {
             trial: self,
             speech,
@@ -74,7 +74,7 @@ impl Trial<'_> {
         progress(answers);
         let Some(mac) = trial.resolve().await? else {
             progress(all(GatewayAnswer::Silent));
-            return Ok(false);
+            return Ok(None);
         };
         let answers_pings = trial.ping(mac).await?;
         for (&mode, number) in self.modes.iter().zip(1..) {
@@ -85,15 +85,15 @@ impl Trial<'_> {
             };
             progress(answers);
         }
-        Ok(trial.has_told.get())
+        Ok(Some(mac).filter(|_| trial.has_told.get()))
     }
 
-    /// Leaves the gateway with the MAC of a mode: it would go on sending to that of the mode tried last,
-    /// some for hours.
-    pub fn leave(&self, sender: &Sender, mode: MacMode) {
+    /// Leaves the gateway at `to` with the MAC of a mode: it would go on sending to that of the mode tried
+    /// last, some for hours.
+    pub fn leave(&self, sender: &Sender, to: MacAddr, mode: MacMode) {
         if let Some(speech) = Speech::new(self.link.addresses, self.gateway) {
             let Outgoing { to, kind, packet } =
-                speech.announce(mode.address(self.link.addresses.vip()));
+                speech.announce(to, mode.address(self.link.addresses.vip()));
             sender.send(to, kind, &packet);
         }
     }
@@ -155,7 +155,7 @@ impl Running<'_> {
         let (mut asked, mut elsewhere) = (0, None);
         if !(self.trial.is_live)() {
             // It may know the MAC of the mode tried before; whoever knows none learns nothing.
-            self.tell(&self.speech.announce(mac));
+            self.tell(&self.speech.announce(gateway, mac));
         }
         let end = Instant::now() + PATIENCE_MODE;
         while Instant::now() < end {
@@ -179,11 +179,18 @@ impl Running<'_> {
                 }
             }
         }
+        // Announcement and answers come in frames from this host's MAC.
+        let is_source = |to| to == self.trial.link.mac;
+        // Of an earlier trial, or cluster: it takes that one, and not this.
+        let is_kept = |to: MacAddr| {
+            let mode = MacMode::of(to, self.trial.link.addresses.vip());
+            mac.is_multicast() && mode.is_some() && !to.is_multicast()
+        };
         Ok(match (asked, elsewhere) {
+            (_, Some(to)) if is_source(to) => GatewayAnswer::LearnsSource,
+            (0, Some(to)) if is_kept(to) => GatewayAnswer::Refuses,
             (0, Some(_)) => GatewayAnswer::Elsewhere,
             (0, None) => GatewayAnswer::NeverAsks,
-            // All answers come in frames from this MAC.
-            (_, Some(to)) if to == self.trial.link.mac => GatewayAnswer::LearnsSource,
             (1, None) => GatewayAnswer::Lost,
             (_, None | Some(_)) => GatewayAnswer::Refuses,
         })

@@ -64,7 +64,7 @@ pub enum GatewayAnswer {
     Untested,
     /// What it sent to the virtual IP came to the mode's MAC.
     Accepts,
-    /// It asked again although it had been answered.
+    /// It asked again although it had been answered, or keeps to the unicast MAC of another mode.
     Refuses,
     /// It asked, was answered, and nothing came.
     Lost,
@@ -72,7 +72,7 @@ pub enum GatewayAnswer {
     NeverAsks,
     /// It did not ask, and sends what is for the virtual IP to another MAC.
     Elsewhere,
-    /// It asked, was answered, and sends to the MAC from which the answer came instead of that in it.
+    /// It sends to the MAC from which it was told of one, instead of that one.
     LearnsSource,
     /// It answers no ping of this host either, so that a missing answer to the virtual IP says nothing.
     NoPing,

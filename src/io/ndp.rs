@@ -38,8 +38,7 @@ const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Nothing that crossed a router is believed (RFC 4861 7.1).
 const HOP_LIMIT: u8 = 255;
-/// The group of all hosts on the link.
-pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 const IP_HEADER: usize = MutableIpv6Packet::minimum_packet_size();
 /// ICMPv6 header, flags or nothing, and the target: 4 + 4 + 16 bytes.

@@ -15,7 +15,7 @@ use pnet::util::MacAddr;
 use crate::io::arp;
 use crate::io::doctor_socket::{ETHERNET_LEN, ipv4};
 use crate::io::link::Addresses;
-use crate::io::ndp::{self, ALL_NODES, Message, OVERRIDE, SOLICITED};
+use crate::io::ndp::{self, Message, OVERRIDE, SOLICITED};
 use crate::io::packet::ip_payload;
 
 /// Time to live of an echo request, which is for a neighbour.
@@ -98,17 +98,17 @@ impl Speech {
         }
     }
 
-    /// Tells all that the virtual IP is at this MAC. Whoever knew none learns nothing.
-    pub fn announce(self, mac: MacAddr) -> Outgoing {
+    /// Tells the gateway at `to` that the virtual IP is at this MAC; one that knew none learns nothing. Nobody
+    /// else hears of it: another host may be telling its own gateway of another mode.
+    pub fn announce(self, to: MacAddr, mac: MacAddr) -> Outgoing {
         match self {
             Self::V4 { vip, .. } => {
                 let packet =
                     arp::packet(ArpOperations::Request, (mac, vip), (MacAddr::zero(), vip));
-                Outgoing::arp(MacAddr::broadcast(), &packet)
+                Outgoing::arp(to, &packet)
             }
-            Self::V6 { own, vip, .. } => {
-                let packet = ndp::advertisement(own, ALL_NODES, vip, mac, OVERRIDE);
-                Outgoing::ipv6(ndp::group_mac(ALL_NODES), packet)
+            Self::V6 { own, vip, gateway } => {
+                Outgoing::ipv6(to, ndp::advertisement(own, gateway, vip, mac, OVERRIDE))
             }
         }
     }
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(v4.read_neighbour(&frame(ROUTER_MAC, &probe)), None);
         // Nor is who announces the virtual IP.
         for speech in [v4, v6] {
-            let announcement = frame(ROUTER_MAC, &speech.announce(ROUTER_MAC));
+            let announcement = frame(ROUTER_MAC, &speech.announce(OWN_MAC, ROUTER_MAC));
             assert_eq!(speech.read_neighbour(&announcement), None);
         }
     }

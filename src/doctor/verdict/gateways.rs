@@ -63,7 +63,7 @@ impl Observations {
                 })
             }
             GatewayAnswer::LearnsSource => Some(Finding::problem(Culprit::RouterLearnsSource, format!(
-                "{mode}: the router {router} asked for {vip}, was told {mac}, and sends to the MAC of the host \
+                "{mode}: the router {router} was told that {vip} is at {mac}, and sends to the MAC of the host \
                  whose frame told it, so clients behind it reach that one host only; set {mac} there by hand, or \
                  have it flood (on Dell OS9: ip vlan-flooding)"
             ))),
