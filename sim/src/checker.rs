@@ -7,7 +7,7 @@
 //! |---|---|
 //! | I1 | an attempt is handed to an application once, by one host. Only if the scenario has a guard |
 //! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard, and with the exceptions of the specification |
-//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host that does not know of this one has refused it, and not while a host decides by hash: then it is the client's retransmission that leads to one |
+//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host has refused it that did not know of this one when it decided, and not while a host decides by hash: then it is the client's retransmission that leads to one |
 //! | I4 | a half-open connection is removed only if a segment of the client has come that names another number |
 //! | I5 | a verdict is about a packet that is held; none is held for longer than T_stale once the core was told, as soon as the daemon runs |
 //! | I6 | two hosts' claims of one attempt are never equal in order |
@@ -288,6 +288,9 @@ impl Record for Checker {
                 self.claimed(at, host, bytes)
             }
             Happening::Decided { host, ticket: _, syn, accept, told } => {
+                if accept {
+                    self.attempts.knows(host, syn, self.hosts.known_to_serve(host, at));
+                }
                 self.decided(at, host, syn, accept.then_some(told).flatten());
             }
             Happening::Unheld { host, ticket } => {
@@ -348,10 +351,7 @@ impl Checker {
                 }
             }
             Flag::Rst => self.attempts.said_rst(host, segment),
-            Flag::Refusal => {
-                let known = self.hosts.known_to_serve(host, at);
-                self.attempts.refuses(segment, known | 1 << host);
-            }
+            Flag::Refusal => self.attempts.refuses(host, segment),
             Flag::Syn | Flag::Ack | Flag::Fin => {}
         }
     }

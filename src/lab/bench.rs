@@ -6,6 +6,7 @@
 //! capture, which would slow everything down, runs in a round of its own.
 
 pub mod contender;
+pub mod modes;
 mod summary;
 
 use std::io::{IsTerminal, Write};
@@ -176,33 +177,37 @@ fn throughputs(clusters: &[Cluster], args: &BenchArgs) -> Result<Vec<f64>> {
 }
 
 fn sample(cluster: &Cluster, throughput: f64, args: &BenchArgs) -> Result<Sample> {
-    let singles = (args.connections / SINGLES_SHARE) as usize;
-    let (sender, events) = mpsc::channel();
-    let plan = LoadPlan {
-        connections: singles as u64,
-        concurrency: 1,
-        starts: Vec::new(),
-        sources: cluster.sources.clone(),
-        milestones: Vec::new(),
-    };
-    let client = &cluster.topology.client;
-    let load = Load::start(plan, client, move |event| {
-        // The receiver stays until the load is done.
-        sender.send(event).ok();
-    })?;
-    while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
-    let one: Vec<_> = load.attempts().iter().filter_map(|attempt| attempt.connect).collect();
+    let singles = args.connections / SINGLES_SHARE;
+    let one = one_at_a_time(cluster, singles)?;
     let cpu_before = cluster.cpu_time()?;
-    let many = rush(client, &cluster.sources, args.connections, CONCURRENCY)?;
+    let many = rush(&cluster.topology.client, &cluster.sources, args.connections, CONCURRENCY)?;
     let cpu = cluster.cpu_time()?.saturating_sub(cpu_before) / args.connections as u32;
     Ok(Sample {
-        failed: (singles - one.len()) as u64 + many.failed,
+        failed: singles - one.len() as u64 + many.failed,
         one: Latency::of(one.into_iter()),
         many: Latency::of(many.connects.into_iter()),
         rate: many.rate,
         cpu: (!cluster.deciders.is_empty()).then_some(cpu),
         throughput,
     })
+}
+
+/// Connects so often, each time when the last connection is over; the times of those that succeed.
+fn one_at_a_time(cluster: &Cluster, connections: u64) -> Result<Vec<Duration>> {
+    let (sender, events) = mpsc::channel();
+    let plan = LoadPlan {
+        connections,
+        concurrency: 1,
+        starts: Vec::new(),
+        sources: cluster.sources.clone(),
+        milestones: Vec::new(),
+    };
+    let load = Load::start(plan, &cluster.topology.client, move |event| {
+        // The receiver stays until the load is done.
+        sender.send(event).ok();
+    })?;
+    while !matches!(events.recv(), Ok(LoadEvent::Done) | Err(_)) {}
+    Ok(load.attempts().iter().filter_map(|attempt| attempt.connect).collect())
 }
 
 fn count(cluster: &Cluster, args: &BenchArgs) -> Result<Counts> {

@@ -50,6 +50,8 @@ pub enum LabCommand {
     ///
     /// Exits with 0 if every connection was answered, and 1 if not.
     Bench(bench::BenchArgs),
+    /// Compare the connect times of the MAC modes
+    Modes(bench::modes::ModesArgs),
     /// Flood the virtual IP with SYNs from spoofed addresses, and see what is left for
     /// clients: by the daemons, by xt_cluster, and by the kernel's buckets.
     Flood(flood::FloodArgs),
@@ -209,6 +211,7 @@ pub fn execute(command: &LabCommand) -> Result<ExitCode> {
             }
         },
         LabCommand::Bench(args) => bench::run(args),
+        LabCommand::Modes(args) => bench::modes::run(args),
         LabCommand::Flood(args) => flood::run(args),
         LabCommand::Reach(args) => reach::run(args),
         LabCommand::Up(args) => standing::up(args).map(|()| ExitCode::SUCCESS),

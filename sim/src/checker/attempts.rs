@@ -54,6 +54,8 @@ pub(super) struct Local {
     pub claim: Option<OwnClaim>,
     /// It has accepted the SYN, or answered it.
     pub accepted: bool,
+    /// Hosts of which it knew that they serve when it decided to accept, as bits: what it answers rests on that.
+    pub knew: u64,
     /// It has said OWN.
     pub said_own: bool,
 }
@@ -65,7 +67,7 @@ pub(super) struct Attempt {
     pub answers: Vec<(u16, u32)>,
     /// Whose application has it.
     owner: Option<u16>,
-    /// Hosts known to all that have refused it, as bits, if any has.
+    /// Hosts known to all that have refused it when they decided so, as bits, if any has.
     pub refused: Option<u64>,
     /// A SYN of it came last, or an answer left.
     pub active: Instant,
@@ -150,11 +152,19 @@ impl Attempts {
         new
     }
 
-    /// A host that knows of these refuses a SYN on behalf of all.
-    pub fn refuses(&mut self, refusal: &Segment, known: u64) {
+    /// A host decides to accept a SYN that it holds, and knows of these.
+    pub fn knows(&mut self, host: u16, syn: &Segment, known: u64) {
+        if let Some(attempt) = self.attempts.get_mut(&(syn.flow, syn.sequence)) {
+            attempt.at.entry(host).or_default().knew = known;
+        }
+    }
+
+    /// A host refuses a SYN on behalf of all that it knew of.
+    pub fn refuses(&mut self, host: u16, refusal: &Segment) {
         let about = (refusal.flow, refusal.acknowledgement.wrapping_sub(1));
         if let Some(attempt) = self.attempts.get_mut(&about) {
-            attempt.refused = Some(attempt.refused.map_or(known, |all| all & known));
+            let knew = attempt.at.get(&host).map_or(0, |local| local.knew) | 1 << host;
+            attempt.refused = Some(attempt.refused.map_or(knew, |all| all & knew));
         }
     }
 

@@ -8,7 +8,7 @@ use crate::host::node_id;
 use crate::judge::judge;
 use crate::rule::Decider;
 use crate::scenario::Mode;
-use crate::setting::Share;
+use crate::setting::{Rate, Share};
 use crate::world::World;
 
 fn millis(milliseconds: u64) -> Duration {
@@ -184,6 +184,61 @@ fn frames_that_hosts_must_not_send_are_found() {
         checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
     });
     assert_eq!(found, Invariant::I8);
+}
+
+/// What a checker finds that has seen an attempt, and its release by the only host so much later.
+fn released_after(scenario: &Scenario, late: Duration) -> Option<Invariant> {
+    let mut checker = Checker::new(scenario, Promises::of(scenario));
+    let at = Instant::default() + millis(100);
+    checker.note(at, Happening::Started { host: 0 });
+    checker.note(at, Happening::Arrived { host: 0, segment: &syn() });
+    let attempt = cluster_key().attempt(&syn().flow.key(), syn().sequence);
+    let contest = clusterd::wire::Contest { attempt, port: 80, tries: 0, rank: 1 };
+    let bytes = frame(0, 1, vec![clusterd::wire::Entry::Release(contest)]);
+    checker.note(at + late, Happening::Claimed { host: 0, bytes: &bytes });
+    checker.violation().map(|violation| violation.invariant)
+}
+
+#[test]
+fn words_may_come_as_late_as_frames_wait_for_the_wire() {
+    let rate = Rate(1e7);
+    let switch = Scenario { medium: Medium::Switch, rate, ..scenario() };
+    let hub = Scenario { medium: Medium::Hub, ..switch.clone() };
+    assert_eq!(released_after(&switch, millis(1_900)), None);
+    assert_eq!(released_after(&switch, millis(3_900)), Some(Invariant::I10));
+    assert_eq!(released_after(&hub, millis(3_900)), None);
+    assert_eq!(released_after(&hub, millis(4_500)), Some(Invariant::I10));
+}
+
+/// What a checker finds when a host accepts what a peer has claimed: more than T_own ago in a frame
+/// with that number, and a millisecond ago in one with this.
+fn accepted_after_claims(scenario: &Scenario, that: u64, this: u64) -> Option<Invariant> {
+    let mut world = World::new(scenario, 1, Checker::new(scenario, Promises::of(scenario)));
+    world.run_until(Instant::default() + millis(2_400));
+    let now = world.now().0;
+    let ago = |time: Duration| Instant(now - time.as_nanos() as u64);
+    let checker = &mut world.record;
+    let syn = syn();
+    let attempt = cluster_key().attempt(&syn.flow.key(), syn.sequence);
+    let contest = clusterd::wire::Contest { attempt, port: 80, tries: 0, rank: 1 };
+    let hears = |checker: &mut Checker, time, number| {
+        let bytes = frame(1, number, vec![clusterd::wire::Entry::Claim(contest)]);
+        checker.note(ago(time), Happening::Heard { host: 0, bytes: &bytes });
+    };
+    let long = scenario.own + millis(2);
+    checker.note(ago(long), Happening::Arrived { host: 0, segment: &syn });
+    hears(checker, long, that);
+    hears(checker, millis(1), this);
+    let told = Some(ago(Duration::from_micros(500)));
+    let accepts = Happening::Decided { host: 0, ticket: Ticket(1), syn: &syn, accept: true, told };
+    checker.note(Instant(now), accepts);
+    checker.violation().map(|violation| violation.invariant)
+}
+
+#[test]
+fn a_copy_of_a_frame_says_nothing_new() {
+    assert_eq!(accepted_after_claims(&scenario(), 7_000, 7_000), None);
+    assert_eq!(accepted_after_claims(&scenario(), 7_000, 7_001), Some(Invariant::I11));
 }
 
 #[test]

@@ -188,3 +188,57 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Way;
+    use crate::packet::{Flag, FlowId, Segment};
+
+    /// What a hub has scheduled, and how many frames it has lost for want of room.
+    #[derive(Default)]
+    struct Seen {
+        events: Vec<(Instant, NetworkEvent)>,
+        overflowed: usize,
+    }
+
+    impl Outlet for Seen {
+        fn later(&mut self, at: Instant, event: NetworkEvent) {
+            self.events.push((at, event));
+        }
+        fn deliver(&mut self, _: Instant, _: Station, _: Packet, _: bool) {}
+        fn lose(&mut self, _: Instant, way: Way, _: &Packet, why: Loss) {
+            assert_eq!((way, why), ((Station(0), None), Loss::Overflow));
+            self.overflowed += 1;
+        }
+    }
+
+    #[test]
+    fn a_station_holds_so_many_frames_and_sends_all_of_them() {
+        let scenario = Scenario { hosts: 2, ..Scenario::default() };
+        let mut hub = Hub::new(&scenario, 1);
+        let mut seen = Seen::default();
+        let segment = Segment {
+            flow: FlowId(0),
+            flag: Flag::SynAck,
+            sequence: 1,
+            acknowledgement: 2,
+            length: 0,
+        };
+        for _ in 0..QUEUE_MAX + 3 {
+            hub.send(Instant::default(), Station(0), Packet::Tcp(segment), &mut seen);
+        }
+        assert_eq!(seen.overflowed, 3);
+        let mut arrived = 0;
+        while let Some((at, event)) = seen.events.pop() {
+            match event {
+                NetworkEvent::HubAttempt(station) => hub.attempt(at, station, &mut seen),
+                NetworkEvent::HubIdle => {
+                    hub.idle(at, &mut seen, &mut |_, _, _, _: &Packet, _: &mut Seen| arrived += 1)
+                }
+                NetworkEvent::AtSwitch { .. } => unreachable!("there is none"),
+            }
+        }
+        assert_eq!((arrived, seen.overflowed), (QUEUE_MAX, 3));
+    }
+}

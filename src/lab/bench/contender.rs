@@ -36,6 +36,8 @@ pub enum Contender {
     Clusterd(Guard),
     /// The daemon, kept from deciding by hash.
     ByClaims(Guard),
+    /// The daemon in this MAC mode.
+    InMode(MacMode),
 }
 
 impl Contender {
@@ -58,6 +60,7 @@ impl Contender {
             Self::Clusterd(Guard::Strict) => "clusterd strict",
             Self::ByClaims(Guard::Rst) => "clusterd rst, by claims",
             Self::ByClaims(Guard::Strict) => "clusterd strict, by claims",
+            Self::InMode(mode) => mode.name(),
         }
     }
 
@@ -71,7 +74,9 @@ impl Contender {
             ),
             // The match itself makes the frame acceptable to IP.
             Self::XtCluster => String::new(),
-            Self::Plain | Self::Clusterd(_) | Self::ByClaims(_) => TO_HOST.to_owned(),
+            Self::Plain | Self::Clusterd(_) | Self::ByClaims(_) | Self::InMode(_) => {
+                TO_HOST.to_owned()
+            }
         };
         let queue = if has_queue { format!("queue num {QUEUE}") } else { String::new() };
         // A host whose turn it was not knows nothing of the connection, and would
@@ -149,20 +154,17 @@ impl Cluster {
                 command.args(["--host", &host.to_string(), "--hosts", &hosts.to_string()]);
                 Ok(command)
             })?,
-            Contender::Clusterd(guard) | Contender::ByClaims(guard) => {
-                let extra = match contender {
-                    Contender::ByClaims(_) => vec!["--mode=claim".to_owned()],
-                    _ => Vec::new(),
-                };
-                let (mac, pacing) = (MacMode::Multicast, PacingArg::Rank);
-                let args = DaemonArgs { mac, pacing, guard, extra };
-                cluster.start("daemon", |namespace, _| {
-                    daemon_command(namespace, Family::V4, &args, None, None)
-                })?
+            Contender::Clusterd(guard) => cluster.daemons(MacMode::Multicast, guard, &[])?,
+            Contender::ByClaims(guard) => {
+                cluster.daemons(MacMode::Multicast, guard, &["--mode=claim"])?
             }
+            Contender::InMode(mac) => cluster.daemons(mac, Guard::Rst, &[])?,
         };
-        if !matches!(contender, Contender::Clusterd(_) | Contender::ByClaims(_)) {
-            cluster.configure(hosts)?;
+        match contender {
+            Contender::Plain | Contender::Floor | Contender::XtCluster => {
+                cluster.configure(hosts)?;
+            }
+            Contender::Clusterd(_) | Contender::ByClaims(_) | Contender::InMode(_) => {}
         }
         for &source in &cluster.sources {
             client::first_connection(&cluster.topology.client, source)
@@ -179,6 +181,14 @@ impl Cluster {
     /// CPU time of all deciders so far.
     pub fn cpu_time(&self) -> Result<Duration> {
         self.deciders.iter().map(Process::cpu_time).sum()
+    }
+
+    fn daemons(&self, mac: MacMode, guard: Guard, extra: &[&str]) -> Result<Vec<Process>> {
+        let extra = extra.iter().map(|&word| word.to_owned()).collect();
+        let args = DaemonArgs { mac, pacing: PacingArg::Rank, guard, extra };
+        self.start("daemon", |namespace, _| {
+            daemon_command(namespace, Family::V4, &args, None, None)
+        })
     }
 
     fn start(

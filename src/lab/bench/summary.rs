@@ -155,7 +155,7 @@ fn throughput(sample: &Sample) -> f64 {
 }
 
 /// The middle value, or the mean of the two in the middle; not a number of nothing.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<_> = values.collect();
     sorted.sort_unstable_by(f64::total_cmp);
     let middle = sorted.len() / 2;
