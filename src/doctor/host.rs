@@ -129,10 +129,8 @@ impl Facts {
             findings.push(Finding::note(Culprit::DropUnicastInMulticast, text));
         }
         if self.speaks_from_vip {
-            let text = format!(
-                "this host has no other IPv6 address than the virtual IP for hosts beyond the link: what it \
-                 asks them is answered to any host of the cluster; give it one"
-            );
+            let text = "this host has no other IPv6 address than the virtual IP for hosts beyond the link: what it \
+                        asks them is answered to any host of the cluster; give it one";
             let command = format!("ip address add ADDRESS/64 dev {interface}");
             findings.push(Finding::note(Culprit::SpeaksFromVip, text).try_this(command));
         }
