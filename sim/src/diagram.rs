@@ -362,6 +362,40 @@ mod tests {
     }
 
     #[test]
+    fn other_connections_with_these_ports_are_told_apart() {
+        let settings = "client.ports=3 client.access=10ms network.loss=5%";
+        let mut others = 0;
+        for diagram in diagrams(&scenario(settings, None), 5..40) {
+            for (index, Line { text, mark, column, .. }) in diagram.lines.iter().enumerate() {
+                let of_another = text.contains("(of another connection");
+                others += usize::from(of_another);
+                if *mark == Mark::Gets && *column > 0 && text.starts_with("SYN arrives") {
+                    // The client's SYN, which is drawn, or none of its.
+                    let sent = diagram.arrows.iter().any(|arrow| arrow.1 == index);
+                    assert_eq!(sent, !of_another, "{}", text::draw(&diagram));
+                }
+            }
+        }
+        assert!(others > 0, "ports are used again");
+    }
+
+    #[test]
+    fn pauses_are_told_of_hosts_that_have_something_to_do() {
+        let settings = "host.pauses_per_second=1000 network.loss=10%";
+        let mut paused = 0;
+        for diagram in diagrams(&scenario(settings, None), 0..40) {
+            for lines in hosts(&diagram) {
+                let pause = |line: &&&Line| line.text.starts_with("the daemon does not run");
+                let first = lines.iter().position(|line| line.text == "SYN arrives");
+                paused += lines.iter().filter(pause).count();
+                let before = lines.iter().take(first.unwrap_or(lines.len()));
+                assert_eq!(before.filter(pause).count(), 0, "{}", text::draw(&diagram));
+            }
+        }
+        assert!(paused > 0, "daemons are paused while they hold SYNs");
+    }
+
+    #[test]
     fn an_end_has_the_name_that_it_has_elsewhere() {
         let scenario =
             scenario("network.loss=1 run.duration=40s load.connections_per_second=1", None);

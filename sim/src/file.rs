@@ -8,16 +8,19 @@ use std::path::Path;
 
 use toml_edit::{Document, Item, Value};
 
-use crate::scenario::{PARAMETERS, Parameter, Scenario, parameter};
-
-/// The key of the list of faults.
-const FAULTS: &str = "faults";
+use crate::scenario::{FAULTS, PARAMETERS, Parameter, Scenario, parameter};
 
 /// Reads a scenario file.
 pub fn read(path: &Path) -> Result<Scenario, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read the scenario {}: {error}", path.display()))?;
-    parse(&text, &path.display().to_string())
+    let name = path.display();
+    let bytes =
+        std::fs::read(path).map_err(|error| format!("cannot read the scenario {name}: {error}"))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
+        format!("{name}:{line}: no text in UTF-8")
+    })?;
+    parse(&text, &name.to_string())
 }
 
 /// Reads the text of a scenario file called `name`.
@@ -25,7 +28,8 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
     let line = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
     let document = Document::parse(text).map_err(|error| {
         let at = error.span().map_or(1, |span| line(span.start));
-        format!("{name}:{at}: {}", error.message())
+        let words = text.lines().nth(at - 1).unwrap_or_default().trim();
+        format!("{name}:{at}: {}: `{words}`", error.message())
     })?;
     let base = Path::new(name).parent().unwrap_or(Path::new(""));
     let mut scenario = Scenario::default();
@@ -38,7 +42,15 @@ pub fn parse(text: &str, name: &str) -> Result<Scenario, String> {
             Item::Table(table) => {
                 for (name, item) in table.iter() {
                     let key = format!("{key}.{name}");
-                    parameter(&key).map_err(|error| format!("{}: {error}", place(item)))?;
+                    let parameter =
+                        parameter(&key).map_err(|error| format!("{}: {error}", place(item)))?;
+                    if item.is_array() && !parameter.is_list {
+                        return Err(format!(
+                            "{}: {key}: a list, where one value is wanted: {}",
+                            place(item),
+                            parameter.kind
+                        ));
+                    }
                     let text = item
                         .as_value()
                         .and_then(plain)
@@ -188,7 +200,17 @@ mod tests {
             ("[run]\n[load]\nflood_per_second = nan\n", "x:3: load.flood_per_second: NaN is not"),
             ("cluster = 3\n", "x:1: cluster is a table"),
             ("[cluster\n", "x:1: "),
-            ("hosts = 3\n", "x:1: there is no `hosts`; did you mean `"),
+            ("hosts = 3\n", "x:1: there is no `hosts`; did you mean `cluster.hosts`"),
+            (
+                "[network]\nsettle = \"1ms\"\n",
+                "x:2: there is no `network.settle`; did you mean `cluster.settle`",
+            ),
+            (
+                "[run]\nfaults = []\n",
+                "x:2: there is no `run.faults`; `faults` is a list of its own",
+            ),
+            ("[cluster]\nhosts = [1]\n", "x:2: cluster.hosts: a list, where one value is wanted"),
+            ("[cluster]\nhosts = 1\nhosts = 2\n", "x:3: duplicate key: `hosts = 2`"),
         ] {
             let found = parse(text, "x").unwrap_err();
             assert!(found.starts_with(error), "{text}: {found}");

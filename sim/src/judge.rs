@@ -3,7 +3,8 @@
 //!
 //! The second act: no frame is lost any more, all claims reach everybody, all hosts run and
 //! serve. Then all hosts must take part, rank each other and, unless they were told otherwise, not decide by
-//! hash; new connections must be served, and answered by one host each; in the end no packet may be held.
+//! hash; new connections must be served (and answered by one host each where all decide by hash: of claims two may
+//! cross); in the end no packet may be held.
 
 use std::time::Duration;
 

@@ -97,6 +97,8 @@ struct Flow {
     assured: bool,
     /// The daemon has let an ACK through (guard strict).
     confirmed: bool,
+    /// The kernel has accepted it by its bucket, without the daemon.
+    by_bucket: bool,
 }
 
 /// The kernel of one host.
@@ -199,10 +201,15 @@ impl Kernel {
     }
 
     fn receive_half(&mut self, segment: Segment, flow: Flow) -> Ingress {
+        // What the kernel has accepted by its bucket waits for no daemon (`BUCKET_LABEL` of the rules).
+        let guard = match self.guard {
+            Guard::Strict if flow.by_bucket => Guard::Rst,
+            guard => guard,
+        };
         let ahead = segment.acknowledgement.wrapping_sub(flow.isn.wrapping_add(1));
         let behind = ahead.wrapping_neg();
         if ahead == 0 {
-            if self.guard == Guard::Strict && !flow.confirmed {
+            if guard == Guard::Strict && !flow.confirmed {
                 return Ingress::Queue { incumbent: false };
             }
             return self.complete(segment);
@@ -212,7 +219,8 @@ impl Kernel {
             Conntrack::Since6_1 => ahead < 1 << 31,
             Conntrack::Before6_1 => true,
         };
-        match (self.guard, invalid) {
+        match (guard, invalid) {
+            (Guard::Rst, true) if self.guard == Guard::Strict => Ingress::Drop,
             // The module looks at the number itself, and the daemon gets a copy.
             (Guard::Gate, _) => Ingress::Copy,
             (Guard::Strict, true) => Ingress::Drop,
@@ -345,8 +353,8 @@ impl Kernel {
         self.taken_up -= usize::from(socket.is_worked_on());
     }
 
-    /// The daemon has let a SYN through.
-    pub fn open_connection(&mut self, now: Instant, syn: Segment) -> Opened {
+    /// A SYN is let through: by the daemon, or by its bucket.
+    pub fn open_connection(&mut self, now: Instant, syn: Segment, by_bucket: bool) -> Opened {
         let known = self.flows.get(&syn.flow).copied();
         let again = known.filter(|flow| flow.client_isn == syn.sequence);
         match (known, known.map(|flow| flow.socket)) {
@@ -384,11 +392,17 @@ impl Kernel {
                 length: 0,
             });
         }
-        self.listen(now, syn, again)
+        self.listen(now, syn, by_bucket, again)
     }
 
     /// A SYN has come to the listener (`tcp_conn_request`).
-    fn listen(&mut self, now: Instant, syn: Segment, again: Option<Flow>) -> Opened {
+    fn listen(
+        &mut self,
+        now: Instant,
+        syn: Segment,
+        by_bucket: bool,
+        again: Option<Flow>,
+    ) -> Opened {
         let cookie = self.half_open >= self.backlog;
         if self.accept_queue.len() > self.backlog || cookie && !self.syn_cookies {
             self.overflows += 1;
@@ -407,6 +421,7 @@ impl Kernel {
             heard: now,
             assured: false,
             confirmed: false,
+            by_bucket,
         };
         self.forget(syn.flow);
         self.count(flow.socket);

@@ -9,10 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::arrivals::Trace;
-use crate::delay::Delay;
+use crate::delay::{Delay, show_time};
 use crate::fault::Fault;
 use crate::setting::{Bounds, Rate, Setting, Share, choice};
 
+/// The key of the list of faults.
+pub const FAULTS: &str = "faults";
+/// A run goes on for so long after its load.
+pub const COOL_DOWN: Duration = Duration::from_secs(5);
+
+/// The connection that a client opens when it has begun anew may be forgotten like any other: if all were,
+/// that would never end.
+const REBOOTS_MAX: f64 = 0.9;
 /// So much may be lost in bursts: more would be one burst.
 const BURSTS_MAX: f64 = 0.9;
 
@@ -249,6 +257,8 @@ pub struct Parameter {
     pub key: &'static str,
     /// What may be written.
     pub kind: &'static str,
+    /// That is a list.
+    pub is_list: bool,
     /// In which range it must lie, in words; empty where the kind says it all.
     pub range: fn() -> String,
     /// What it means.
@@ -274,6 +284,7 @@ macro_rules! parameters {
             Parameter {
                 key: $key,
                 kind: <$type as Setting>::KIND,
+                is_list: <$type as Setting>::IS_LIST,
                 range: || {
                     #[allow(unused_mut, unused_assignments)]
                     let mut range = String::new();
@@ -369,7 +380,7 @@ parameters! {
     "client.patience", patience: Duration [ms(1), ms(3_600_000)], "after that a client gives up";
     "client.access", access: Delay, "one way between a client and the segment";
     "client.ports", ports: usize [Some(1), Some(100_000_000)], "address and port pairs; each is used again when all have been";
-    "client.reboots", reboots: Share, "connections whose client forgets all in their midst, and opens another from the same address and port";
+    "client.reboots", reboots: Share [None, Some(Share(REBOOTS_MAX))], "connections whose client forgets all in their midst, and opens another from the same address and port";
     "client.reboot_after", reboot_after: Delay, "when, after the first SYN";
     "load.arrivals", arrivals: Arrivals, "how connections arrive";
     "load.connections_per_second", connections_per_second: f64 [Some(0.001), Some(1e7)], "how many";
@@ -463,10 +474,17 @@ impl Default for Scenario {
 /// The parameter of that name.
 pub fn parameter(key: &str) -> Result<&'static Parameter, String> {
     PARAMETERS.iter().find(|parameter| parameter.key == key).ok_or_else(|| {
-        // Who forgets the table should find the key in it.
+        let name = |key: &'_ str| key.split_once('.').map_or(key, |(_, name)| name).to_owned();
+        if name(key) == FAULTS {
+            return format!(
+                "there is no `{key}`; `{FAULTS}` is a list of its own, before the first table of a file, and \
+                 `--fault '2s kill h1'` on the command line"
+            );
+        }
+        // Who forgets the table, or takes another one, should find the key in its own.
         let likeness = |other: &str| {
-            let name = other.split_once('.').map_or(other, |(_, name)| name);
-            strsim::jaro_winkler(if key.contains('.') { other } else { name }, key)
+            let by_name = strsim::jaro_winkler(&name(other), &name(key));
+            by_name.max(strsim::jaro_winkler(other, key))
         };
         let nearest = PARAMETERS.iter().map(|parameter| parameter.key);
         let nearest = nearest.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
@@ -537,5 +555,92 @@ impl Scenario {
             return Err(format!("faults: `{fault}`: there are only {hosts} hosts (cluster.hosts)"));
         }
         Ok(())
+    }
+
+    /// What was set and changes nothing in a run, and why.
+    pub fn idle(&self) -> Vec<String> {
+        let default = Self::default();
+        let contest = matches!(self.rule, Rule::Contest);
+        let clusterd = self.rule == Rule::Clusterd;
+        let switched = self.medium != Medium::Hub;
+        let rules: [(&[&str], bool, &str); 10] = [
+            (
+                &["network.fabric", "network.buffer", "network.background"],
+                switched,
+                "a hub has no ports (network.medium)",
+            ),
+            (
+                &["network.leaves"],
+                self.medium == Medium::Tree,
+                "only a tree has leaves (network.medium)",
+            ),
+            (
+                &[
+                    "cluster.pacing",
+                    "cluster.mode",
+                    "cluster.slot",
+                    "cluster.slot_adapts",
+                    "cluster.settle_adapts",
+                    "cluster.own",
+                ],
+                clusterd,
+                "it is one of clusterd's (cluster.rule)",
+            ),
+            (
+                &[
+                    "cluster.back_off",
+                    "cluster.window",
+                    "cluster.reassert",
+                    "cluster.owns",
+                    "cluster.retract",
+                ],
+                contest,
+                "it is one of the rule contest (cluster.rule)",
+            ),
+            (
+                &["cluster.echo"],
+                self.rule == Rule::Original,
+                "it is one of the rule original (cluster.rule)",
+            ),
+            (&["network.burst_mean"], self.loses_bursts(), "nothing is lost in bursts"),
+            (
+                &["network.reordering_delay"],
+                self.reordering.0 > 0.0,
+                "nothing is reordered (network.reordering)",
+            ),
+            (
+                &["host.pause"],
+                self.pauses_per_second > 0.0,
+                "nothing pauses (host.pauses_per_second)",
+            ),
+            (
+                &["load.burst"],
+                self.arrivals == Arrivals::Bursts,
+                "there are no bursts (load.arrivals)",
+            ),
+            (
+                &["client.reboot_after"],
+                self.reboots.0 > 0.0,
+                "no client begins anew (client.reboots)",
+            ),
+        ];
+        let changed = |key: &str| {
+            let parameter = PARAMETERS.iter().find(|parameter| parameter.key == key);
+            parameter.is_some_and(|it| (it.show)(self) != (it.show)(&default))
+        };
+        let idle = rules.into_iter().filter(|(_, acts, _)| !acts);
+        let named = idle.flat_map(|(keys, _, why)| keys.iter().map(move |&key| (key, why)));
+        let named = named.filter(|(key, _)| changed(key));
+        let end = self.warm_up + self.duration + COOL_DOWN;
+        let late = self.faults.iter().filter(|fault| fault.at > end);
+        let late = late.map(|fault| {
+            format!("faults: `{fault}` never happens: the run is over after {}", show_time(end))
+        });
+        named.map(|(key, why)| format!("{key} changes nothing: {why}")).chain(late).collect()
+    }
+
+    fn loses_bursts(&self) -> bool {
+        let cables = self.uplink_bursts.iter().chain(&self.downlink_bursts);
+        self.burst_loss.0 > 0.0 || cables.into_iter().any(|share| share.0 > 0.0)
     }
 }

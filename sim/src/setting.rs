@@ -16,6 +16,9 @@ pub trait Setting: Sized {
     /// Writes it so that it can be read again.
     fn show(&self) -> String;
 
+    /// It may be written as a list.
+    const IS_LIST: bool = false;
+
     /// The unit of [`Setting::number`], as the end of a column's name; empty if it has none.
     const UNIT: &'static str = "";
 
@@ -192,6 +195,7 @@ impl Setting for Rate {
 /// A list of values, separated by commas.
 impl<S: Setting> Setting for Vec<S> {
     const KIND: &'static str = "a list, separated by commas";
+    const IS_LIST: bool = true;
 
     fn read(text: &str) -> Result<Self, String> {
         text.split(',').map(|word| S::read(word.trim())).collect()

@@ -161,6 +161,7 @@ pub fn draw(seed: u64) -> Drawn {
     hosts(&mut draw, &mut scenario);
     clients(&mut draw, &mut scenario);
     faults(&mut draw, &mut scenario);
+    machines(&mut draw, &mut scenario);
     Drawn { scenario, classes: draw.classes }
 }
 
@@ -334,6 +335,42 @@ fn faults(draw: &mut Draw, it: &mut Scenario) {
     it.faults.sort_by_key(|fault| fault.at);
 }
 
+/// What hosts and wires are made of.
+fn machines(draw: &mut Draw, it: &mut Scenario) {
+    if draw.chance.happens(0.15) {
+        draw.classes.push("many hosts");
+        it.hosts = it.hosts.max(8 + draw.chance.below(9) as usize);
+    }
+    if draw.class("small sockets") {
+        it.queue = draw.of(&[8, 64, 512]);
+        it.inbox = draw.of(&[16, 64, 512]);
+    }
+    if draw.class("unequal hosts") {
+        it.speeds = draw.of(&[[8.0, 2.0], [4.0, 8.0]]).to_vec();
+    }
+    if draw.class("slow daemons") {
+        let mut cost = || Duration::from_nanos(draw.of(&[700, 5_000, 50_000]));
+        it.frame_cost = cost();
+        it.packet_cost = cost();
+        it.verdict_cost = cost();
+        it.answer_cost = cost();
+        it.send_cost = cost();
+        it.answer_rest = delay(draw.of(&["0", "exp 20us", "exp 500us"]));
+        it.queueing = draw.of(&[[0, 40], [100, 0], [10, 10]]).map(Duration::from_micros).to_vec();
+    }
+    if draw.class("other wake-ups") {
+        it.wake_normal = delay(draw.of(&["exp 50us", "lognormal 8us 0.8 + 5% exp 5ms"]));
+        it.wake_guest = delay(draw.of(&["exp 1ms", "lognormal 15us 0.8 + 2% exp 20ms"]));
+    }
+    if draw.class("other wires") {
+        it.propagation = Duration::from_nanos(draw.of(&[0, 1_000, 20_000]));
+        it.fabric = delay(draw.of(&["0", "exp 50us", "lognormal 20us 1"]));
+        it.buffer = draw.of(&[16_000, 64_000]);
+    }
+    it.syn_ack_retries = draw.of(&[0, 1, 5]);
+    it.patience = Duration::from_secs(draw.of(&[3, 15, 30]));
+}
+
 fn delay(text: &str) -> crate::delay::Delay {
     crate::delay::Delay::read(text).expect("what is drawn is well written")
 }
@@ -359,7 +396,7 @@ mod tests {
         for seed in 0..200 {
             draw(seed).classes.into_iter().for_each(|class| *totals.entry(class).or_insert(0) += 1);
         }
-        assert_eq!(totals.len(), 36, "{totals:?}");
+        assert_eq!(totals.len(), 42, "{totals:?}");
         for (class, times) in totals {
             assert!((10..190).contains(&times), "{class}: {times} of 200");
         }

@@ -16,11 +16,10 @@ use crate::host::{Deed, Host};
 use crate::network::{Loss, Network, NetworkEvent, Outlet, Station, Way};
 use crate::packet::{FlowId, Packet, Segment};
 use crate::record::{Happening, Record};
-use crate::scenario::Scenario;
+use crate::scenario::{COOL_DOWN, Scenario};
 use crate::service::Service;
 
 /// How long a run goes on after the last connection: most of them end in that time.
-const COOL_DOWN: Duration = Duration::from_secs(5);
 
 /// What happens.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ const FAULTS: &str = "\
 faults = []
     what goes wrong when; in files before the first table, or one by one by --fault
     a list of \"2s kill h1\", \"5s start h1\", \"2s stop h1 500ms\", \"2s mute h1\", \"2s deaf h1\",
-    \"2s part h1 h2\", \"2s shut h1\", \"4s serve h1\", \"9s heal\"";
+    \"2s part h1 h2\", \"2s shut h1\", \"4s serve h1\", \"9s heal\", \"9s calm\"";
 
 /// Options of `parameters`.
 #[derive(Debug, clap::Args)]

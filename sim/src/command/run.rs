@@ -57,6 +57,9 @@ pub fn execute(args: &RunArgs) -> Result<ExitCode> {
         ensure!(!double, "--compare {settings}: given twice");
         variants.push(variant);
     }
+    for Variant { name, scenario } in &variants {
+        scenario.idle().iter().for_each(|idle| eprintln!("note: {name}: {idle}"));
+    }
     if !args.json {
         say(args.command_line())?;
     }

@@ -71,6 +71,7 @@ pub fn execute(args: &SwarmArgs) -> Result<ExitCode> {
         }
     }
     progress.finish_and_clear();
+    say(format_args!("seeds {} to {}", args.from, next - 1))?;
     print_totals(&totals)?;
     Ok(if totals.failed > 0 { ExitCode::from(VIOLATED) } else { ExitCode::SUCCESS })
 }

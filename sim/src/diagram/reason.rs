@@ -1,6 +1,7 @@
 //! What happens to one attempt, and why.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clusterd::flow::AttemptId;
 use clusterd::protocol::{Instant, Ticket};
@@ -8,6 +9,7 @@ use clusterd::wire::{self, Contest, Entry, Frame, KeyRing};
 
 use super::standing::{COPY, Change};
 use super::{Line, Mark, Message, short};
+use crate::client::REQUEST;
 use crate::fault::FaultKind;
 use crate::host::{Host, cluster_key, host_of};
 use crate::network::Loss;
@@ -27,7 +29,25 @@ struct Local {
     change: Change,
     /// The SYN that the core holds, until its verdict is carried out.
     holds: Option<Ticket>,
+    /// When a SYN was accepted last: what the daemon has to say about it comes then.
+    accepted: Option<Instant>,
+    /// The daemon does not run before.
+    paused_until: Instant,
 }
+
+impl Local {
+    /// The daemon has something to do for the attempt.
+    fn is_at_it(&self, at: Instant) -> bool {
+        let answers = self.accepted.is_some_and(|accepted| at.since(accepted) < ANSWERS);
+        answers || !self.syns.is_empty()
+    }
+}
+
+/// Within so long a host that has accepted says that it has answered, and hears who objects.
+const ANSWERS: Duration = Duration::from_millis(20);
+
+/// What is said of a segment that has the attempt's addresses and ports and not its numbers.
+const OTHERS: &str = " (of another connection with these ports)";
 
 /// Takes notes of one connection.
 pub(super) struct Story<'a> {
@@ -85,13 +105,33 @@ impl<'a> Story<'a> {
         self.scenario.rule == Rule::Clusterd
     }
 
+    /// A segment is one of this connection, and not of another one with its address and port.
+    fn is_ours(&self, segment: &Segment, of_client: bool) -> bool {
+        // Both sides name a number of the client, but for a RST of a host: that has the one that the client
+        // has acknowledged.
+        let near = |number: u32| number.wrapping_sub(self.isn) <= REQUEST + 2;
+        match (segment.flag, of_client) {
+            (Flag::Syn, _) => segment.sequence == self.isn,
+            (Flag::Ack | Flag::Fin | Flag::Rst, true) => near(segment.sequence),
+            (Flag::Rst, false) => self.named(segment.sequence).is_some(),
+            (Flag::SynAck | Flag::Refusal, _) | (Flag::Ack | Flag::Fin, false) => {
+                near(segment.acknowledgement)
+            }
+        }
+    }
+
     /// A segment of the client has come to a host.
     fn arrived(&mut self, at: Instant, host: u16, segment: &Segment) {
+        let ours = self.is_ours(segment, true);
         let what = match segment.flag {
             Flag::Syn => {
-                self.hosts.entry(host).or_default().comes = true;
+                self.hosts.entry(host).or_default().comes = ours;
                 "SYN arrives".to_owned()
             }
+            Flag::Ack | Flag::Fin if !ours => match segment.length {
+                0 => "ACK arrives".to_owned(),
+                _ => "request arrives".to_owned(),
+            },
             Flag::Ack | Flag::Fin => {
                 let named = self.named(segment.acknowledgement);
                 let what = match (segment.flag, segment.length) {
@@ -108,7 +148,13 @@ impl<'a> Story<'a> {
             Flag::Rst => "RST arrives".to_owned(),
             Flag::SynAck | Flag::Refusal => return,
         };
+        let what = what + if ours { "" } else { OTHERS };
         self.line(at, Some(host), Mark::Gets, what, Some(Message::Tcp(*segment)));
+        let local = self.hosts.entry(host).or_default();
+        if ours && segment.flag == Flag::Syn && local.paused_until > at {
+            let what = pause(local.paused_until.since(at));
+            self.line(at, Some(host), Mark::Happens, what, None);
+        }
     }
 
     /// Whose number a client acknowledges.
@@ -124,6 +170,9 @@ impl<'a> Story<'a> {
         let copy = local.holds.is_some_and(|held| held != ticket);
         if !copy {
             local.holds = None;
+        }
+        if accept {
+            local.accepted = Some(at);
         }
         let (mark, why) = match (accept, clusterd) {
             (true, true) => (Mark::Accepts, local.change.accepted().to_owned()),
@@ -187,10 +236,13 @@ impl<'a> Story<'a> {
                     Flag::Refusal => "refusal",
                     Flag::Fin => "FIN",
                     Flag::Rst => "RST",
-                    Flag::Ack if segment.length > 0 => "data",
-                    Flag::Ack => "ACK",
+                    Flag::Ack if segment.length == 0 => "ACK",
+                    Flag::Ack if from == clients => "request",
+                    Flag::Ack => "data",
                 };
-                (what.to_owned(), Message::Tcp(*segment))
+                let ours = self.is_ours(segment, from == clients);
+                let what = format!("{what}{}", if ours { "" } else { OTHERS });
+                (what, Message::Tcp(*segment))
             }
             Packet::Claim(bytes) => {
                 let Ok(frame) = wire::decode(bytes, &self.ring) else { return };
@@ -209,7 +261,9 @@ impl<'a> Story<'a> {
     }
 
     fn said(&mut self, at: Instant, host: u16, segment: &Segment) {
+        let ours = self.is_ours(segment, false);
         let what = match segment.flag {
+            Flag::SynAck if !ours => format!("SYN-ACK {} leaves", segment.sequence),
             Flag::SynAck => {
                 let answer = (host, segment.sequence);
                 let again = self.answers.contains(&answer);
@@ -224,11 +278,15 @@ impl<'a> Story<'a> {
             Flag::Ack => "ACK leaves: of an older connection".to_owned(),
             Flag::Syn | Flag::Fin => return,
         };
+        let what = what + if ours { "" } else { OTHERS };
         self.line(at, Some(host), Mark::Sends, what, Some(Message::Tcp(*segment)));
     }
 
     fn received(&mut self, at: Instant, segment: &Segment) {
         let what = match segment.flag {
+            Flag::SynAck if !self.is_ours(segment, false) => {
+                format!("SYN-ACK {} arrives{OTHERS}", segment.sequence)
+            }
             Flag::SynAck => {
                 let from = self.answers.iter().find(|answer| answer.1 == segment.sequence);
                 let from = from.map(|answer| answer.0);
@@ -290,6 +348,10 @@ impl<'a> Story<'a> {
         };
         self.line(at, host, Mark::Happens, format!("fault: {fault}"), None);
     }
+}
+
+fn pause(time: Duration) -> String {
+    format!("the daemon does not run for {}", short(time))
 }
 
 fn claim(contest: &Contest) -> String {
@@ -359,7 +421,9 @@ impl Record for Story<'_> {
                     None,
                 );
             }
-            Happening::Destroyed { host, flow, .. } if self.about(flow) => {
+            Happening::Destroyed { host, flow, isn }
+                if self.about(flow) && self.answers.contains(&(host, isn)) =>
+            {
                 let what = "removes its half-open connection";
                 self.line(at, Some(host), Mark::Happens, what.to_owned(), None);
             }
@@ -373,9 +437,12 @@ impl Record for Story<'_> {
                     self.claimed(at, host, &frame);
                 }
             }
-            Happening::Paused { host, until } if self.begin.is_some() => {
-                let what = format!("the daemon does not run for {}", short(until.since(at)));
-                self.line(at, Some(host), Mark::Happens, what, None);
+            Happening::Paused { host, until } => {
+                let local = self.hosts.entry(host).or_default();
+                local.paused_until = local.paused_until.max(until);
+                if local.is_at_it(at) {
+                    self.line(at, Some(host), Mark::Happens, pause(until.since(at)), None);
+                }
             }
             Happening::Fault(fault) => self.fault(at, fault),
             Happening::Syn { .. }
@@ -391,7 +458,6 @@ impl Record for Story<'_> {
             | Happening::Destroyed { .. }
             | Happening::Heard { .. }
             | Happening::Claimed { .. }
-            | Happening::Paused { .. }
             | Happening::Started { .. }
             | Happening::Connected { .. }
             | Happening::Unheld { .. }

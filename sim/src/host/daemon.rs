@@ -288,7 +288,7 @@ impl Host {
 
     /// The kernel gets a SYN.
     pub(super) fn open(&mut self, at: Instant, syn: Segment, logged: bool, deeds: &mut Vec<Deed>) {
-        match self.kernel.open_connection(at, syn) {
+        match self.kernel.open_connection(at, syn, !logged) {
             Opened::SynAck(segment) => {
                 if logged {
                     let (flow, client_isn, isn) = (syn.flow, syn.sequence, segment.sequence);

@@ -26,6 +26,9 @@ pub enum Hop {
 struct Port {
     to: Hop,
     chance: Chance,
+    /// When the latest frame has come to this queue: it is served in the order in which frames come to the
+    /// switch, however long each is on its way within it.
+    entered: Instant,
     busy_until: Instant,
     /// When the next frame of other traffic is queued.
     background_at: Instant,
@@ -106,6 +109,7 @@ impl Switches {
             Port {
                 to,
                 chance,
+                entered: Instant::default(),
                 busy_until: Instant::default(),
                 background_at,
                 background_every: every,
@@ -193,6 +197,8 @@ impl Switches {
 impl Port {
     /// Queues a frame. Returns when its last bit leaves, or `None` if there is no room.
     fn send(&mut self, at: Instant, time: u64, rate: Rate, buffer: u64) -> Option<Instant> {
+        let at = at.max(self.entered);
+        self.entered = at;
         // Poisson arrivals remember nothing, so they may begin anew shortly before.
         let recent = Instant(at.0.saturating_sub(self.memory));
         if self.background_at < recent {

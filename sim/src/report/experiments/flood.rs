@@ -39,6 +39,8 @@ pub fn flood(effort: Effort) -> Result<Experiment> {
             curve("clusterd, by hash", &[("cluster.mode", "hash")])?,
             curve("rule of 2000", &[("cluster.rule", "original")])?,
             curve("hash (CLUSTERIP)", &[("cluster.rule", "clusterip")])?,
+            curve("split by address", &[("cluster.rule", "split")])?,
+            curve("Saru", &[("cluster.rule", "saru")])?,
         ],
         along: Some(Along { label: "spoofed SYNs per second", scale: 1.0, logarithmic: true }),
         charts: vec![
@@ -46,25 +48,28 @@ pub fn flood(effort: Effort) -> Result<Experiment> {
                 kind: Kind::Lines(CONNECT_MEDIAN),
                 only: all,
                 logarithmic: true,
-                caption: "How long the median real connection takes to be connected.",
+                caption: "How long the median real connection takes to be connected. A curve bends upwards where SYNs come faster than \
+                    a daemon decides about them.",
             },
             Chart {
                 kind: Kind::Lines(CONNECT_P99),
                 only: all,
                 logarithmic: true,
-                caption: "How long the slowest real connection of a hundred takes to be connected.",
+                caption: "How long the slowest real connection of a hundred takes to be connected: what grows first, as it is in the \
+                    longest queue.",
             },
             Chart {
                 kind: Kind::Lines(BUSY),
                 only: all,
                 logarithmic: false,
-                caption: "How much of the time daemons are busy, mean of the hosts.",
+                caption: "How much of the time daemons are busy, mean of the hosts. At 100 % packets wait; a line that falls belongs to hosts \
+                    that have let their kernels decide.",
             },
             Chart {
                 kind: Kind::Lines(NOT_SERVED),
                 only: all,
                 logarithmic: false,
-                caption: "Real connections that were not served.",
+                caption: "Real connections that were not served: their SYNs found no room, or their clients have lost patience.",
             },
         ],
         tables: vec![CONNECT_MEDIAN, CONNECT_P99, BUSY, NOT_SERVED, FRAMES, CLAIMS],

@@ -54,6 +54,8 @@ pub fn loss(effort: Effort) -> Result<Experiment> {
             core("clusterd, claims", "claim").over(LOST)?,
             core("clusterd, claims, bursts", "claim").over(BURSTS)?,
             core("clusterd, auto", "auto").over(LOST)?,
+            long(Curve::new("rule of 2000", &[("cluster.rule", "original")])).over(LOST)?,
+            long(Curve::new("hash (CLUSTERIP)", &[("cluster.rule", "clusterip")])).over(LOST)?,
         ],
         along: Some(Along { label: "frames lost, %", scale: 100.0, logarithmic: true }),
         charts: vec![Chart {
@@ -61,7 +63,9 @@ pub fn loss(effort: Effort) -> Result<Experiment> {
             only: all,
             logarithmic: true,
             caption: "Second answers against the share of claims (in bursts: of frames) that are lost. A line that \
-                rises by one decade for each decade of losses has slope one: one loss suffices.",
+                rises by one decade for each decade of losses has slope one: one loss suffices. A fixed hash needs no \
+                claims, so it has none to lose, and no second answers; the rule of 2000 has so many from crossing claims that \
+                losses hardly show.",
         }],
         tables: vec![SECOND_ANSWERS, CLAIMS],
         findings: loss_findings,
@@ -153,6 +157,8 @@ pub fn pauses(effort: Effort) -> Result<Experiment> {
             curve("clusterd, does not drain", "false", core)?,
             curve("ranks, D = 250 us, drains", "true", contest)?,
             curve("ranks, D = 250 us, does not", "false", contest)?,
+            curve("rule of 2000", "true", &[("cluster.rule", "original")])?,
+            curve("hash (CLUSTERIP)", "true", &[("cluster.rule", "clusterip")])?,
         ],
         along: Some(Along { label: "length of a pause, us", scale: 1.0, logarithmic: true }),
         charts: vec![
@@ -160,13 +166,15 @@ pub fn pauses(effort: Effort) -> Result<Experiment> {
                 kind: Kind::Lines(SECOND_ANSWERS),
                 only: all,
                 logarithmic: true,
-                caption: "Second answers against the length of pauses.",
+                caption: "Second answers against the length of pauses. What drains and what does not part where a pause is \
+                    longer than the time that a claim settles.",
             },
             Chart {
                 kind: Kind::Lines(super::CONNECT_P99),
                 only: all,
                 logarithmic: true,
-                caption: "What pauses cost the slowest connection of a hundred.",
+                caption: "What pauses cost the slowest connection of a hundred: a fixed hash has nobody to take over, so its clients \
+                    wait for the end of the pause, or say their SYN again.",
             },
         ],
         tables: vec![SECOND_ANSWERS, super::CONNECT_P99, super::NOT_SERVED],
