@@ -44,7 +44,8 @@ pub async fn choose(links: &Links, link: &Link) -> Result<MacMode> {
         info!(%vip, "--mac auto: {mode}, as the cluster that runs");
         return Ok(mode);
     }
-    let own = verdict.recommended.or(modes.iter().next()).unwrap_or(MacMode::Multicast);
+    let own = verdict.recommended.or(session.modes_of_all().iter().next());
+    let own = own.or(modes.iter().next()).unwrap_or(MacMode::Multicast);
     let announced = session.choice_of_others(None).unwrap_or(own);
     session.set_choice(announced);
     let begin = Instant::now();

@@ -83,7 +83,8 @@ impl Examination<'_> {
             let obstacles = obstacles::look(link, &condition)?;
             anyhow::Ok((Facts::gather(links, link, condition).await?, obstacles))
         };
-        let ask = async { neighbours.holders().await.context("ask for the virtual IP") };
+        let vip = link.addresses.vip();
+        let ask = async { neighbours.holders(vip).await.context("ask for the virtual IP") };
         let first = session.take_part(|| begin.elapsed() >= FIRST);
         let ((facts, obstacles), holders, ()) = tokio::try_join!(look, ask, first)?;
         watches.querier.provoke();

@@ -73,7 +73,7 @@ impl Facts {
             interface: link.name.clone(),
             vip,
             condition,
-            has_vip: !links.holders(vip).await?.is_empty(),
+            has_vip: links.addresses().await?.holders(vip).next().is_some(),
             has_daemon: control::is_running(vip),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,

@@ -38,9 +38,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use clusterd::protocol::Vips;
 
 use crate::daemon::identity;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::Links;
 use examination::Examination;
@@ -57,7 +58,7 @@ const HARMLESS: [MacMode; 3] = [MacMode::Multicast, MacMode::Igmp, MacMode::Stea
 pub struct DoctorArgs {
     /// Ethernet interface on which the cluster lives, or shall live.
     interface: String,
-    /// The virtual IP.
+    /// The virtual IP: of a cluster with several the first one.
     vip: IpAddr,
     /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
     /// allows one per port may take the port down].
@@ -94,8 +95,16 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 async fn examine(args: &DoctorArgs) -> Result<Report> {
     let begin = Instant::now();
     let links = Links::open()?;
+    let marks = links.marks().await?;
+    if let Some(marked) = marks.iter().find(|marked| marked.further.contains(&args.vip)) {
+        let (vip, first) = (args.vip, marked.mark.vip);
+        return Err(Failure::config(&format!(
+            "{vip} is a further virtual IP of the cluster {first} on this host, with the MAC that {first} \
+             has; ask the doctor about {first}"
+        )));
+    }
     let condition = links.condition(&args.interface).await?;
-    let link = match (links.find(&args.interface, args.vip).await, &condition) {
+    let link = match (links.find(&args.interface, &Vips::from(args.vip)).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
         (Err(error), Some(_)) => return Ok(Report::unfit(args, &error, begin.elapsed())),

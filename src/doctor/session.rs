@@ -152,6 +152,15 @@ impl Session {
         self.modes
     }
 
+    /// Those in which all can start that start at the same time: this participant, and each other
+    /// one about to choose its mode.
+    pub fn modes_of_all(&self) -> ModeSet {
+        let state = self.state.borrow();
+        let starting = || state.roster.peers().filter(|(_, peer)| peer.role == Role::Starting);
+        let is_common = |mode: &MacMode| starting().all(|(_, peer)| peer.modes.contains(*mode));
+        self.modes.iter().filter(is_common).collect()
+    }
+
     /// The socket it sends from.
     pub fn sender(&self) -> &Sender {
         &self.sender

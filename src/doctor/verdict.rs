@@ -350,11 +350,19 @@ impl Observations {
             .holders
             .iter()
             .filter(stranger)
-            .map(|mac| {
-                Finding::problem(Culprit::DuplicateVip, format!(
-                    "{vip} is in use: a host outside the cluster answers for it with {mac}; stop it there or \
-                     choose another address"
-                ))
+            .map(|&mac| {
+                let text = match MacMode::read(mac) {
+                    Some((mode, first)) => format!(
+                        "{vip} is a further virtual IP of the cluster that {first} names (--mac {mode}), or an \
+                         IPv6 address, of which these four bytes of {mac} are the hash: ask the doctor about \
+                         that one, or choose another address"
+                    ),
+                    None => format!(
+                        "{vip} is in use: a host outside the cluster answers for it with {mac}; stop it \
+                         there or choose another address"
+                    ),
+                };
+                Finding::problem(Culprit::DuplicateVip, text)
             })
             .collect();
         let by_arp = self.holders.iter().filter_map(|&mac| MacMode::of(mac, *vip));

@@ -15,7 +15,6 @@ use pnet::packet::ipv4::{Ipv4Flags, MutableIpv4Packet, checksum};
 use pnet::packet::ipv6::MutableIpv6Packet;
 use pnet::util::MacAddr;
 use socket2::{Domain, SockFilter, Socket, Type};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::cluster_mac::{MacMode, ip_group};
@@ -24,7 +23,7 @@ use super::membership::Membership;
 use super::ndp::{group_mac, solicited_node};
 use super::packet::ip_payload;
 use super::packet_socket::{
-    self, accept, if_equal, load_byte, load_word, reject, unless_address, unless_equal,
+    self, INTEREST, accept, if_equal, load_byte, load_word, reject, unless_address, unless_equal,
 };
 use crate::doctor::wire::{ETHERTYPE, PROBE_MAGIC};
 
@@ -32,8 +31,6 @@ use crate::doctor::wire::{ETHERTYPE, PROBE_MAGIC};
 pub const ETHERNET_LEN: usize = MutableEthernetPacket::minimum_packet_size();
 const IPV4_LEN: usize = MutableIpv4Packet::minimum_packet_size();
 const IPV6_LEN: usize = MutableIpv6Packet::minimum_packet_size();
-/// An interface that goes down is an error and nothing to read.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Receives frames of one kind.
 pub struct Receiver {

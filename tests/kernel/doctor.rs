@@ -275,6 +275,22 @@ fn a_cluster_in_two_modes_is_named() {
 }
 
 #[test]
+fn a_further_virtual_ip_is_examined_with_the_first() {
+    let Some(lab) = Lab::bare() else { return };
+    lab.start_daemon(1, VIP, &["10.77.0.3"]);
+    let examine =
+        |role: &str| lab.run(role, &["clusterd", "doctor", "eth0", "10.77.0.3", "--for", "1s"]);
+    let output = examine("h1");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("further virtual IP of the cluster 10.77.0.2 on this host"), "{said}");
+    let output = examine("client");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("further virtual IP of the cluster that 10.77.0.2 names"), "{said}");
+}
+
+#[test]
 fn noise_of_the_doctors_type_disturbs_nobody() {
     let Some(lab) = Lab::up(1, "rst") else { return };
     // Frames of the doctor's type that are none; the daemon goes on.

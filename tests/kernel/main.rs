@@ -45,3 +45,4 @@ mod survival;
 mod traffic;
 mod upgrade;
 mod verify;
+mod vips;

@@ -162,15 +162,17 @@ impl Speech {
                 }
             }
             Self::V6 { vip, gateway, .. } => {
-                if let Some(Message::Advertisement { mac }) = ndp::parse(packet, gateway) {
-                    return Some(Event::Here(mac));
-                }
-                match ndp::parse(packet, vip)? {
+                let (target, message) = ndp::parse(packet)?;
+                match message {
+                    Message::Advertisement { mac } => {
+                        (target == gateway).then_some(Event::Here(mac))
+                    }
                     Message::Solicitation { source } if !source.is_unspecified() => {
                         let mac = EthernetPacket::new(frame)?.get_source();
-                        Some(Event::Asks(Asker { address: source.into(), mac }))
+                        let asker = Asker { address: source.into(), mac };
+                        (target == vip).then_some(Event::Asks(asker))
                     }
-                    Message::Solicitation { .. } | Message::Advertisement { .. } => None,
+                    Message::Solicitation { .. } => None,
                 }
             }
         }

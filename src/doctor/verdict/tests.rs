@@ -308,6 +308,12 @@ fn strangers_and_mixed_modes_are_named() {
     assert_eq!((problems(&verdict), verdict.live), (vec![Culprit::DuplicateVip], None));
     assert!(verdict.findings[0].text.contains("02:00:00:00:00:09"));
 
+    // One of which this is a further address.
+    let mac = MacMode::Stealth.address(Ipv4Addr::new(10, 0, 0, 3).into());
+    let verdict = Observations { holders: BTreeSet::from([mac]), ..seen(ALL) }.verdict();
+    assert_eq!(problems(&verdict), [Culprit::DuplicateVip]);
+    assert!(verdict.findings[0].text.contains("the cluster that 10.0.0.3 names"));
+
     let mut mixed = Observations { own_mode: Some(MacMode::Igmp), ..seen(ALL) };
     mixed.hosts[2] = host(3, Role::Daemon, Some(MacMode::Shared));
     assert_eq!(problems(&mixed.verdict()), [Culprit::MixedModes]);
