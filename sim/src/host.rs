@@ -386,3 +386,18 @@ impl Host {
         self.index
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_has_so_many_packets_a_second_and_a_few_at_once() {
+        let mut limit = RateLimit::default();
+        let second: Vec<_> = (0..2_000).map(|half| Duration::from_micros(500 * half)).collect();
+        let passed = second.iter().filter(|&&at| limit.passes(Instant::default() + at)).count();
+        assert!((1_000..1_010).contains(&passed), "{passed}");
+        let later = Instant::default() + Duration::from_secs(9);
+        assert_eq!((0..100).filter(|_| limit.passes(later)).count(), 5);
+    }
+}

@@ -228,3 +228,22 @@ fn arrival(now: Instant, mean: f64, chance: &mut Chance) -> Instant {
     }
     after(now, (-(1.0 - chance.unit()).ln() * mean) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_full_by_what_is_in_it_and_not_by_what_comes_later() {
+        let scenario = Scenario { buffer: 1_600, rate: Rate(1e10), ..Scenario::default() };
+        let mut switches = Switches::star(&scenario, 1);
+        let port = &mut switches.switches[0].ports[0];
+        let buffer = switches.buffer;
+        let mut send = |at| port.send(Instant(at), 100, scenario.rate, buffer).map(|sent| sent.0);
+        // One frame takes long within the switch; those behind it wait for it, and not in the queue.
+        assert_eq!(send(500_000), Some(500_100));
+        assert_eq!([send(1_000), send(2_000)], [Some(500_200), Some(500_300)]);
+        let sent = (0..100).filter_map(|_| send(3_000)).count() as u64;
+        assert_eq!(sent, (buffer - 300) / 100 + 1, "the buffer takes {buffer} ns to be sent");
+    }
+}
