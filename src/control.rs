@@ -102,13 +102,13 @@ impl Server {
     /// Takes the names of the virtual IPs; fails if a daemon of this host has one of them.
     pub fn bind(vips: &Vips, mac_mode: MacMode) -> Result<Self> {
         let first = bind(vips.first())?;
-        let further = vips.all().skip(1).map(bind).collect::<Result<_>>()?;
         let listen = || {
             first.listen(BACKLOG)?;
             first.set_nonblocking(true)?;
             tokio::net::UnixListener::from_std(OwnedFd::from(first).into())
         };
         let listener = listen().context("open the control socket")?;
+        let further = vips.all().skip(1).map(bind).collect::<Result<_>>()?;
         Ok(Self { vips: vips.clone(), mac_mode, listener, _further: further })
     }
 

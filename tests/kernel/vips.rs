@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Stdio;
 
 use socket2::{Domain, Socket, Type};
 
@@ -323,6 +324,35 @@ fn auto_takes_a_mode_in_which_the_kernel_takes_ipv6() {
         let daemon = lab.start_daemon(1, VIP, &[further, "--mac", "auto"]);
         assert_eq!(lab.status(1)["mac_mode"], mode, "with {further}");
         end(daemon, libc::SIGTERM);
+    }
+}
+
+/// One of them can do what the other cannot.
+#[test]
+fn auto_of_hosts_that_start_together_is_a_mode_of_all() {
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    for host in 1..=2 {
+        end(lab.daemon(host), libc::SIGTERM);
+        add_ipv6(&lab, &format!("h{host}"), &format!("fd00:77::1{host}"));
+    }
+    lab.shell("h2", "sysctl -qw net.ipv6.conf.eth0.drop_unicast_in_l2_multicast=1");
+    let (first, state) = (VIP.to_string(), lab.state_directory());
+    let start = |host: usize| {
+        let words = ["clusterd", "eth0", &first, THIRD, "--mac", "auto", "--state-dir", &state];
+        let mut command = lab.command(&format!("h{host}"), &words);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a daemon")
+    };
+    let mut daemons = [start(1), start(2)];
+    for host in [1, 2] {
+        let role = format!("h{host}");
+        wait_until("the daemons have chosen", || {
+            lab.run(&role, &["clusterd", "status", THIRD]).status.success()
+        });
+        assert_eq!(lab.status(host)["mac_mode"], "stealth", "{role}");
+    }
+    for daemon in &mut daemons {
+        end(daemon.id(), libc::SIGTERM);
+        daemon.wait().expect("wait for a daemon");
     }
 }
 

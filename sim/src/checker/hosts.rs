@@ -133,10 +133,11 @@ impl Hosts {
         self.hash_seen.is_none_or(|seen| since.since(seen) >= SETTLED)
     }
 
-    /// Has a host been able to serve, all the time?
+    /// Has a host been able to serve, all the time? Of several packets that come at one moment the last may
+    /// find room again.
     fn able(&self, host: u16, since: Instant) -> bool {
         let known = self.known.get(usize::from(host));
-        known.and_then(|known| known.able_since).is_some_and(|able| able <= since)
+        known.and_then(|known| known.able_since).is_some_and(|able| able < since)
     }
 
     /// Hosts that this one ranks and of which it can know that they serve, as bits.
