@@ -10,7 +10,8 @@
 //! | [`session`] | a participant that asks |
 //! | [`attendant`] | the daemon's part: it answers |
 //! | [`gateway`] | does the router accept the MAC? |
-//! | [`host`], [`firewall`] | this host's own settings, and rules of others |
+//! | [`port`], [`querier`] | what the switch says by itself |
+//! | [`host`], [`firewall`], [`obstacles`] | this host's own settings, and rules of others |
 //! | [`verdict`], [`finding`] | who is to blame, and the way out |
 //! | [`auto`] | `--mac auto` |
 
@@ -22,15 +23,18 @@ mod firewall;
 mod gateway;
 mod host;
 mod modes;
+mod obstacles;
+mod port;
+mod querier;
 mod report;
 mod roster;
 mod session;
 mod verdict;
 pub mod wire;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -54,7 +58,7 @@ const HARMLESS: [MacMode; 3] = [MacMode::Multicast, MacMode::Igmp, MacMode::Stea
 pub struct DoctorArgs {
     /// Ethernet interface on which the cluster lives, or shall live.
     interface: String,
-    /// The virtual IP: of a cluster with several the first one, of IPv4.
+    /// The virtual IP: of a cluster with several the first one.
     vip: IpAddr,
     /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
     /// allows one per port may take the port down].
@@ -89,42 +93,26 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Report> {
+    let begin = Instant::now();
     let links = Links::open()?;
     let marks = links.marks().await?;
     if let Some(marked) = marks.iter().find(|marked| marked.further.contains(&args.vip)) {
         let (vip, first) = (args.vip, marked.mark.vip);
-        let way_out = match first {
-            IpAddr::V4(_) => format!("ask the doctor about {first}"),
-            IpAddr::V6(_) => unexamined(vip),
-        };
         return Err(Failure::config(&format!(
             "{vip} is a further virtual IP of the cluster {first} on this host, with the MAC that {first} \
-             has; {way_out}"
+             has; ask the doctor about {first}"
         )));
     }
-    let IpAddr::V4(vip) = args.vip else {
-        return Err(Failure::config(&unexamined(args.vip)));
-    };
     let condition = links.condition(&args.interface).await?;
     let link = match (links.find(&args.interface, &Vips::from(args.vip)).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
-        (Err(error), Some(_)) => return Ok(Report::unfit(args, vip, &error)),
+        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error, begin.elapsed())),
     };
     let (role, modes) = (Role::Doctor, args.mac.unwrap_or(ModeSet::of(&HARMLESS)));
-    let examination = Examination { links: &links, link: &link, vip, role, modes };
+    let examination = Examination { links: &links, link: &link, role, modes };
     let (_session, observations) = examination.run(args.window).await?;
-    Ok(Report::new(&observations, observations.verdict()))
-}
-
-/// Of what the doctor cannot judge yet.
-fn unexamined(vip: IpAddr) -> String {
-    let target = SocketAddr::new(vip, 80);
-    format!(
-        "the doctor examines clusters whose first virtual IP is of IPv4, so far: of this one neither MAC \
-         modes nor gateway nor this host were looked at; whether it works is seen from a client: clusterd \
-         verify {target} (or another port)"
-    )
+    Ok(Report::new(&observations, observations.verdict(), begin.elapsed()))
 }
 
 fn parse_modes(text: &str) -> Result<ModeSet, String> {

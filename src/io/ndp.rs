@@ -6,6 +6,7 @@
 //! the host's own MAC. The kernel's own advertisements are suppressed by the rules. Overrun: a lost
 //! solicitation is repeated.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use pnet::packet::icmpv6::ndp::{
     MutableNdpOptionPacket, MutableNeighborAdvertPacket, MutableNeighborSolicitPacket,
-    NdpOptionTypes, NeighborAdvertPacket, NeighborSolicitPacket,
+    NdpOptionType, NdpOptionTypes, NeighborAdvertPacket, NeighborSolicitPacket,
 };
 use pnet::packet::icmpv6::{Icmpv6Code, Icmpv6Packet, Icmpv6Types, checksum};
 use pnet::packet::ip::IpNextHeaderProtocols;
@@ -37,9 +38,10 @@ const _: () = assert!(MESSAGE == 24 && MutableNeighborSolicitPacket::minimum_pac
 /// An option with a MAC: type, length in units of eight bytes, six bytes.
 const MAC_OPTION: usize = 8;
 
-/// "In answer to a solicitation" and "to be believed rather than what is known" (RFC 4861 4.4).
-const SOLICITED: u8 = 0x40;
-const OVERRIDE: u8 = 0x20;
+/// In answer to a solicitation (RFC 4861 4.4).
+pub const SOLICITED: u8 = 0x40;
+/// To be believed rather than what is known.
+pub const OVERRIDE: u8 = 0x20;
 
 /// Neighbour discovery for virtual IPs on one interface.
 pub struct Ndp {
@@ -52,11 +54,17 @@ pub struct Ndp {
 
 /// A message about a virtual IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Message {
+pub enum Message {
     /// Somebody asks for it, or probes whether it is free (without a source address).
-    Solicitation { source: Ipv6Addr },
-    /// Somebody has it, at this MAC.
-    Advertisement { mac: MacAddr },
+    Solicitation {
+        /// Who asks.
+        source: Ipv6Addr,
+    },
+    /// Somebody has it.
+    Advertisement {
+        /// There.
+        mac: MacAddr,
+    },
 }
 
 /// A message that came in.
@@ -107,6 +115,25 @@ impl Ndp {
             }
         }
         Ok(None)
+    }
+
+    /// The MACs that hosts say `vip`, one of those that this was opened for, has when they are asked.
+    pub async fn holders(&self, vip: Ipv6Addr) -> io::Result<BTreeSet<MacAddr>> {
+        let mut holders = BTreeSet::new();
+        for _ in 0..PROBES {
+            self.send(&solicitation(vip), group_mac(solicited_node(vip)))?;
+            let deadline = Instant::now() + Duration::from_millis(*PROBE_INTERVAL_MS.start());
+            while let Ok(received) = timeout_at(deadline, self.receive()).await {
+                let received = received?;
+                match received.message {
+                    Message::Advertisement { mac } if received.vip == vip => {
+                        holders.insert(mac);
+                    }
+                    Message::Advertisement { .. } | Message::Solicitation { .. } => {}
+                }
+            }
+        }
+        Ok(holders)
     }
 
     /// Tells the segment where the virtual IPs are, for hosts that knew them elsewhere.
@@ -177,14 +204,14 @@ pub fn announce_host(interface: u32, address: Ipv6Addr, mac: MacAddr) -> io::Res
 }
 
 /// The group in which whoever has `address` is asked for (RFC 4291 2.7.1).
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     let low = [a, b, c].map(u16::from);
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | low[0], low[1] << 8 | low[2])
 }
 
 /// The MAC of a group (RFC 2464 7).
-fn group_mac(group: Ipv6Addr) -> MacAddr {
+pub fn group_mac(group: Ipv6Addr) -> MacAddr {
     let [.., a, b, c, d] = group.octets();
     MacAddr::new(0x33, 0x33, a, b, c, d)
 }
@@ -223,8 +250,20 @@ fn solicitation(vip: Ipv6Addr) -> Vec<u8> {
     packet(Ipv6Addr::UNSPECIFIED, solicited_node(vip), &mut message)
 }
 
+/// A question for `target` by the host at `source` and `mac` (RFC 4861 4.3).
+pub fn question(source: Ipv6Addr, mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
+    let mut message = [0; MESSAGE + MAC_OPTION];
+    let (fixed, option) = message.split_at_mut(MESSAGE);
+    let mut view = MutableNeighborSolicitPacket::new(fixed).expect("the buffer has its length");
+    view.set_icmpv6_type(Icmpv6Types::NeighborSolicit);
+    view.set_icmpv6_code(Icmpv6Code(0));
+    view.set_target_addr(target);
+    set_mac_option(option, NdpOptionTypes::SourceLLAddr, mac);
+    packet(source, solicited_node(target), &mut message)
+}
+
 /// An advertisement that `target` is at `mac`.
-fn advertisement(
+pub fn advertisement(
     source: Ipv6Addr,
     destination: Ipv6Addr,
     target: Ipv6Addr,
@@ -238,15 +277,19 @@ fn advertisement(
     view.set_icmpv6_code(Icmpv6Code(0));
     view.set_flags(flags);
     view.set_target_addr(target);
-    let mut view = MutableNdpOptionPacket::new(option).expect("the buffer has its length");
-    view.set_option_type(NdpOptionTypes::TargetLLAddr);
-    view.set_length(1);
-    view.set_data(&mac.octets());
+    set_mac_option(option, NdpOptionTypes::TargetLLAddr, mac);
     packet(source, destination, &mut message)
 }
 
+fn set_mac_option(option: &mut [u8], kind: NdpOptionType, mac: MacAddr) {
+    let mut view = MutableNdpOptionPacket::new(option).expect("the buffer has its length");
+    view.set_option_type(kind);
+    view.set_length(1);
+    view.set_data(&mac.octets());
+}
+
 /// An IPv6 packet with an ICMPv6 message, which gets its checksum.
-fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) -> Vec<u8> {
+pub fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) -> Vec<u8> {
     let sum = checksum(
         &Icmpv6Packet::new(message).expect("longer than the header"),
         &source,
@@ -267,7 +310,7 @@ fn packet(source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) -> Vec<u8
 
 /// Reads what has passed the filter, with the target. None for what RFC 4861 7.1 has ignored, and
 /// for an advertisement without a MAC, which only those get who know it.
-fn parse(bytes: &[u8]) -> Option<(Ipv6Addr, Message)> {
+pub fn parse(bytes: &[u8]) -> Option<(Ipv6Addr, Message)> {
     let ip = Ipv6Packet::new(bytes)?;
     // What Ethernet fills up with is not part of the message.
     let end = IP_HEADER + usize::from(ip.get_payload_length());
@@ -334,7 +377,9 @@ mod tests {
         assert_eq!(parse(&probe), Some((VIP, Message::Solicitation { source })));
         let answer = advertisement(OWN, ALL_NODES, VIP, MAC, OVERRIDE);
         assert_eq!(parse(&answer), Some((VIP, Message::Advertisement { mac: MAC })));
-        for packet in [probe, answer] {
+        let question = question(OWN, MAC, VIP);
+        assert_eq!(parse(&question), Some((VIP, Message::Solicitation { source: OWN })));
+        for packet in [probe, answer, question] {
             // Each single bit that is not in the Ethernet padding, the traffic class or the flow label.
             for bit in (32..8 * packet.len()).filter(|bit| !(32..48).contains(bit)) {
                 let mut broken = packet.clone();

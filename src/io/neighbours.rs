@@ -1,5 +1,6 @@
 //! Who has the virtual IPs: ARP and neighbour discovery, by their families.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
@@ -70,6 +71,15 @@ impl Neighbours {
             }
         )?;
         Ok(v4.or(v6))
+    }
+
+    /// The MACs that hosts say `vip`, one of those that this was opened for, has when they are asked.
+    pub async fn holders(&self, vip: IpAddr) -> io::Result<BTreeSet<MacAddr>> {
+        match (vip, &self.arp, &self.ndp) {
+            (IpAddr::V4(vip), Some(arp), _) => arp.holders(vip).await,
+            (IpAddr::V6(vip), _, Some(ndp)) => ndp.holders(vip).await,
+            (IpAddr::V4(_), None, _) | (IpAddr::V6(_), _, None) => Ok(BTreeSet::new()),
+        }
     }
 
     /// Tells the segment where the virtual IPs are, for hosts that knew them elsewhere.

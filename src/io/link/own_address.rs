@@ -40,6 +40,18 @@ impl Links {
         Ok(Segment { name, addresses, prefixes })
     }
 
+    /// Whether the kernel has an IPv6 address to speak from to hosts beyond the link. Virtual IPs are
+    /// none: they are marked as deprecated, and it takes one of them only if there is no other (RFC 6724 5).
+    pub async fn has_preferred_ipv6(&self) -> Result<bool> {
+        let unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+        Ok(self.addresses().await?.0.iter().any(|address| match address.ip {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(ip) => {
+                !ip.is_loopback() && !ip.is_unicast_link_local() && !address.flags.intersects(unfit)
+            }
+        }))
+    }
+
     /// Which IPv6 addresses neighbours take for a neighbour's. That is said by routes: the addresses
     /// of a host may have another prefix (RFC 5942), those by DHCPv6 have none.
     async fn prefixes(&self, index: u32) -> Result<Vec<(Ipv6Addr, u8)>> {
