@@ -1,4 +1,4 @@
--- Wireshark dissector of the claim protocol (claim-protocol.md, minor version 1).
+-- Wireshark dissector of the claim protocol (claim-protocol.md, minor version 2).
 --
 --   tshark -X lua_script:proto-spec/clusterd.lua -r FILE -Y clusterd
 --   wireshark -X lua_script:proto-spec/clusterd.lua FILE
@@ -12,9 +12,10 @@ local clusterd = Proto("clusterd", "Claim protocol of clusterd")
 -- 3.1, 3.2, 3.3
 local IP_PROTOCOL, TTL, MAGIC, MAJOR = 150, 255, 0xc15d, 1
 local HEADER_LEN, TAG_LEN, FRAME_MAX = 32, 16, 1380
-local CONTEST_LEN, PORTS_MAX, HEARD_LEN = 22, 64, 20
+local CONTEST_LEN, PORTS_MAX, HEARD_LEN, VIP_LEN, FURTHER_LEN = 22, 64, 20, 4, 3
 local KINDS = {
     [1] = "CLAIM", [2] = "OWN", [3] = "RELEASE", [4] = "HELLO", [5] = "HEARD", [6] = "HELLO-UDP",
+    [7] = "VIPS", [8] = "VIPS-TCP", [9] = "VIPS-UDP",
 }
 -- How much of a frame the info column shows.
 local ENTRIES_SHOWN, PORTS_SHOWN = 4, 4
@@ -49,6 +50,13 @@ local f = {
     since = ProtoField.relative_time("clusterd.attempt.since", "Time since that frame"),
     tcp = ProtoField.uint16("clusterd.unavailable.tcp", "Unavailable TCP port"),
     udp = ProtoField.uint16("clusterd.unavailable.udp", "Unavailable UDP port"),
+    vip = ProtoField.uint32("clusterd.vip", "Further VIP", base.HEX),
+    further_tcp = ProtoField.none("clusterd.further.tcp", "Unavailable TCP port of a further VIP"),
+    further_tcp_place = ProtoField.uint8("clusterd.further.tcp.place", "Place of the VIP in the list"),
+    further_tcp_port = ProtoField.uint16("clusterd.further.tcp.port", "Port"),
+    further_udp = ProtoField.none("clusterd.further.udp", "Unavailable UDP port of a further VIP"),
+    further_udp_place = ProtoField.uint8("clusterd.further.udp.place", "Place of the VIP in the list"),
+    further_udp_port = ProtoField.uint16("clusterd.further.udp.port", "Port"),
     heard = ProtoField.none("clusterd.heard", "Heard"),
     heard_node = ProtoField.uint32("clusterd.heard.node", "Node id", base.HEX),
     heard_incarnation = ProtoField.uint64("clusterd.heard.incarnation", "Incarnation", base.HEX),
@@ -272,6 +280,38 @@ local function add_ports(body, item, kind, field)
     return text
 end
 
+local function add_vips(body, item)
+    local count = (body:len() - 2) / VIP_LEN
+    -- More than 63 do not fit into the length byte.
+    if count % 1 ~= 0 then return nil end
+    local text = "VIPS"
+    for i = 1, count do
+        local vip = body(2 + (i - 1) * VIP_LEN, VIP_LEN)
+        item:add(f.vip, vip)
+        if i <= PORTS_SHOWN then text = ("%s %08x"):format(text, vip:uint()) end
+    end
+    if count > PORTS_SHOWN then text = ("%s and %d more"):format(text, count - PORTS_SHOWN) end
+    return text
+end
+
+local function add_further(body, item, kind, field)
+    local count = (body:len() - 2) / FURTHER_LEN
+    if count % 1 ~= 0 or count > PORTS_MAX then return nil end
+    local text = KINDS[kind]
+    for i = 1, count do
+        local further = body(2 + (i - 1) * FURTHER_LEN, FURTHER_LEN)
+        local place, port = further(0, 1), further(1, 2)
+        local sub = item:add(f[field], further)
+        sub:add(f[field .. "_place"], place)
+        sub:add(f[field .. "_port"], port)
+        sub:set_text(("Port %d of the further VIP at place %d"):format(port:uint(), place:uint()))
+        if i == 1 then text = text .. " unavailable" end
+        if i <= PORTS_SHOWN then text = ("%s %d:%d"):format(text, place:uint(), port:uint()) end
+    end
+    if count > PORTS_SHOWN then text = ("%s and %d more"):format(text, count - PORTS_SHOWN) end
+    return text
+end
+
 local function add_heard(body, item)
     local count = (body:len() - 2) / HEARD_LEN
     -- More than 12 do not fit into the length byte.
@@ -297,6 +337,9 @@ local function add_body(body, item, kind, contests)
     if kind == 4 then return add_ports(body, item, kind, f.tcp) end
     if kind == 5 then return add_heard(body, item) end
     if kind == 6 then return add_ports(body, item, kind, f.udp) end
+    if kind == 7 then return add_vips(body, item) end
+    if kind == 8 then return add_further(body, item, kind, "further_tcp") end
+    if kind == 9 then return add_further(body, item, kind, "further_udp") end
     if body:len() > 2 then item:add(f.unknown, body(2)) end
     return "kind " .. kind
 end

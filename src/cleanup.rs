@@ -8,7 +8,7 @@ use crate::control;
 use crate::daemon::install;
 use crate::io::link::Links;
 
-/// Cleans up after `vip`, or after all virtual IPs without a running daemon.
+/// Cleans up after the cluster of which `vip` is a virtual IP, or after all without a running daemon.
 pub fn run(vip: Option<IpAddr>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -16,17 +16,20 @@ pub fn run(vip: Option<IpAddr>) -> Result<()> {
         .context("start tokio")?;
     runtime.block_on(async {
         let links = Links::open()?;
-        let left: Vec<_> = install::left_behind(&links)
-            .await?
-            .into_iter()
-            .filter(|left| vip.is_none_or(|vip| vip == *left))
-            .collect();
-        for vip in left {
-            if !control::is_running(vip) {
-                install::remove(&links, vip).await?;
-                println!("removed what was left of {vip}");
+        let mut left = install::left_behind(&links).await?;
+        if let Some(vip) = vip {
+            left.retain(|_, vips| vips.contains(&vip));
+        }
+        for (first, vips) in left {
+            let part = match vip.filter(|vip| *vip != first) {
+                Some(vip) => format!(", of which {vip} is a further virtual IP"),
+                None => String::new(),
+            };
+            if !control::is_running(first) {
+                install::remove(&links, first, &vips).await?;
+                println!("removed what was left of {first}{part}");
             } else {
-                println!("left {vip} alone: its daemon is running");
+                println!("left {first} alone{part}: its daemon is running");
             }
         }
         Ok(())

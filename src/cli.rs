@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clusterd::protocol::{Mode, Pacing, Timers};
+use clusterd::protocol::{Mode, Pacing, Timers, Vips};
 use clusterd::wire::Policy;
 
 use crate::doctor::DoctorArgs;
+use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
-use crate::io::rules::Guard;
+use crate::io::rules::{Guard, Scope};
 use crate::lab::LabCommand;
 use crate::verify::VerifyArgs;
 
@@ -68,7 +69,7 @@ pub enum Command {
     Lab(LabCommand),
     /// Remove what a killed daemon left behind.
     Cleanup {
-        /// Only for this virtual IP [default: for all without a running daemon].
+        /// Only for the cluster of which this is a virtual IP [default: for all without a running daemon].
         vip: Option<IpAddr>,
     },
 }
@@ -79,8 +80,15 @@ pub struct ClusterArgs {
     /// Ethernet interface on which the cluster lives.
     pub interface: String,
 
-    /// The virtual IP, an IPv4 or IPv6 address: an unused one of the interface's subnet.
-    pub vip: IpAddr,
+    /// The virtual IPs, up to 64 IPv4 or IPv6 addresses: unused ones of the interface's subnets.
+    /// The first one names the cluster and is the same on all hosts.
+    #[arg(required = true, value_name = "VIP")]
+    vips: Vec<IpAddr>,
+
+    /// The only ports on which the cluster is spoken to, the same on all hosts: packets to
+    /// other TCP and UDP ports of the virtual IPs are dropped silently [default: all ports].
+    #[arg(long, value_name = "PORTS", value_parser = Scope::from_str)]
+    pub ports: Option<Scope>,
 
     /// What kind of MAC the virtual IP resolves to, the same on all hosts: multicast, igmp, stealth,
     /// shared, or auto, which is that of the cluster that runs, else the first that gets to all
@@ -148,6 +156,13 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// The virtual IPs.
+    pub fn vips(&self) -> Result<Vips> {
+        let (first, further) = self.vips.split_first().context("VIP is missing")?;
+        Vips::new(*first, further.iter().copied())
+            .map_err(|error| Failure::usage(&error.to_string()))
+    }
+
     /// The protocol's timers with the ones given here, which then stay as they are.
     pub fn timers(&self) -> Timers {
         let default = Timers::default();
@@ -163,14 +178,14 @@ impl ClusterArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only this virtual IP [default: all of this host].
+    /// Only the cluster of which this is a virtual IP [default: all of this host].
     pub vip: Option<IpAddr>,
 
     /// List the connections answered in the last seconds.
     #[arg(long)]
     pub flows: bool,
 
-    /// One JSON object per virtual IP.
+    /// One JSON object per cluster.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,18 +1,22 @@
 //! The control socket: `clusterd status` asks the daemons of this host.
 //!
-//! It is an abstract Unix socket named after the virtual IP. Such names belong
-//! to the network namespace and vanish with the process, so the socket also
+//! It is an abstract Unix socket named after the first virtual IP. Such names belong
+//! to the network namespace and vanish with the process, so the name also
 //! serves as the lock that keeps a second daemon for the same virtual IP out,
-//! and no file is ever left behind.
+//! and no file is ever left behind. A daemon has the names of its further virtual IPs, too, and does
+//! not listen there.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 use anyhow::{Context, Result};
+use clusterd::protocol::Vips;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::StatusArgs;
@@ -21,7 +25,11 @@ use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::{kmod, nfqueue};
 
+/// Askers that may wait; there is one as a rule.
+const BACKLOG: i32 = 16;
 const NAME_PREFIX: &str = "clusterd/";
+/// The flag in `/proc/net/unix` of a socket that is listened on (`__SO_ACCEPTCON`).
+const LISTENING: &str = "00010000";
 /// Longest request in bytes.
 const REQUEST_MAX: u64 = 256;
 
@@ -34,7 +42,9 @@ struct Request {
 /// Its answer, as one line of JSON.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// The first virtual IP, and all.
     vip: IpAddr,
+    vips: Vec<IpAddr>,
     /// What kind of MAC it resolves to, and which.
     mac_mode: MacMode,
     mac: String,
@@ -53,6 +63,7 @@ struct Report {
 struct Flow {
     protocol: String,
     client: std::net::SocketAddr,
+    vip: IpAddr,
     port: u16,
     age_ms: u64,
 }
@@ -62,28 +73,43 @@ fn address(vip: IpAddr) -> Result<SocketAddr> {
     SocketAddr::from_abstract_name(&name).with_context(|| format!("name the socket {name}"))
 }
 
+/// A stream socket with the name of a virtual IP; fails if a daemon of this host has that.
+fn bind(vip: IpAddr) -> Result<Socket> {
+    let socket =
+        Socket::new(Domain::UNIX, Type::STREAM, None).context("open the control socket")?;
+    // An abstract name begins with a zero (unix(7)).
+    let name =
+        SockAddr::unix(format!("\0{NAME_PREFIX}{vip}")).context("name the control socket")?;
+    match socket.bind(&name) {
+        Ok(()) => Ok(socket),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Failure::in_use(&format!(
+            "a clusterd for {vip} is running on this host already: see clusterd status"
+        ))),
+        Err(error) => Err(error).context("open the control socket"),
+    }
+}
+
 /// The daemon's end.
 pub struct Server {
-    vip: IpAddr,
+    vips: Vips,
     mac_mode: MacMode,
     listener: tokio::net::UnixListener,
+    /// Kept open: their names keep others out.
+    _further: Vec<Socket>,
 }
 
 impl Server {
-    /// Takes the name of `vip`; fails if a daemon of this host has it.
-    pub fn bind(vip: IpAddr, mac_mode: MacMode) -> Result<Self> {
-        let listener = UnixListener::bind_addr(&address(vip)?).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::AddrInUse {
-                Failure::in_use(&format!(
-                    "a clusterd for {vip} is running on this host already: see clusterd status"
-                ))
-            } else {
-                anyhow::Error::new(error).context("open the control socket")
-            }
-        })?;
-        listener.set_nonblocking(true).context("open the control socket")?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
-        Ok(Self { vip, mac_mode, listener })
+    /// Takes the names of the virtual IPs; fails if a daemon of this host has one of them.
+    pub fn bind(vips: &Vips, mac_mode: MacMode) -> Result<Self> {
+        let first = bind(vips.first())?;
+        let listen = || {
+            first.listen(BACKLOG)?;
+            first.set_nonblocking(true)?;
+            tokio::net::UnixListener::from_std(OwnedFd::from(first).into())
+        };
+        let listener = listen().context("open the control socket")?;
+        let further = vips.all().skip(1).map(bind).collect::<Result<_>>()?;
+        Ok(Self { vips: vips.clone(), mac_mode, listener, _further: further })
     }
 
     /// Answers one request after the other, for ever.
@@ -126,6 +152,7 @@ impl Server {
                 .map(|entry| Flow {
                     protocol: entry.key().protocol.to_string(),
                     client: entry.key().client,
+                    vip: entry.key().service.ip(),
                     port: entry.key().service.port(),
                     age_ms: entry.value().at.elapsed().map_or(0, |age| age.as_millis() as u64),
                 })
@@ -133,56 +160,75 @@ impl Server {
             flows.sort_unstable_by_key(|flow| (std::cmp::Reverse(flow.age_ms), flow.client));
             flows
         });
+        let vip = self.vips.first();
         Report {
-            vip: self.vip,
+            vip,
+            vips: self.vips.all().collect(),
             mac_mode: self.mac_mode,
-            mac: self.mac_mode.address(self.vip).to_string(),
+            mac: self.mac_mode.address(vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
-            kernel_module: kmod::status(self.vip),
+            kernel_module: kmod::status(vip),
             flows,
         }
     }
 }
 
-/// Is a daemon for `vip` running in this network namespace?
+/// Is a daemon of the cluster that `vip` names running in this network namespace?
 pub fn is_running(vip: IpAddr) -> bool {
     running().is_ok_and(|vips| vips.contains(&vip))
 }
 
-/// The virtual IPs whose daemons run in this network namespace.
+/// The first virtual IPs of the daemons that run in this network namespace.
 fn running() -> Result<Vec<IpAddr>> {
     let table = fs::read_to_string("/proc/thread-self/net/unix").context("list Unix sockets")?;
-    let mut vips: Vec<_> = table
-        .lines()
-        .filter_map(|line| line.rsplit(' ').next()?.strip_prefix('@')?.strip_prefix(NAME_PREFIX))
-        .filter_map(|vip| vip.parse().ok())
-        .collect();
+    let mut vips: Vec<_> = table.lines().filter_map(listened_on).collect();
     vips.sort_unstable();
-    vips.dedup();
     Ok(vips)
+}
+
+/// The virtual IP of a line of `/proc/net/unix`, if it is a first one's control socket. The columns
+/// are Num, RefCount, Protocol, Flags, Type, St, Inode and Path.
+fn listened_on(line: &str) -> Option<IpAddr> {
+    let mut columns = line.split_whitespace();
+    let is_listening = columns.nth(3)? == LISTENING;
+    let vip = columns.nth(3)?.strip_prefix('@')?.strip_prefix(NAME_PREFIX)?;
+    is_listening.then(|| vip.parse().ok())?
 }
 
 /// `clusterd status`.
 pub fn print_status(args: &StatusArgs) -> Result<()> {
-    let vips = match args.vip {
-        Some(vip) => vec![vip],
-        None => running()?,
+    let running = running()?;
+    let asked = match args.vip {
+        Some(vip) if running.contains(&vip) => vec![vip],
+        // It may be a further one of any of these.
+        Some(_) | None => running,
     };
-    if vips.is_empty() {
-        return Err(Failure::unavailable("no clusterd is running here"));
-    }
-    for vip in vips {
-        let answer = ask(vip, &Request { flows: args.flows })?;
+    let mut found = false;
+    for first in asked {
+        let answer = ask(first, &Request { flows: args.flows })?;
+        let report: serde_json::Value =
+            serde_json::from_str(&answer).context("read the daemon's answer")?;
+        let mut vips = report["vips"].as_array().into_iter().flatten();
+        let mut has = |vip: IpAddr| vips.any(|of| of.as_str() == Some(&vip.to_string()));
+        // One of an older version says no list.
+        if !args.vip.is_none_or(|vip| vip == first || has(vip)) {
+            continue;
+        }
+        found = true;
         if args.json {
             print!("{answer}");
         } else {
-            let value: serde_json::Value =
-                serde_json::from_str(&answer).context("read the daemon's answer")?;
-            println!("{}", serde_json::to_string_pretty(&value)?);
+            println!("{}", serde_json::to_string_pretty(&report)?);
         }
     }
-    Ok(())
+    match (found, args.vip) {
+        (true, _) => Ok(()),
+        (false, Some(vip)) => {
+            Err(Failure::unavailable(&format!("no clusterd for {vip} is running here")))
+        }
+        (false, None) => Err(Failure::unavailable("no clusterd is running here")),
+    }
 }
 
 fn ask(vip: IpAddr, request: &Request) -> Result<String> {
@@ -197,5 +243,44 @@ fn ask(vip: IpAddr, request: &Request) -> Result<String> {
     match heard {
         Ok(1..) => Ok(answer),
         Ok(0) | Err(_) => Err(Failure::privilege("the daemon answers only root and its own user")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::in_namespace;
+
+    #[test]
+    fn a_virtual_ip_has_one_daemon_whichever_place_it_has_on_a_list() {
+        in_namespace(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let vip = |last: u8| IpAddr::from([10, 0, 0, last]);
+            let bind = |first, further: &[u8]| {
+                let vips = Vips::new(vip(first), further.iter().copied().map(vip)).unwrap();
+                Server::bind(&vips, MacMode::Multicast)
+            };
+            let refused = |first, further: &[u8]| match bind(first, further) {
+                Ok(_) => panic!("{first} {further:?}"),
+                Err(error) => error.to_string(),
+            };
+            let server = bind(2, &[3, 4]).unwrap();
+            assert_eq!(running().unwrap(), [vip(2)]);
+            for (first, further, taken) in
+                [(2, &[][..], 2), (3, &[], 3), (5, &[4], 4), (5, &[6, 2], 2)]
+            {
+                let expected = format!("a clusterd for 10.0.0.{taken} is running on this host");
+                let said = refused(first, further);
+                assert!(said.starts_with(&expected), "{said}");
+            }
+            let other = bind(5, &[6]).unwrap();
+            assert_eq!(running().unwrap(), [vip(2), vip(5)]);
+            drop(server);
+            bind(3, &[2]).unwrap();
+            drop(other);
+            assert!(running().unwrap().is_empty());
+        });
     }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Exit {
     /// Anything without a code of its own.
     Other = 1,
+    /// Wrong usage, as of the parser of the command line.
+    Usage = 2,
     /// What was looked at is not in order: `verify` and `doctor`.
     NotInOrder = 3,
     /// `doctor` heard no other host.
@@ -50,6 +52,11 @@ impl Failure {
             "{message}: clusterd needs CAP_NET_ADMIN and CAP_NET_RAW; run it as root or grant them"
         );
         Self::error(Exit::Privilege, &message)
+    }
+
+    /// The arguments contradict each other.
+    pub fn usage(message: &str) -> anyhow::Error {
+        Self::error(Exit::Usage, message)
     }
 
     /// The arguments do not fit this host.

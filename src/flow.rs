@@ -42,32 +42,42 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the virtual IP, where a service may listen.
+/// A port of a virtual IP, where a service may listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// The virtual IP.
+    pub vip: IpAddr,
     /// The port number.
     pub port: u16,
 }
 
 impl ServicePort {
     /// A TCP port.
-    pub fn tcp(port: u16) -> Self {
-        Self { protocol: Protocol::Tcp, port }
+    pub fn tcp(service: impl Into<SocketAddr>) -> Self {
+        Self::new(Protocol::Tcp, service.into())
     }
 
     /// A UDP port.
-    pub fn udp(port: u16) -> Self {
-        Self { protocol: Protocol::Udp, port }
+    pub fn udp(service: impl Into<SocketAddr>) -> Self {
+        Self::new(Protocol::Udp, service.into())
+    }
+
+    fn new(protocol: Protocol, service: SocketAddr) -> Self {
+        Self { protocol, vip: service.ip(), port: service.port() }
     }
 }
 
 impl fmt::Display for ServicePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol, self.port)
+        write!(f, "{}/{}", self.protocol, SocketAddr::new(self.vip, self.port))
     }
 }
+
+/// A virtual IP as hosts of one cluster name it to each other (spec 4.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VipHash(pub u32);
 
 /// A host in the cluster. Stable across restarts of the daemon.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,7 +119,7 @@ impl FlowKey {
 
     /// Where the service listens.
     pub fn service_port(&self) -> ServicePort {
-        ServicePort { protocol: self.protocol, port: self.service.port() }
+        ServicePort::new(self.protocol, self.service)
     }
 }
 
@@ -236,6 +246,17 @@ impl ClusterKey {
         hasher.write(&[bucket.0]);
         hasher.write(&node.0.to_be_bytes());
         hasher.finish()
+    }
+
+    /// What a further virtual IP of the cluster is called among its hosts (spec 4.8).
+    pub fn vip(&self, vip: IpAddr) -> VipHash {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(b"vip");
+        match vip {
+            IpAddr::V4(ip) => hasher.write(&ip.octets()),
+            IpAddr::V6(ip) => hasher.write(&ip.octets()),
+        }
+        VipHash(hasher.finish() as u32)
     }
 
     /// Orders claims of equal try and rank; lower wins (spec 5.3).

@@ -5,7 +5,7 @@ mod common;
 use clusterd::flow::{NodeId, ServicePort};
 use clusterd::protocol::{Listener, Mode, Notice, Pacing};
 use clusterd::wire::Entry;
-use common::cluster::{Cluster, Kernel, Outcome, ms, us};
+use common::cluster::{Cluster, Kernel, Outcome, VIP, ms, us};
 
 /// I11: without loss, each connection has one SYN-ACK, one OWN and no CLAIM.
 #[test]
@@ -285,7 +285,7 @@ fn a_listener_that_vanishes_refuses_nobody() {
     assert_eq!((lan.resets(conn), lan.accepted_by(conn).len()), (0, 1));
     assert_ne!(lan.accepted_by(conn), [0]);
     assert_eq!(lan.node(0).counters().refused, 1);
-    assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(ServicePort::tcp(80))));
+    assert!(lan.hosts[0].notices.contains(&Notice::ServiceDown(ServicePort::tcp((VIP, 80)))));
 }
 
 /// I2: the only host that serves the port is late, longer than others wait: it answers the next SYN.
@@ -468,7 +468,10 @@ fn best_claimant(lan: &Cluster) -> usize {
         | Entry::Release(_)
         | Entry::Hello { .. }
         | Entry::HelloUdp { .. }
-        | Entry::Heard { .. } => None,
+        | Entry::Heard { .. }
+        | Entry::Vips { .. }
+        | Entry::VipsTcp { .. }
+        | Entry::VipsUdp { .. } => None,
     });
     let key = common::cluster::key();
     let order = |&(host, contest): &(usize, clusterd::wire::Contest)| {

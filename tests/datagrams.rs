@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use clusterd::flow::{ClusterKey, FlowKey, NodeId};
+use clusterd::flow::{FlowKey, NodeId};
 use clusterd::protocol::{Config, Instant, Node, Output, Ticket, Verdict};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -19,8 +19,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let key = ClusterKey::public(VIP.into());
-        let node = |id| Node::new(Config::new(NodeId(id), 1, key), Instant::default());
+        let node = |id| Node::new(Config::new(NodeId(id), 1, VIP), Instant::default());
         let nodes = [node(1), node(2)];
         let mut pair =
             Self { now: Instant::default(), nodes, apart: false, outputs: Default::default() };

@@ -167,6 +167,13 @@ fn entry(entry: &Value) -> Option<String> {
         let ports = all(entry, name).iter().map(|port| port.as_str().expect("a port"));
         [kind].into_iter().chain(ports).collect::<Vec<_>>().join(" ")
     };
+    let further = |kind: &str, name: &str| {
+        all(entry, name).iter().fold(kind.to_string(), |text, further| {
+            let [place, port] =
+                ["place", "port"].map(|it| number(&further[format!("{name}.{it}")]));
+            format!("{text} {place}:{port}")
+        })
+    };
     let contest = |kind: &str| {
         let attempt = colons(&entry["clusterd.attempt"]);
         let [port, tries, rank] = ["port", "try", "rank"].map(field);
@@ -184,6 +191,11 @@ fn entry(entry: &Value) -> Option<String> {
             format!("{text} {node:08x} {incarnation:x} {sequence} {missing}")
         }),
         "6" => ports("HELLO-UDP", "clusterd.unavailable.udp"),
+        "7" => all(entry, "clusterd.vip")
+            .iter()
+            .fold("VIPS".into(), |text, vip| format!("{text} {:08x}", number(vip))),
+        "8" => further("VIPS-TCP", "clusterd.further.tcp"),
+        "9" => further("VIPS-UDP", "clusterd.further.udp"),
         _ => return None,
     })
 }
@@ -326,12 +338,14 @@ fn the_info_column_is_one_line_per_frame() {
         let all = FRAMES.split("\n\n").filter_map(Vector::parse);
         all.into_iter().find(|it| it.name() == name).expect("a vector").bytes
     };
-    let packets = ["own", "batch", "leaving", "tag-bit"].map(|it| packet(VIP, TTL, &vector(it)));
+    let packets =
+        ["own", "batch", "vips-tcp", "leaving", "tag-bit"].map(|it| packet(VIP, TTL, &vector(it)));
     let file = File::new("info", &packets, WHOLE);
     let text = tshark::run(file.path(), &["-T", "fields", "-e", "_ws.col.Info"]);
     let expected = "\
 7f3a9c21 #9, OWN 95269ebe port 80 try 0 rank 1
 7f3a9c21 #9, OWN 95269ebe port 80 try 0 rank 1, CLAIM 26876243 port 443 try 3 rank 2, HELLO unavailable 8080
+7f3a9c21 #9, VIPS 1c358035 0c5c4872, VIPS-TCP unavailable 1:80 2:80 2:65535
 7f3a9c21 #9 leaving
 [tag] 7f3a9c21 #9, CLAIM 95269ebe port 80 try 0 rank 1
 ";

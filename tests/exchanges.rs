@@ -9,13 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clusterd::bucket::Buckets;
-use clusterd::flow::{AttemptId, ClusterKey, FlowKey, Protocol, ServicePort};
+use clusterd::flow::{AttemptId, ClusterKey, FlowKey, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, KernelShare, Listener, Mode, Node, Output, Syn, Ticket, Timers, Verdict,
+    Config, Instant, KernelShare, Listener, Member, Mode, Node, Output, Syn, Ticket, Timers,
+    Verdict, Vips,
 };
 use clusterd::wire::{Frame, Header, MAJOR, MINOR};
 
-use words::{entry, flags, id, incarnation, node};
+use words::{entry, flags, id, incarnation, node, vip_hash};
 
 const EXCHANGES: &str = include_str!("../proto-spec/vectors/exchanges.txt");
 const HOUR: Duration = Duration::from_secs(3600);
@@ -25,7 +26,7 @@ fn every_exchange_goes_as_written() {
     let attempts = attempts();
     let exchanges = EXCHANGES.split("\n\n").filter(|block| block.starts_with("exchange: "));
     let replayed = exchanges.map(|block| Exchange::parse(block, &attempts).replay()).count();
-    assert_eq!(replayed, 41);
+    assert_eq!(replayed, 47);
 }
 
 /// What a node does, but for its log.
@@ -48,10 +49,14 @@ struct Attempt {
 
 type Attempts = BTreeMap<&'static str, Attempt>;
 
-/// `attempt: NAME ID PROTOCOL CLIENT SERVICE ISN`
+/// `attempt: NAME ID PROTOCOL CLIENT SERVICE ISN [in VIP]`
 fn attempts() -> Attempts {
     let lines = EXCHANGES.lines().filter_map(|line| line.strip_prefix("attempt: "));
     let parse = |line: &'static str| {
+        let (line, cluster) = match line.split_once(" in ") {
+            Some((line, vip)) => (line, Some(vip.parse::<IpAddr>().expect("an address"))),
+            None => (line, None),
+        };
         let [name, id, protocol, client, service, isn] = words(line);
         let address = |text: &str| text.parse::<SocketAddr>().expect("address and port");
         let (client, service) = (address(client), address(service));
@@ -61,7 +66,8 @@ fn attempts() -> Attempts {
             _ => panic!("no protocol is called {protocol}"),
         };
         let attempt = Attempt { flow, isn: number(isn) as u32, id: self::id(id) };
-        let computed = ClusterKey::public(service.ip()).attempt(&flow, attempt.isn);
+        let cluster = ClusterKey::public(cluster.unwrap_or(service.ip()));
+        let computed = cluster.attempt(&flow, attempt.isn);
         assert_eq!(computed, attempt.id, "{name}");
         (name, attempt)
     };
@@ -78,6 +84,7 @@ struct Turn {
 struct Exchange<'a> {
     name: &'static str,
     node: Node,
+    vip: IpAddr,
     attempts: &'a Attempts,
     peers: Vec<Header>,
     /// The buckets of which the kernel was told last.
@@ -93,14 +100,16 @@ impl<'a> Exchange<'a> {
             head.iter().map(|line| line.split_once(": ").expect("word: value")).collect();
         let listed = |word| head.get(word).into_iter().flat_map(|nodes| nodes.split(' '));
         let vip: IpAddr = head.get("vip").unwrap_or(&"10.0.0.2").parse().expect("an address");
-        let mut config = Config::new(node("00000001"), 0x100, ClusterKey::public(vip));
+        let mut config = Config::new(node("00000001"), 0x100, vip);
+        let further = listed("further").map(|vip| vip.parse().expect("an address"));
+        config.vips = Vips::new(vip, further).expect("a list of virtual IPs");
         config.mode = match head.get("mode") {
             None | Some(&"auto") => Mode::Auto,
             Some(&"claim") => Mode::Claim,
             Some(&"hash") => Mode::Hash,
             Some(other) => panic!("no mode is called {other}"),
         };
-        config.roster = listed("roster").map(|it| (node(it), Duration::ZERO)).collect();
+        config.roster = listed("roster").map(member).collect();
         if head.get("timers") != Some(&"specified") {
             let (hello, suspect, dead) = (HOUR, 2 * HOUR, 3 * HOUR);
             let listen = Duration::ZERO;
@@ -111,6 +120,7 @@ impl<'a> Exchange<'a> {
         let mut exchange = Self {
             name: head["exchange"],
             node: Node::new(config, Instant::default()),
+            vip,
             attempts,
             peers: peers.collect(),
             buckets: None,
@@ -229,14 +239,19 @@ impl<'a> Exchange<'a> {
                 self.node.handle_ack(now, flow, number, Some(held(ticket)));
             }
             ["ended", name] => self.node.handle_flow_ended(now, self.attempt(name).flow),
-            ["listener", service, state] => {
+            ["listener", service, ref on @ .., state] => {
+                let vip = match *on {
+                    [] => self.vip,
+                    ["on", vip] => vip.parse().expect("an address"),
+                    _ => panic!("not an event: {event}"),
+                };
                 let listener = match state {
                     "ready" => Listener::Ready,
                     "busy" => Listener::Busy,
                     "absent" => Listener::Absent,
                     _ => panic!("no listener is {state}"),
                 };
-                self.node.handle_listener(now, self::service(service), listener);
+                self.node.handle_listener(now, self::service(vip, service), listener);
             }
             _ => panic!("not an event: {event}"),
         }
@@ -284,14 +299,23 @@ fn words<const N: usize>(text: &str) -> [&str; N] {
     words.try_into().unwrap_or_else(|_| panic!("{N} words: {text}"))
 }
 
-fn service(text: &str) -> ServicePort {
+fn service(vip: IpAddr, text: &str) -> ServicePort {
     let (protocol, port) = text.split_once('/').expect("protocol/port");
-    let protocol = match protocol {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
+    let address = (vip, number(port) as u16);
+    match protocol {
+        "tcp" => ServicePort::tcp(address),
+        "udp" => ServicePort::udp(address),
         _ => panic!("no protocol is called {protocol}"),
+    }
+}
+
+/// A member of the roster, of the first virtual IP or `NODE+HASH` of a further one, too.
+fn member(text: &str) -> Member {
+    let (node, vips) = match text.split_once('+') {
+        Some((node, hash)) => (node, vec![vip_hash(hash)]),
+        None => (text, vec![]),
     };
-    ServicePort { protocol, port: number(port) as u16 }
+    Member { node: self::node(node), unheard: Duration::ZERO, vips }
 }
 
 fn held(ticket: &str) -> Ticket {

@@ -5,9 +5,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use clusterd::flow::NodeId;
+use clusterd::flow::{NodeId, ServicePort};
 use clusterd::protocol::{Cause, Listener, Load, Mode, Notice, Pacing};
-use common::cluster::{Cluster, Conn, Outcome, ms, us};
+use common::cluster::{Cluster, Conn, Outcome, VIP, ms, us};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -275,7 +275,8 @@ fn the_kernel_divides_no_port_that_only_some_hosts_serve() {
     let undivided = |lan: &Cluster| {
         lan.hosts.iter().map(|host| host.share.undivided.clone()).collect::<Vec<_>>()
     };
-    let (none, this) = (BTreeSet::new(), BTreeSet::from([80]));
+    let this = BTreeSet::from([ServicePort::tcp((VIP, 80))]);
+    let none = BTreeSet::new();
     lan.listen(1, 80, Listener::Absent);
     lan.look(1, 80);
     lan.run(ms(100));
@@ -310,7 +311,10 @@ fn closed_ports_do_not_displace_one_that_only_some_hosts_serve() {
     }
     lan.run(ms(100));
     let undivided = &lan.hosts[0].share.undivided;
-    assert!(undivided.contains(&80) && undivided.len() == 64, "{undivided:?}");
+    assert!(
+        undivided.contains(&ServicePort::tcp((VIP, 80))) && undivided.len() == 64,
+        "{undivided:?}"
+    );
 }
 
 /// Modes may be mixed: an overloaded host serves by hash, the others claim the rest.

@@ -115,7 +115,7 @@ fn only_who_leaves_goes_off_the_roster_at_once() {
     let mut lan = Cluster::new(3);
     lan.leave(2);
     lan.run(ms(1));
-    let roster = |lan: &Cluster| lan.node(0).roster(lan.now).map(|(id, _)| id).collect::<Vec<_>>();
+    let roster = |lan: &Cluster| lan.node(0).roster(lan.now).map(|it| it.node).collect::<Vec<_>>();
     assert_eq!(roster(&lan), [NodeId(2)]);
     lan.crash(1);
     lan.suspend(SECOND * 23 * 3600);
@@ -269,7 +269,7 @@ fn a_host_of_the_minor_version_before_is_ranked_with_the_others() {
         assert!(lan.node(host).peers().any(|peer| peer == old.node));
         assert!(!lan.node(host).by_hash(), "its silence about whom it hears means nothing");
         // It is taken at its word while it is heard, and not remembered.
-        assert!(lan.node(host).roster(lan.now).all(|(node, _)| node != old.node));
+        assert!(lan.node(host).roster(lan.now).all(|it| it.node != old.node));
     }
     let (mut foreign, mut taken) = (0, 0);
     for _ in 0..60 {
@@ -347,7 +347,7 @@ fn beside_a_host_of_another_major_version_all_decide_by_hash() {
         assert!(lan.node(host).causes().eq([Cause::Version]));
         assert!(lan.node(host).peers().all(|peer| peer != stranger), "it cannot be ranked");
         // It counts among the members while it is heard, and is not remembered.
-        assert!(lan.node(host).roster(lan.now).all(|(node, _)| node != stranger));
+        assert!(lan.node(host).roster(lan.now).all(|it| it.node != stranger));
     }
     let mut left = 0;
     for _ in 0..60 {
@@ -568,7 +568,7 @@ fn invented_nodes_of_other_versions_are_not_remembered() {
     }
     lan.run(ms(100));
     for host in 0..2 {
-        let roster: Vec<_> = lan.node(host).roster(lan.now).map(|(node, _)| node).collect();
+        let roster: Vec<_> = lan.node(host).roster(lan.now).map(|it| it.node).collect();
         assert_eq!(roster, [NodeId(2 - host as u32)]);
     }
     // Once they are silent, all is as before.

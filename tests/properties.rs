@@ -4,10 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use clusterd::flow::{AttemptId, NodeId, ServicePort};
+use clusterd::flow::{AttemptId, NodeId, ServicePort, VipHash};
 use clusterd::protocol::{Listener, Mode, Pacing};
-use clusterd::wire::{Contest, Entry, Flags, Header, Report};
-use common::cluster::{Cluster, Kernel, Outcome, key, ms, us};
+use clusterd::wire::{Contest, Entry, Flags, FurtherPort, Header, Report};
+use common::cluster::{Cluster, FURTHER, Kernel, Outcome, VIP, key, ms, us};
 use common::driver::{Driver, Op, flow};
 use proptest::prelude::*;
 
@@ -34,16 +34,26 @@ fn entry() -> impl Strategy<Value = Entry> {
         },
     );
     let reports = prop::collection::vec(report, 0..4);
-    (contest, prop::collection::vec(79..83u16, 0..4), reports, 0..10).prop_map(
-        |(contest, unavailable, reports, kind)| match kind {
+    let vips = vec![key().vip(FURTHER.into()), key().vip(VIP.into()), VipHash(0)];
+    let further = prop::collection::vec(prop::sample::select(vips), 0..3);
+    (contest, prop::collection::vec(79..83u16, 0..4), reports, further, 0..13).prop_map(
+        |(contest, unavailable, reports, further, kind)| match kind {
             0..3 => Entry::Claim(contest),
             3..5 => Entry::Own(contest),
             5..7 => Entry::Release(contest),
             7 => Entry::Hello { unavailable },
             8 => Entry::HelloUdp { unavailable },
+            9 => Entry::Vips { further },
+            10 => Entry::VipsTcp { unavailable: further_ports(&unavailable) },
+            11 => Entry::VipsUdp { unavailable: further_ports(&unavailable) },
             _ => Entry::Heard { reports },
         },
     )
+}
+
+/// Ports of virtual IPs at the first three places, one of which is none.
+fn further_ports(ports: &[u16]) -> Vec<FurtherPort> {
+    ports.iter().map(|&port| FurtherPort { place: port as u8 % 3, port }).collect()
 }
 
 fn header() -> impl Strategy<Value = Header> {
@@ -68,7 +78,10 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(flow, isn, incumbent)| Op::Syn { flow, isn, incumbent }),
         6 => (header(), prop::collection::vec(entry(), 0..4))
             .prop_map(|(header, entries)| Op::Frame { header, entries }),
-        1 => (80..82u16, listener()).prop_map(|(port, listener)| Op::Listener { service: ServicePort::tcp(port), listener }),
+        1 => (any::<bool>(), 80..82u16, listener()).prop_map(|(first, port, listener)| {
+            let service = ServicePort::tcp((if first { VIP } else { FURTHER }, port));
+            Op::Listener { service, listener }
+        }),
         2 => (flow(), isn(), 0..3u32)
             .prop_map(|(flow, isn, server_isn)| Op::SynAck { flow, isn, server_isn }),
         1 => (flow(), isn()).prop_map(|(flow, isn)| Op::Refusal { flow, isn }),

@@ -515,7 +515,7 @@ fn what_may_be_a_recording_makes_a_node_wait_and_no_more() {
 #[test]
 fn a_strangers_release_makes_nobody_wait_longer() {
     let mut story = Story::new(Pacing::Rank);
-    let service = ServicePort::tcp(story.port);
+    let service = ServicePort::tcp(([10, 0, 0, 2], story.port));
     story.driver.apply(Op::Listener { service, listener: Listener::Absent });
     story.pass(100);
     // Others could serve it, but nobody does.

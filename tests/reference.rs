@@ -80,7 +80,8 @@ struct Driven {
 impl Driven {
     fn new(timers: Timers) -> Self {
         let mode = Mode::Claim;
-        let config = Config { pacing: Pacing::Race, mode, timers, ..Config::new(ME, 1, key()) };
+        let config =
+            Config { pacing: Pacing::Race, mode, timers, ..Config::new(ME, 1, [10, 0, 0, 2]) };
         let node = Node::new(config, Instant::default());
         let mut driven = Self { node, now: Instant::default(), sequences: [0; PEERS as usize] };
         driven.run(Instant::default() + timers.listen);

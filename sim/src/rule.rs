@@ -14,6 +14,7 @@ use clusterd::protocol::{
 use clusterd::wire::{self, Frame, KeyRing};
 
 use crate::host::{cluster_key, node_id};
+use crate::packet::VIP;
 use crate::scenario::{Arrivals, Mode, Pacing, Rule, Scenario};
 use contest::Contest;
 use fixed::Fixed;
@@ -205,7 +206,7 @@ impl Decider {
 }
 
 fn config(scenario: &Scenario, host: usize, starts: u64) -> Config {
-    let mut config = Config::new(node_id(host), starts, cluster_key());
+    let mut config = Config::new(node_id(host), starts, VIP);
     config.timers = Timers {
         slot: scenario.slot,
         slot_adapts: scenario.slot_adapts,

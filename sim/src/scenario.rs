@@ -17,7 +17,7 @@ use crate::setting::{Bounds, Rate, Setting, Share, choice};
 
 /// The key of the list of faults.
 pub const FAULTS: &str = "faults";
-/// A run goes on for so long after its load.
+/// A run goes on for so long after its last connection: most of them end in that time.
 pub const COOL_DOWN: Duration = Duration::from_secs(5);
 
 /// The connection that a client opens when it has begun anew may be forgotten like any other: if all were,

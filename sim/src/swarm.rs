@@ -367,8 +367,9 @@ fn machines(draw: &mut Draw, it: &mut Scenario) {
         it.fabric = delay(draw.of(&["0", "exp 50us", "lognormal 20us 1"]));
         it.buffer = draw.of(&[16_000, 64_000]);
     }
-    it.syn_ack_retries = draw.of(&[0, 1, 5]);
-    it.patience = Duration::from_secs(draw.of(&[3, 15, 30]));
+    // Without any a lost ACK of a client that waits for the first word is the end of it.
+    it.syn_ack_retries = draw.of(&[1, 5]);
+    it.patience = Duration::from_secs(draw.of(&[5, 15, 30]));
 }
 
 fn delay(text: &str) -> crate::delay::Delay {

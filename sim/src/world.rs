@@ -19,8 +19,6 @@ use crate::record::{Happening, Record};
 use crate::scenario::{COOL_DOWN, Scenario};
 use crate::service::Service;
 
-/// How long a run goes on after the last connection: most of them end in that time.
-
 /// What happens.
 #[derive(Clone, Debug)]
 enum Event {

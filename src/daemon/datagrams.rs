@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clusterd::flow::FlowKey;
 use clusterd::protocol::Ticket;
+use clusterd::protocol::Vips;
 use serde::Serialize;
 
 use crate::io::conntrack::Conntrack;
 use crate::io::error::errno;
 use crate::io::foreign_flows::ForeignFlows;
+use crate::io::rules::ANSWERING_MAX;
 
 /// How long the kernel drops the datagrams of another host's flow before it asks again.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -34,6 +36,9 @@ pub struct DatagramCounters {
     pub given_up: u64,
     /// Tracking entries that the kernel did not show or remove.
     pub untracked: u64,
+    /// Times that this host answered on one port more than the kernel can be told of: late answers
+    /// from there, in flows that were given up, are not noticed.
+    pub answering_full: u64,
 }
 
 /// The hot loop's side of flows of datagrams.
@@ -48,7 +53,7 @@ pub struct Datagrams {
     unblock: bool,
     /// Ports on which this host has served anybody since it was asked last.
     ports: BTreeSet<u16>,
-    /// Ports on which it ever has: what leaves from these is an answer.
+    /// Ports on which it ever has, up to [`ANSWERING_MAX`]: what leaves from these is an answer.
     answering: BTreeSet<u16>,
     /// There are more of them than the kernel was told.
     answers_on_more: bool,
@@ -57,9 +62,9 @@ pub struct Datagrams {
 
 impl Datagrams {
     /// Opens a socket; changes nothing.
-    pub fn open(vip: IpAddr) -> io::Result<Self> {
+    pub fn open(vips: &Vips) -> io::Result<Self> {
         Ok(Self {
-            foreign: ForeignFlows::open(vip)?,
+            foreign: ForeignFlows::open(vips)?,
             held: BTreeMap::new(),
             block: BTreeSet::new(),
             destroy: Vec::new(),
@@ -84,7 +89,15 @@ impl Datagrams {
     /// This host serves a flow to that port.
     pub fn serve(&mut self, port: u16) {
         self.ports.insert(port);
-        self.answers_on_more |= self.answering.insert(port);
+        self.answers_on(port);
+    }
+
+    fn answers_on(&mut self, port: u16) {
+        if self.answering.len() < ANSWERING_MAX {
+            self.answers_on_more |= self.answering.insert(port);
+        } else if !self.answering.contains(&port) {
+            self.counters.answering_full += 1;
+        }
     }
 
     /// The ports from which what leaves is an answer.
@@ -131,16 +144,16 @@ impl Datagrams {
     pub fn forget(
         &mut self,
         conntrack: &mut Conntrack,
-        vip: IpAddr,
+        vips: &[IpAddr],
         which: impl Fn(&FlowKey) -> bool,
     ) -> Vec<FlowKey> {
-        let Ok(mut flows) = conntrack.datagrams(vip) else {
+        let Ok(mut flows) = conntrack.datagrams(vips) else {
             self.counters.untracked += 1;
             return Vec::new();
         };
         // Also of those that an earlier daemon has served.
         for flow in &flows {
-            self.answers_on_more |= self.answering.insert(flow.service.port());
+            self.answers_on(flow.service.port());
         }
         flows.retain(which);
         for flow in &flows {

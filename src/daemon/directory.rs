@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use clusterd::flow::{FlowKey, NodeId};
-use clusterd::protocol::{Cause, Counters, Hearing, Instant};
+use clusterd::protocol::{Cause, Counters, Hearing, Instant, Member};
 use dashmap::DashMap;
 use serde::Serialize;
 
@@ -39,10 +39,9 @@ pub struct Snapshot {
     /// S and D as they are now, in microseconds.
     pub slot_us: u64,
     pub settle_us: u64,
-    /// The members among which the hash distributes beside this one, and how
-    /// long each has not been heard.
+    /// The members among which the hash distributes beside this one.
     #[serde(serialize_with = "roster_in_seconds")]
-    pub roster: Vec<(NodeId, Duration)>,
+    pub roster: Vec<Member>,
     /// Attempts remembered.
     pub attempts: usize,
     /// SYNs held.
@@ -71,10 +70,11 @@ pub struct Snapshot {
 }
 
 fn roster_in_seconds<S: serde::Serializer>(
-    roster: &[(NodeId, Duration)],
+    roster: &[Member],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(roster.iter().map(|(node, age)| (node.to_string(), age.as_secs())))
+    let ages = roster.iter().map(|member| (member.node.to_string(), member.unheard.as_secs()));
+    serializer.collect_map(ages)
 }
 
 /// Frames of IP protocol 150 that were not used, by reason.

@@ -23,7 +23,7 @@ use std::time::{self, Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clusterd::flow::{FlowKey, Protocol, ServicePort};
 use clusterd::protocol::{
-    self, Instant, KernelShare, Listener, Load, Notice, Output, Syn, Ticket, Verdict,
+    self, Instant, KernelShare, Listener, Load, Notice, Output, Syn, Ticket, Verdict, Vips,
 };
 use clusterd::recording::{Turn, Work};
 use clusterd::wire::{self, DecodeError, Frame, KeyRing};
@@ -77,7 +77,7 @@ const CLAIMS: u64 = 1;
 const QUEUE: u64 = 2;
 const LOG: u64 = 3;
 
-/// The kernel interfaces of one virtual IP.
+/// The kernel interfaces of one cluster.
 pub struct Kernel {
     claims: ClaimSocket,
     queue: Queue,
@@ -89,7 +89,7 @@ pub struct Kernel {
     number: u16,
 }
 
-/// Queue numbers to try for a virtual IP: daemons of several virtual IPs share
+/// Queue numbers to try for the cluster that a virtual IP names: several daemons share
 /// a host, and so do other programs with queues of their own.
 pub fn queue_candidates(vip: IpAddr) -> [u16; 8] {
     // The last bytes, in which addresses of one segment differ.
@@ -103,17 +103,17 @@ pub fn queue_candidates(vip: IpAddr) -> [u16; 8] {
 
 impl Kernel {
     /// Opens everything but changes nothing on the host.
-    pub fn open(link: &Link, mac: MacMode) -> Result<Self> {
-        let vip = link.addresses.vip();
+    pub fn open(link: &Link, vips: &Vips, mac: MacMode) -> Result<Self> {
+        let vip = vips.first();
         let claims = ClaimSocket::open(link, mac).context("open the claim socket")?;
         let mut sockets = SockDiag::open()?.on_interface(link.index);
         // Without the module a lookup finds nothing: no service, on any port.
-        sockets.established(vip).map_err(|error| {
+        sockets.established(&[vip]).map_err(|error| {
             Failure::unavailable(&format!("{error}; the kernel needs inet_diag and tcp_diag"))
         })?;
         let conntrack = Conntrack::open()?;
-        let buckets = KernelBuckets::open(vip)?;
-        let datagrams = Datagrams::open(vip)?;
+        let buckets = KernelBuckets::open(vips)?;
+        let datagrams = Datagrams::open(vips)?;
         for number in queue_candidates(vip) {
             let bound = Queue::bind(&[number, number + 1], QUEUE_LENGTH)
                 .and_then(|queue| Ok((queue, Log::bind(number)?)));
@@ -170,7 +170,7 @@ pub struct HotLoop {
     /// The host's clock at time 0 of this loop, if kernel time stamps are wanted.
     epoch: Option<Duration>,
     ring: KeyRing,
-    vip: IpAddr,
+    vips: Vec<IpAddr>,
     kernel: Kernel,
     poller: Poller,
     started: time::Instant,
@@ -208,7 +208,6 @@ impl HotLoop {
     pub fn new(
         config: protocol::Config,
         ring: KeyRing,
-        vip: IpAddr,
         divided: Option<Protocol>,
         kernel: Kernel,
         stopped: UnixStream,
@@ -224,9 +223,9 @@ impl HotLoop {
         poller.add(&kernel.log, LOG)?;
         Ok(Self {
             ring,
+            vips: config.vips.all().collect(),
             node: Core::new(config, recorder),
             epoch: None,
-            vip,
             kernel,
             poller,
             started,
@@ -255,11 +254,14 @@ impl HotLoop {
     /// Runs until told to stop; says goodbye to the cluster then.
     pub fn run(mut self, report: impl FnOnce(&Realtime)) -> Result<()> {
         report(&realtime::enter());
-        for (client, service) in self.kernel.sockets.established(self.vip)? {
+        for (client, service) in self.kernel.sockets.established(&self.vips)? {
             self.node.adopt(FlowKey::tcp(client, service));
         }
         // Others have taken them over, or will: no client of theirs decides who goes on.
         self.forget_datagrams(|_| true);
+        // What it has taken to begin is no load that claims cause, and nobody has emptied the queue
+        // meanwhile.
+        self.load = self.measure(self.now())?;
         loop {
             let due = self.node.wait_until();
             let slept = self.now();
@@ -377,7 +379,7 @@ impl HotLoop {
     /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core. Returns how many.
     fn read_log(&mut self) -> Result<usize> {
         let now = self.now();
-        let Self { kernel, node, directory, shared, unexpected, vip, .. } = self;
+        let Self { kernel, node, directory, shared, unexpected, .. } = self;
         let Kernel { log, sockets, .. } = kernel;
         let got = log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
             Some(Segment::SynAck { flow, client_isn, isn }) => {
@@ -390,7 +392,7 @@ impl HotLoop {
             // again what the sockets say.
             Some(Segment::Refusal { flow, .. }) => {
                 let service = flow.service_port();
-                if let Some(listener) = look_at(sockets, *vip, service) {
+                if let Some(listener) = look_at(sockets, service) {
                     node.handle_listener(now, service, listener);
                 }
             }
@@ -420,16 +422,7 @@ impl HotLoop {
     fn read_queue(&mut self, backlog: bool) -> Result<usize> {
         let now = self.now();
         let Self {
-            kernel,
-            node,
-            listeners,
-            unexpected,
-            slept,
-            leftovers,
-            undestroyed,
-            vip,
-            epoch,
-            ..
+            kernel, node, listeners, unexpected, slept, leftovers, undestroyed, epoch, ..
         } = self;
         let Kernel { queue, sockets, conntrack, datagrams, number, .. } = kernel;
         let mut none_of_ours = Vec::new();
@@ -440,7 +433,7 @@ impl HotLoop {
                     listeners.clear();
                 }
                 listeners.insert(service, now);
-                if let Some(listener) = look_at(sockets, *vip, service) {
+                if let Some(listener) = look_at(sockets, service) {
                     node.handle_listener(now, service, listener);
                 }
             }
@@ -501,7 +494,7 @@ impl HotLoop {
         for (&service, looked) in &mut self.listeners {
             if now.since(*looked) >= PUBLISH_INTERVAL {
                 *looked = now;
-                if let Some(listener) = look_at(&mut self.kernel.sockets, self.vip, service) {
+                if let Some(listener) = look_at(&mut self.kernel.sockets, service) {
                     self.node.handle_listener(now, service, listener);
                 }
             }
@@ -586,10 +579,10 @@ impl HotLoop {
         if rules == 0 {
             return Ok(());
         }
-        let KernelShare { own, decide_syns, undivided } = &self.share;
-        let protocols = self.divided.into_iter().chain(decide_syns.then_some(Protocol::Tcp));
+        let decide_syns = self.share.decide_syns.then_some(Protocol::Tcp);
+        let protocols = self.divided.into_iter().chain(decide_syns);
         let answering = self.kernel.datagrams.answering();
-        match self.kernel.buckets.set(own, protocols, undivided, answering) {
+        match self.kernel.buckets.set(&self.share, protocols, answering) {
             Ok(()) => self.shared_rules = rules,
             // They have just been removed; whoever installs them again says so.
             Err(error) if errno(&error) == Some(libc::ENOENT) => {}
@@ -660,9 +653,25 @@ impl HotLoop {
     /// Gives up flows of datagrams that this host serves.
     fn forget_datagrams(&mut self, which: impl Fn(&FlowKey) -> bool) {
         let Kernel { datagrams, conntrack, .. } = &mut self.kernel;
-        for flow in datagrams.forget(conntrack, self.vip, which) {
+        for flow in datagrams.forget(conntrack, &self.vips, which) {
             self.node.handle_flow_ended(self.now(), flow);
         }
+    }
+
+    fn measure(&mut self, now: Instant) -> Result<Measured> {
+        let by_kernel = match self.kernel.buckets.decided() {
+            Ok(count) => count,
+            // The rules are not there, yet or for a moment.
+            Err(error) if errno(&error) == Some(libc::ENOENT) => self.load.by_kernel,
+            Err(error) => return Err(error).context("count SYNs"),
+        };
+        Ok(Measured {
+            at: now,
+            cpu: realtime::thread_time(),
+            syns: self.node.counters().syns,
+            by_kernel,
+            overflowed: self.kernel.overflowed(),
+        })
     }
 
     /// Says to the core how much there is to do, a few times a second.
@@ -672,19 +681,7 @@ impl HotLoop {
         if window < LOAD_INTERVAL {
             return Ok(());
         }
-        let by_kernel = match self.kernel.buckets.decided() {
-            Ok(count) => count,
-            Err(error) if errno(&error) == Some(libc::ENOENT) => self.load.by_kernel,
-            Err(error) => return Err(error).context("count SYNs"),
-        };
-        let counters = self.node.counters();
-        let measured = Measured {
-            at: now,
-            cpu: realtime::thread_time(),
-            syns: counters.syns,
-            by_kernel,
-            overflowed: self.kernel.overflowed(),
-        };
+        let measured = self.measure(now)?;
         let before = std::mem::replace(&mut self.load, measured);
         if window >= SLEPT {
             // Nobody emptied the queue: that it was full says nothing about the load.
@@ -771,13 +768,14 @@ impl WireCounters {
 
 /// The state of a port's listener, or `None` if the kernel did not say: then
 /// the state known before stays.
-fn look_at(sockets: &mut SockDiag, vip: IpAddr, service: ServicePort) -> Option<Listener> {
+fn look_at(sockets: &mut SockDiag, service: ServicePort) -> Option<Listener> {
+    let ServicePort { vip, port, .. } = service;
     if service.protocol == Protocol::Udp {
         // A full receive buffer loses datagrams on any host alike.
-        let taken = sockets.takes_datagrams(vip, service.port).ok()?;
+        let taken = sockets.takes_datagrams(vip, port).ok()?;
         return Some(if taken { Listener::Ready } else { Listener::Absent });
     }
-    match sockets.listener(vip, service.port) {
+    match sockets.listener(vip, port) {
         Ok(None) => Some(Listener::Absent),
         Ok(Some(listener)) => {
             let (share, whole) = BUSY_SHARE;

@@ -4,19 +4,22 @@
 //! answers ARP, solicitations or TCP for the virtual IP by itself; the address goes before
 //! the rules for the same reason.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use clusterd::protocol::Vips;
 use pnet::util::MacAddr;
 use tracing::warn;
 
 use super::Shared;
+use crate::control;
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::kmod::{self, Module};
-use crate::io::link::{Link, Links, Marked};
-use crate::io::mark::Mark;
+use crate::io::link::{Addresses, Link, Links, Marked};
+use crate::io::mark::{FurtherMark, Mark};
 use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
 use crate::io::{group, neighbours, nft, xt_queue};
@@ -35,7 +38,7 @@ pub struct ModuleShare {
 #[must_use]
 pub struct Installed<'a> {
     links: &'a Links,
-    vip: IpAddr,
+    link: &'a Link,
 }
 
 impl<'a> Installed<'a> {
@@ -43,11 +46,11 @@ impl<'a> Installed<'a> {
     /// nothing remains.
     pub async fn new(
         links: &'a Links,
-        link: &Link,
-        rules: &Ruleset,
+        rules: &'a Ruleset,
         module: Option<ModuleShare>,
     ) -> Result<Self> {
-        let installed = Self { links, vip: rules.addresses.vip() };
+        let link = &rules.link;
+        let installed = Self { links, link };
         match Self::install(links, link, rules, module).await {
             Ok(()) => Ok(installed),
             Err(error) => match installed.remove().await {
@@ -63,17 +66,25 @@ impl<'a> Installed<'a> {
         rules: &Ruleset,
         module: Option<ModuleShare>,
     ) -> Result<()> {
-        let vip = rules.addresses.vip();
+        // Before what they are notes of.
+        let first = rules.vip();
+        links.mark(link.index, &Mark { vip: first, mode: rules.mac, own: link.mac }).await?;
+        for further in &link.further {
+            links.mark(link.index, &FurtherMark { vip: further.vip(), first }).await?;
+        }
         if let Some(ModuleShare { module, is_gate }) = module {
-            module
-                .add(vip, is_gate.then_some(rules.queue))
-                .context("tell the kernel module about the virtual IP")?;
+            for addresses in link.all() {
+                module
+                    .add(addresses.vip(), is_gate.then_some(rules.queue))
+                    .context("tell the kernel module about the virtual IP")?;
+            }
         }
         install_rules(rules)?;
-        // Before what it is a note of.
-        links.mark(link.index, &Mark { vip, mode: rules.mac, own: link.mac }).await?;
         receive(links, link, rules).await?;
-        links.add_address(link.index, vip).await
+        for addresses in link.all() {
+            links.add_address(link.index, addresses.vip()).await?;
+        }
+        Ok(())
     }
 
     /// Installs the rules again whenever another program has removed some.
@@ -86,34 +97,40 @@ impl<'a> Installed<'a> {
                 // Their sets are empty again.
                 shared.rules_installed();
                 installed = nft::listing(rules)?;
-                warn!(vip = %self.vip, "another program removed rules; installed them again");
+                warn!(vip = %rules.vip(), "another program removed rules; installed them again");
             }
         }
     }
 
-    /// Adds the address again whenever another program has removed it.
-    pub async fn keep_address(&self, watch: &Watch, link: &Link) -> Result<()> {
+    /// Adds the addresses again whenever another program has removed some.
+    pub async fn keep_addresses(&self, watch: &Watch) -> Result<()> {
+        let Self { links, link } = *self;
         loop {
-            watch.removed().await.context("watch the address")?;
-            if !self.links.holders(self.vip).await?.contains(&link.index)
-                && self.links.exists(link.index).await?
-            {
-                self.links.add_address(link.index, self.vip).await?;
-                warn!(vip = %self.vip, "another program removed the address; added it again");
+            watch.removed().await.context("watch the addresses")?;
+            let there = links.addresses().await?;
+            for vip in link.all().map(Addresses::vip) {
+                if there.holders(vip).all(|index| index != link.index)
+                    && links.exists(link.index).await?
+                {
+                    links.add_address(link.index, vip).await?;
+                    warn!(%vip, "another program removed the address; added it again");
+                }
             }
         }
     }
 
-    /// Takes the address and the rules back.
+    /// Takes the addresses and the rules back.
     pub async fn remove(self) -> Result<()> {
-        remove(self.links, self.vip).await
+        // If the interface has gone, its marks do not say any more which these are.
+        let vips = self.link.all().map(Addresses::vip).collect();
+        remove(self.links, self.link.addresses.vip(), &vips).await
     }
 }
 
 fn install_rules(rules: &Ruleset) -> Result<()> {
     nft::apply(&rules.install(), "install the rules")?;
     if rules.backend == QueueBackend::Xtables {
-        let table = table_name(rules.addresses.vip());
+        let table = table_name(rules.vip());
         for (chain, offset) in QUEUE_CHAINS {
             xt_queue::insert(&table, chain, rules.queue + offset).map_err(|error| {
                 Failure::unavailable(&format!(
@@ -129,7 +146,7 @@ fn install_rules(rules: &Ruleset) -> Result<()> {
 /// Lets frames to the cluster's MAC in, also after the end of this process: the established
 /// connections of this host go on after a crash.
 async fn receive(links: &Links, link: &Link, rules: &Ruleset) -> Result<()> {
-    let mac = rules.mac.address(rules.addresses.vip());
+    let mac = rules.mac.address(rules.vip());
     match rules.mac {
         MacMode::Multicast | MacMode::Igmp => group::subscribe(&link.name, mac)
             .with_context(|| format!("let {} receive frames to {mac}", link.name)),
@@ -171,23 +188,79 @@ async fn exchange_mac(links: &Links, interface: &str, index: u32, mac: MacAddr) 
     Ok(())
 }
 
-/// The virtual IPs of which something is installed: by running daemons, or by
-/// killed ones. Rules alone are no evidence, others may have flushed them. What the kernel module
-/// does is none, an administrator may have told it.
-pub async fn left_behind(links: &Links) -> Result<BTreeSet<IpAddr>> {
-    let ruled = nft::installed()?.into_iter().map(|(_, vip)| vip);
-    let marked = links.marks().await?.into_iter().map(|marked| marked.mark.vip);
-    Ok(ruled.chain(marked).collect())
+/// The clusters, by their first virtual IP, of which something is installed, by running daemons or by
+/// killed ones; and all virtual IPs of each, as far as marks say, or rules where there are no marks
+/// (the interface has gone). Rules alone are no evidence, others may have flushed them. What the
+/// kernel module does is none, an administrator may have told it.
+pub async fn left_behind(links: &Links) -> Result<BTreeMap<IpAddr, BTreeSet<IpAddr>>> {
+    let mut clusters = BTreeMap::<IpAddr, BTreeSet<IpAddr>>::new();
+    for marked in links.marks().await? {
+        clusters.entry(marked.mark.vip).or_default().extend(marked.vips());
+    }
+    let tables: BTreeSet<_> = nft::installed()?.into_iter().map(|(_, first)| first).collect();
+    for first in tables {
+        if let Entry::Vacant(unmarked) = clusters.entry(first) {
+            unmarked.insert(nft::vips(first)?).insert(first);
+        }
+    }
+    Ok(clusters)
 }
 
-/// Removes what a killed daemon left, unless it was on the same interface in the same mode: then the
-/// established connections of this host go on meanwhile.
-pub async fn remove_other(links: &Links, link: &Link, vip: IpAddr, mode: MacMode) -> Result<()> {
+/// Fails if a virtual IP is one of another cluster on this host.
+pub async fn require_no_other(links: &Links, vips: &Vips) -> Result<()> {
+    let marks = links.marks().await?;
+    let others = || marks.iter().filter(|marked| marked.mark.vip != vips.first());
+    for vip in vips.all() {
+        let Some(other) = others().find(|other| other.vips().any(|other| other == vip)) else {
+            continue;
+        };
+        let Mark { vip: first, .. } = other.mark;
+        let way_out = match control::is_running(first) {
+            true => "stop its daemon, or leave the address to it".to_owned(),
+            false => format!("its daemon was killed, so: clusterd cleanup {first}"),
+        };
+        return Err(Failure::in_use(&format!(
+            "{vip} is a virtual IP of the cluster {first} on this host; {way_out}"
+        )));
+    }
+    Ok(())
+}
+
+/// Fails if a virtual IP is an address of this host that no daemon has given to it.
+pub async fn require_free(links: &Links, vips: &Vips) -> Result<()> {
+    let (marks, there) = (links.marks().await?, links.addresses().await?);
+    for vip in vips.all() {
+        let is_ours = marks.iter().any(|marked| marked.vips().any(|marked| marked == vip));
+        if !is_ours && there.holders(vip).next().is_some() {
+            return Err(Failure::in_use(&format!(
+                "{vip} is already an address of this host; clusterd adds and removes it itself, \
+                 so remove it first: ip address del {vip} dev INTERFACE"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a killed daemon with the virtual IPs `left` left, unless it was on the same interface
+/// in the same mode with the same virtual IPs: then the established connections of this host go on
+/// meanwhile.
+pub async fn remove_other(
+    links: &Links,
+    link: &Link,
+    mode: MacMode,
+    left: &BTreeSet<IpAddr>,
+) -> Result<()> {
+    let vip = link.addresses.vip();
+    let vips: BTreeSet<_> = link.all().map(Addresses::vip).collect();
     let marks = links.marks().await?;
     let mut of_vip = marks.iter().filter(|marked| marked.mark.vip == vip).peekable();
     let is_same = of_vip.peek().is_some()
-        && of_vip.all(|marked| marked.index == link.index && marked.mark.mode == mode);
-    if is_same { Ok(()) } else { remove(links, vip).await }
+        && of_vip.all(|marked| {
+            marked.index == link.index
+                && marked.mark.mode == mode
+                && marked.vips().collect::<BTreeSet<_>>() == vips
+        });
+    if is_same { Ok(()) } else { remove(links, vip, left).await }
 }
 
 /// Fails if the interface has the MAC of another virtual IP already.
@@ -207,20 +280,28 @@ pub async fn require_own_mac(links: &Links, link: &Link, vip: IpAddr) -> Result<
     }
 }
 
-/// Removes the address, the reception and the rules of `vip`, whoever installed them.
-pub async fn remove(links: &Links, vip: IpAddr) -> Result<()> {
-    for index in links.holders(vip).await? {
-        links.remove_address(index, vip).await?;
-    }
+/// Removes the addresses, the reception and the rules of the cluster that `vip` names, whoever
+/// installed them. Its virtual IPs are `known`, or more: marks may name others.
+pub async fn remove(links: &Links, vip: IpAddr, known: &BTreeSet<IpAddr>) -> Result<()> {
     let marks = links.marks().await?;
-    for marked in marks.iter().filter(|marked| marked.mark.vip == vip) {
+    let of_vip = || marks.iter().filter(|marked| marked.mark.vip == vip);
+    let all: BTreeSet<_> = of_vip().flat_map(Marked::vips).chain(known.iter().copied()).collect();
+    links.remove_addresses(&all).await?;
+    for marked in of_vip() {
         receive_no_more(links, marked, &marks).await?;
-        links.unmark(marked.index, &marked.mark).await?;
     }
     // Of a daemon of a version without marks.
     unsubscribe(MacMode::Multicast.address(vip))?;
     let tables = nft::installed()?.into_iter().filter(|&(_, of)| of == vip);
     let families: Vec<_> = tables.map(|(family, _)| family).collect();
     nft::apply(&rules::remove(vip, &families), "remove the rules")?;
-    kmod::remove(vip).context("take the virtual IP out of the kernel module")
+    kmod::remove(&all).context("take the virtual IPs out of the kernel module")?;
+    // Last what says whose all that was.
+    for marked in of_vip() {
+        for &further in &marked.further {
+            links.unmark(marked.index, &FurtherMark { vip: further, first: vip }).await?;
+        }
+        links.unmark(marked.index, &marked.mark).await?;
+    }
+    Ok(())
 }

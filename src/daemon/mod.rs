@@ -14,6 +14,7 @@ pub mod install;
 mod keyfile;
 mod recorder;
 mod state;
+mod strangers;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -22,8 +23,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use clusterd::flow::{ClusterKey, NodeId, Protocol};
-use clusterd::protocol::{self, Notice};
+use clusterd::flow::{ClusterKey, Protocol};
+use clusterd::protocol::{self, Member, Notice};
 use clusterd::wire::KeyRing;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +48,7 @@ use hot_loop::{HotLoop, Kernel};
 use install::ModuleShare;
 use recorder::Recording;
 use state::{State, StateFile};
+use strangers::Strangers;
 
 /// Notices that wait for the log; beyond it they are counted as unlogged.
 const NOTICES_MAX: usize = 1024;
@@ -56,14 +58,15 @@ const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 /// `clusterd rules`: what would be installed, as far as it is known without privilege.
 pub fn print_rules(args: &ClusterArgs) -> Result<()> {
     let runtime = runtime()?;
-    let link = runtime.block_on(async { Links::open()?.find(&args.interface, args.vip).await })?;
+    let vips = args.vips()?;
+    let link = runtime.block_on(async { Links::open()?.find(&args.interface, &vips).await })?;
     let MacArg::Mode(mac) = args.mac else {
         return Err(Failure::config(
             "--mac auto is decided at the start, on the network; print the rules of one mode",
         ));
     };
-    let queue = hot_loop::queue_candidates(args.vip)[0];
-    let rules = ruleset(args, mac, &link, queue, QueueBackend::Nft, module_share(args));
+    let queue = hot_loop::queue_candidates(vips.first())[0];
+    let rules = ruleset(args, mac, link, queue, QueueBackend::Nft, module_share(args));
     print!("{}", rules.install());
     Ok(())
 }
@@ -89,15 +92,15 @@ fn module_share(args: &ClusterArgs) -> Option<ModuleShare> {
 fn ruleset(
     args: &ClusterArgs,
     mac: MacMode,
-    link: &Link,
+    link: Link,
     queue: u16,
     backend: QueueBackend,
     module: Option<ModuleShare>,
 ) -> Ruleset {
     Ruleset {
-        interface: link.name.clone(),
-        addresses: link.addresses,
+        link,
         mac,
+        scope: args.ports.clone(),
         // Behind the gate connection tracking sees only what a client of this host says, so what
         // it calls ASSURED is right.
         guard: match module {
@@ -110,14 +113,15 @@ fn ruleset(
 }
 
 async fn serve(args: &ClusterArgs) -> Result<()> {
-    let vip = args.vip;
+    let vips = args.vips()?;
+    let vip = vips.first();
     // Signals first: whatever has been installed when one comes is removed.
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
 
     let links = Links::open()?;
-    let link = links.find(&args.interface, vip).await?;
+    let link = links.find(&args.interface, &vips).await?;
     identity::require_capabilities()?;
     let has_queue = nft::has_queue()?;
     let mac = match args.mac {
@@ -141,20 +145,17 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         MacMode::Stealth => {}
         MacMode::Shared => install::require_own_mac(&links, &link, vip).await?,
     }
-    let control = control::Server::bind(vip, mac)?;
-    if install::left_behind(&links).await?.contains(&vip) {
+    install::require_no_other(&links, &vips).await?;
+    let control = control::Server::bind(&vips, mac)?;
+    if let Some(left) = install::left_behind(&links).await?.get(&vip) {
         info!(%vip, "taking over from a daemon that was killed");
-        install::remove_other(&links, &link, vip, mac).await?;
-    } else if !links.holders(vip).await?.is_empty() {
-        return Err(Failure::in_use(&format!(
-            "{vip} is already an address of this host; clusterd adds and removes it itself, \
-             so remove it first: ip address del {vip} dev INTERFACE"
-        )));
+        install::remove_other(&links, &link, mac, left).await?;
     }
+    install::require_free(&links, &vips).await?;
 
     let neighbours =
         Neighbours::open(&link, mac).context("open the socket for ARP or neighbour discovery")?;
-    let kernel = Kernel::open(&link, mac)?;
+    let kernel = Kernel::open(&link, &vips, mac)?;
     let queue = kernel.queue_number();
     let backend = if has_queue { QueueBackend::Nft } else { QueueBackend::Xtables };
     let module = module_share(args);
@@ -180,9 +181,10 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let config = protocol::Config {
         pacing: args.pacing.into(),
         mode: args.mode.into(),
-        roster: kept.ages(SystemTime::now()),
+        roster: kept.members(SystemTime::now()),
         timers: args.timers(),
-        ..protocol::Config::new(node, incarnation, public)
+        vips,
+        ..protocol::Config::new(node, incarnation, vip)
     };
     let (recorder, writer) = match &args.record {
         Some(path) => {
@@ -203,7 +205,6 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let hot_loop = HotLoop::new(
         config,
         ring,
-        vip,
         divided,
         kernel,
         stopped,
@@ -217,34 +218,24 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
         .context("start the hot loop")?;
 
     // The hot loop listens to the cluster while this asks the rest of the segment.
-    if let Some(other) = neighbours.probe().await.context("probe for the virtual IP")? {
-        let expected = mac.address(vip);
-        return Err(Failure::in_use(&match MacMode::of(other, vip) {
-            Some(mode) => format!(
-                "{vip} is answered in mode --mac {mode} by other hosts ({other}, expected {expected}); all \
-                 hosts of a cluster need the same mode, so use that one here, or stop them all first"
-            ),
-            None => format!(
-                "{vip} is in use by a host outside the cluster ({other}, expected {expected}); stop it \
-                 there or choose another address"
-            ),
-        }));
+    if let Some(stranger) = neighbours.probe().await.context("probe for the virtual IPs")? {
+        return Err(Failure::in_use(&strangers::refusal(stranger, &link, mac)));
     }
-    let rules = ruleset(args, mac, &link, queue, backend, module);
+    let rules = ruleset(args, mac, link.clone(), queue, backend, module);
     let rules_watch = Watch::rules(vip)?;
-    let address_watch = Watch::addresses(vip)?;
-    let installed = install::Installed::new(&links, &link, &rules, module).await?;
+    let address_watch = Watch::addresses()?;
+    let installed = install::Installed::new(&links, &rules, module).await?;
     shared.rules_installed();
     if args.key_file.is_none() {
         warn!("no key: whoever is on this segment can disturb the cluster; see --key-file");
     }
     let outcome = async {
-        neighbours.announce().context("announce the virtual IP")?;
+        neighbours.announce().context("announce the virtual IPs")?;
         tokio::select! {
             outcome = &mut end => outcome.unwrap_or_else(|_| Err(anyhow!("the hot loop panicked"))),
-            outcome = answer_neighbours(&neighbours, &links, &link, vip, mac) => outcome,
+            outcome = answer_neighbours(&neighbours, &links, &link, mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
-            outcome = installed.keep_address(&address_watch, &link) => outcome,
+            outcome = installed.keep_addresses(&address_watch) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
             never = attendant::attend(&link, mac) => match never {},
@@ -281,36 +272,24 @@ fn warn_of_missing(realtime: &Realtime) {
     }
 }
 
-/// Answers who asks for the virtual IP as long as the interface exists.
+/// Answers who asks for the virtual IPs as long as the interface exists.
 async fn answer_neighbours(
     neighbours: &Neighbours,
     links: &Links,
     link: &Link,
-    vip: IpAddr,
     mode: MacMode,
 ) -> Result<()> {
-    let mut stranger = None;
+    let mut strangers = Strangers::default();
     loop {
         match neighbours.answer().await {
-            // One that goes on claiming it needs no line each time.
-            Ok(mac) if stranger == Some(mac) => {}
-            Ok(mac) => {
-                stranger = Some(mac);
-                match MacMode::of(mac, vip) {
-                    Some(other) => {
-                        warn!(%vip, %mac, "another host answers in mode --mac {other}, this \
-                          one in {mode}: all hosts of a cluster need the same")
-                    }
-                    None => warn!(%vip, %mac, "a host outside the cluster claims the virtual IP"),
-                }
-            }
+            Ok(stranger) => strangers.heard(stranger, link, mode),
             Err(error) if errno(&error) == Some(libc::ENETDOWN) => {
                 if !links.exists(link.index).await? {
                     return Err(Failure::unavailable("the interface was removed"));
                 }
-                warn!(%vip, "the interface is down");
+                warn!(vip = %link.addresses.vip(), "the interface is down");
             }
-            Err(error) => return Err(error).context("answer who asks for the virtual IP"),
+            Err(error) => return Err(error).context("answer who asks for the virtual IPs"),
         }
     }
 }
@@ -324,20 +303,19 @@ async fn keep_state(
 ) -> std::convert::Infallible {
     let Some(file) = file else { return std::future::pending().await };
     // Nothing is kept yet, not even this incarnation.
-    let mut kept: Option<(Vec<NodeId>, tokio::time::Instant)> = None;
+    let mut kept: Option<(Vec<Member>, tokio::time::Instant)> = None;
     let mut complained = false;
     loop {
         let roster = shared.snapshot().roster;
-        let members: Vec<_> = roster.iter().map(|&(node, _)| node).collect();
         let is_kept = kept
             .as_ref()
-            .is_some_and(|(kept, at)| *kept == members && at.elapsed() < STATE_INTERVAL);
+            .is_some_and(|(kept, at)| same_members(kept, &roster) && at.elapsed() < STATE_INTERVAL);
         if !is_kept {
             let state = State::new(incarnation, &roster, SystemTime::now());
             // It is needed at the next start only: this one goes on without, and tries again.
             match file.save(&state) {
                 Ok(()) => {
-                    kept = Some((members, tokio::time::Instant::now()));
+                    kept = Some((roster, tokio::time::Instant::now()));
                     complained = false;
                 }
                 Err(error) if !complained => {
@@ -349,6 +327,13 @@ async fn keep_state(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// They are the same, and answer the same virtual IPs.
+fn same_members(some: &[Member], others: &[Member]) -> bool {
+    let same =
+        |(one, other): (&Member, &Member)| (one.node, &one.vips) == (other.node, &other.vips);
+    some.len() == others.len() && some.iter().zip(others).all(same)
 }
 
 /// Warns, once a minute at most, of frames under a key that this host does not believe.

@@ -174,7 +174,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clusterd::flow::{ClusterKey, NodeId};
+    use clusterd::flow::NodeId;
     use clusterd::recording::Reader;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -182,7 +182,7 @@ mod tests {
     fn record(limit: u64, records: u64) -> (Header, Vec<Record<'static>>, u64) {
         let name = format!("clusterd-recorder-{}-{limit}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let config = Config::new(NodeId(7), 3, ClusterKey::public([10, 0, 0, 2].into()));
+        let config = Config::new(NodeId(7), 3, [10, 0, 0, 2]);
         let (mut recorder, writer) =
             Recording::create(&path, limit).unwrap().start(&config).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

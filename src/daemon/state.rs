@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use clusterd::flow::NodeId;
+use clusterd::flow::{NodeId, VipHash};
+use clusterd::protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::io::vip_name;
 
-/// Longest file that is read; 64 members take about 4 KiB.
+/// Longest file that is read; 64 members take about 4 KiB, with 63 further virtual IPs each 50 KiB.
 const FILE_MAX: u64 = 64 * 1024;
 
 /// Content of the file, as JSON.
@@ -30,12 +31,15 @@ pub struct State {
 }
 
 /// A member of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Who.
     pub node: NodeId,
     /// When it was heard last, in seconds since 1970.
     pub heard: u64,
+    /// The further virtual IPs that both it and this host answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<VipHash>,
 }
 
 /// The file of one virtual IP and node.
@@ -85,21 +89,23 @@ impl StateFile {
 }
 
 impl State {
-    /// How long each member had not been heard at `now`. A clock that was set
+    /// The members, and how long each had not been heard at `now`. A clock that was set
     /// back makes it zero: rather a member too many than one too few.
-    pub fn ages(&self, now: SystemTime) -> Vec<(NodeId, Duration)> {
-        let age = |member: &Member| {
-            let heard = UNIX_EPOCH.checked_add(Duration::from_secs(member.heard)).unwrap_or(now);
-            (member.node, now.duration_since(heard).unwrap_or_default())
+    pub fn members(&self, now: SystemTime) -> Vec<protocol::Member> {
+        let member = |Member { node, heard, vips }: &Member| {
+            let heard = UNIX_EPOCH.checked_add(Duration::from_secs(*heard)).unwrap_or(now);
+            let unheard = now.duration_since(heard).unwrap_or_default();
+            protocol::Member { node: *node, unheard, vips: vips.clone() }
         };
-        self.roster.iter().map(age).collect()
+        self.roster.iter().map(member).collect()
     }
 
     /// The state to keep, of a roster with ages at `now`.
-    pub fn new(incarnation: u64, roster: &[(NodeId, Duration)], now: SystemTime) -> Self {
-        let member = |&(node, age): &(NodeId, Duration)| {
-            let heard = now.checked_sub(age).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-            Member { node, heard: heard.unwrap_or_default().as_secs() }
+    pub fn new(incarnation: u64, roster: &[protocol::Member], now: SystemTime) -> Self {
+        let member = |protocol::Member { node, unheard, vips }: &protocol::Member| {
+            let heard = now.checked_sub(*unheard).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            let heard = heard.unwrap_or_default().as_secs();
+            Member { node: *node, heard, vips: vips.clone() }
         };
         Self { incarnation, roster: roster.iter().map(member).collect() }
     }
@@ -115,19 +121,24 @@ mod tests {
         let file = StateFile::new(&directory, [10, 0, 0, 2].into(), NodeId(7));
         assert_eq!(file.load().unwrap(), State::default());
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let roster = [(NodeId(1), Duration::from_secs(5)), (NodeId(2), Duration::ZERO)];
+        let member = |node, seconds, vips| {
+            let unheard = Duration::from_secs(seconds);
+            protocol::Member { node: NodeId(node), unheard, vips }
+        };
+        let roster = [member(1, 5, vec![]), member(2, 0, vec![VipHash(9)])];
         let state = State::new(9, &roster, now);
         file.save(&State::default()).unwrap();
         file.save(&state).unwrap();
         assert_eq!(file.load().unwrap(), state);
-        assert_eq!(state.ages(now), roster);
-        assert_eq!(
-            state.ages(UNIX_EPOCH),
-            [(NodeId(1), Duration::ZERO), (NodeId(2), Duration::ZERO)]
-        );
+        assert_eq!(state.members(now), roster);
+        let [first, second] = roster;
+        let first = protocol::Member { unheard: Duration::ZERO, ..first };
+        assert_eq!(state.members(UNIX_EPOCH), [first.clone(), second]);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        let roster = vec![Member { node: NodeId(1), heard: u64::MAX }];
-        assert_eq!(State { incarnation: 1, roster }.ages(now), [(NodeId(1), Duration::ZERO)]);
+        // A file of the version before.
+        let before = r#"{"incarnation":1,"roster":[{"node":1,"heard":18446744073709551615}]}"#;
+        fs::write(directory.join("10.0.0.2-00000007.json"), before).unwrap();
+        assert_eq!(file.load().unwrap().members(now), [first]);
 
         fs::write(directory.join("10.0.0.2-00000007.json"), "{").unwrap();
         let error = format!("{:#}", file.load().unwrap_err());

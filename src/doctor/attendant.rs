@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -15,7 +15,7 @@ use super::roster::Roster;
 use super::wire::{Bulletin, Id, Probe, Role, Wants};
 use crate::io::cluster_mac::MacMode;
 use crate::io::doctor_socket::{Receiver, Sender, probe_payload};
-use crate::io::link::{Addresses, Link};
+use crate::io::link::Link;
 
 /// The shortest time between two frames of one kind.
 const PACE: Duration = Duration::from_millis(200);
@@ -28,11 +28,7 @@ const FRAME_MAX: usize = 1024;
 
 /// Answers doctors for as long as the daemon runs.
 pub async fn attend(link: &Link, mode: MacMode) -> Infallible {
-    let Addresses::V4 { vip, .. } = link.addresses else {
-        // The doctor is for IPv4 only, so far.
-        return std::future::pending().await;
-    };
-    let attendant = match Attendant::open(link, vip, mode) {
+    let attendant = match Attendant::open(link, mode) {
         Ok(attendant) => attendant,
         Err(error) => {
             warn!(%error, "cannot listen to doctors; the cluster works without");
@@ -49,7 +45,7 @@ pub async fn attend(link: &Link, mode: MacMode) -> Infallible {
 
 struct Attendant<'a> {
     link: &'a Link,
-    vip: Ipv4Addr,
+    vip: IpAddr,
     mode: MacMode,
     id: Id,
     bulletins: Receiver,
@@ -66,14 +62,14 @@ struct Visit {
 }
 
 impl<'a> Attendant<'a> {
-    fn open(link: &'a Link, vip: Ipv4Addr, mode: MacMode) -> io::Result<Self> {
+    fn open(link: &'a Link, mode: MacMode) -> io::Result<Self> {
         Ok(Self {
             link,
-            vip,
+            vip: link.addresses.vip(),
             mode,
             id: Id(rand::random()),
             bulletins: Receiver::bulletins(link)?,
-            sender: Sender::open(link, vip)?,
+            sender: Sender::open(link)?,
         })
     }
 
@@ -148,11 +144,12 @@ impl<'a> Attendant<'a> {
             id: self.id,
             role: Role::Daemon,
             wants: Wants::Nothing,
-            vip: self.vip.into(),
+            vip: self.vip,
             address: self.link.addresses.own(),
             modes: ModeSet::of(&[self.mode]),
             choice: Some(self.mode),
             sent: visit.sent,
+            router: None,
             gateway: PerMode::default(),
             heard: visit.roster.heard(),
         }

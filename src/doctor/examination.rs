@@ -1,23 +1,27 @@
 //! The course of an examination: listen, try the gateway, listen on, put together what was seen.
 
 use std::cell::Cell;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pnet::util::MacAddr;
 use tokio::time::Instant;
 
-use super::gateway::{Reach, Trial};
+use super::gateway::Trial;
 use super::host::Facts;
-use super::modes::ModeSet;
+use super::modes::{ModeSet, PerMode};
+use super::obstacles;
+use super::port::PortWatch;
+use super::querier::QuerierWatch;
+use super::roster::Peer;
 use super::session::Session;
 use super::verdict::{Gateway, Host, Observations, Way};
-use super::wire::Role;
+use super::wire::{Count, Role};
 use crate::control;
-use crate::io::arp::Arp;
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::{Hop, Link, Links};
+use crate::io::neighbours::Neighbours;
 
 /// How long to listen before the gateway is tried: whoever is there has been heard by then.
 const FIRST: Duration = Duration::from_secs(1);
@@ -35,64 +39,87 @@ pub struct Examination<'a> {
     pub links: &'a Links,
     /// The interface.
     pub link: &'a Link,
-    /// The virtual IP.
-    pub vip: Ipv4Addr,
     /// What this process is.
     pub role: Role,
     /// The modes to try.
     pub modes: ModeSet,
 }
 
+/// What listens all the time.
+struct Watches {
+    port: PortWatch,
+    querier: QuerierWatch,
+}
+
 impl Examination<'_> {
     /// Waits up to `window` for others, longer if one comes late, and returns what was seen. The
     /// session may go on.
     pub async fn run(&self, window: Duration) -> Result<(Session, Observations)> {
-        let Self { links, link, vip, role, modes } = *self;
+        let Self { links, link, role, modes } = *self;
+        let router = gateway(&links.routes(link.addresses.vip()).await?, link.index);
+        let session = Session::open(link, role, modes, router)?;
+        let watches = Watches { port: PortWatch::open(link)?, querier: QuerierWatch::open(link)? };
+        let listen = async { tokio::try_join!(watches.port.listen(), watches.querier.listen()) };
+        let observations = tokio::select! {
+            never = listen => match never?.0 {},
+            observations = self.look(&session, &watches, window) => observations?,
+        };
+        Ok((session, observations))
+    }
+
+    async fn look(
+        &self,
+        session: &Session,
+        watches: &Watches,
+        window: Duration,
+    ) -> Result<Observations> {
+        let Self { links, link, modes, .. } = *self;
         let begin = Instant::now();
-        let session = Session::open(link, vip, role, modes)?;
-        let arp = Arp::open(link, vip, MacMode::Multicast.address(vip.into()))
-            .context("open the ARP socket")?;
+        let neighbours = Neighbours::open(link, MacMode::Multicast)
+            .context("open the socket for ARP or neighbour discovery")?;
         let look = async {
             let condition = links.condition(&link.name).await?;
             let condition = condition.context("the interface was removed")?;
-            Facts::gather(links, link, condition, vip).await
+            let obstacles = obstacles::look(link, &condition)?;
+            anyhow::Ok((Facts::gather(links, link, condition).await?, obstacles))
         };
-        let ask = async { arp.holders().await.context("ask for the virtual IP") };
+        let vip = link.addresses.vip();
+        let ask = async { neighbours.holders(vip).await.context("ask for the virtual IP") };
         let first = session.take_part(|| begin.elapsed() >= FIRST);
-        let (facts, holders, ()) = tokio::try_join!(look, ask, first)?;
-        let gateway = gateway(&links.routes().await?, link.index);
-        let mut observations = Observations {
+        let ((facts, obstacles), holders, ()) = tokio::try_join!(look, ask, first)?;
+        watches.querier.provoke();
+        let mut seen = Observations {
             interface: link.name.clone(),
-            vip,
+            vip: link.addresses.vip(),
             modes,
             hosts: Vec::new(),
             ways: Vec::new(),
-            gateway: gateway.map(|address| Gateway {
-                address,
-                reach: None,
-                answers: session.gateway(),
-            }),
+            gateways: Vec::new(),
+            port: watches.port.port(),
+            querier: None,
+            listened: begin.elapsed(),
             holders,
             own_mode: self.own_mode().await?,
+            obstacles,
             host_findings: facts.judge(),
         };
-        observations.add(&session, link);
+        seen.add(session, self);
 
         // When the trial of the gateway ended; the others shall hear of it.
         let done = Cell::new(None);
         let trial = async {
-            let reach = self.try_gateway(&session, &observations).await;
+            let outcome = self.try_gateway(session, &seen).await;
             done.set(Some(Instant::now()));
-            reach
+            outcome
         };
         let is_told = || done.get().is_some_and(|done: Instant| done.elapsed() >= TELL);
-        let is_over = || is_told() && self.is_over(&session, begin, window);
-        let (reach, ()) = tokio::try_join!(trial, session.take_part(is_over))?;
-        if let Some(gateway) = &mut observations.gateway {
-            (gateway.reach, gateway.answers) = (reach, session.gateway());
-        }
-        observations.add(&session, link);
-        Ok((session, observations))
+        let is_over = || is_told() && self.is_over(session, begin, window);
+        tokio::try_join!(trial, session.take_part(is_over))?;
+        seen.add(session, self);
+        seen.port = watches.port.port();
+        seen.querier = watches.querier.source();
+        seen.listened = begin.elapsed();
+        Ok(seen)
     }
 
     fn is_over(&self, session: &Session, begin: Instant, window: Duration) -> bool {
@@ -109,63 +136,81 @@ impl Examination<'_> {
 
     /// The mode of the daemon on this host.
     async fn own_mode(&self) -> Result<Option<MacMode>> {
-        if !control::is_running(self.vip.into()) {
+        let vip = self.link.addresses.vip();
+        if !control::is_running(vip) {
             return Ok(None);
         }
         let marks = self.links.marks().await?;
-        let own = marks.iter().find(|marked| marked.mark.vip == self.vip);
+        let own = marks.iter().find(|marked| marked.mark.vip == vip);
         Ok(own.map(|marked| marked.mark.mode))
     }
 
     /// Tries the gateway, if that is for this host to do.
-    async fn try_gateway(&self, session: &Session, seen: &Observations) -> Result<Option<Reach>> {
-        let Some(gateway) = &seen.gateway else { return Ok(None) };
-        if !session.tries_gateway() {
-            return Ok(None);
-        }
+    async fn try_gateway(&self, session: &Session, seen: &Observations) -> Result<()> {
+        let Some(gateway) = session.router().filter(|_| session.tries_gateway()) else {
+            return Ok(());
+        };
         // To say that it is elsewhere would take the address away from whoever has it.
-        let is_of_cluster = |&mac: &MacAddr| MacMode::of(mac, self.vip.into()).is_some();
+        let is_of_cluster = |&mac: &MacAddr| MacMode::of(mac, seen.vip).is_some();
         if !seen.holders.iter().all(is_of_cluster) {
-            return Ok(None);
+            return Ok(());
         }
         let live = seen.verdict().live;
         let modes: Vec<_> =
             self.modes.iter().filter(|&mode| live.is_none_or(|live| live == mode)).collect();
         let trial = Trial {
             link: self.link,
-            vip: self.vip,
-            gateway: gateway.address,
+            gateway,
             modes: &modes,
             // A daemon may start while this goes on.
             is_live: &|| live.is_some() || session.hears_daemon(),
         };
-        trial.run(session.sender(), |answers| session.set_gateway(answers)).await.map(Some)
+        let told = trial.run(session.sender(), |answers| session.set_gateway(answers)).await?;
+        if let Some(mac) = told {
+            let mut now = seen.clone();
+            now.add(session, self);
+            let verdict = now.verdict();
+            if let Some(mode) = verdict.live.or(verdict.recommended) {
+                trial.leave(session.sender(), mac, mode);
+            }
+        }
+        Ok(())
     }
 }
 
-/// The gateway by an interface: that of the default route, else of the widest one.
-fn gateway(routes: &[Hop], index: u32) -> Option<Ipv4Addr> {
+/// The gateway by an interface: that of the default route, else of the widest one; of several the one
+/// that the kernel takes.
+fn gateway(routes: &[Hop], index: u32) -> Option<IpAddr> {
     let here = routes.iter().filter(|hop| hop.index == index);
-    here.filter_map(|hop| Some((hop.prefix, hop.gateway?))).min().map(|(_, gateway)| gateway)
+    let known = here.filter_map(|hop| Some((hop.prefix, hop.metric, hop.gateway?)));
+    known.min().map(|(_, _, gateway)| gateway)
 }
 
 impl Observations {
     /// Takes over all that a session knows by now.
-    fn add(&mut self, session: &Session, link: &Link) {
+    fn add(&mut self, session: &Session, examination: &Examination<'_>) {
+        let Examination { link, role, .. } = *examination;
         let roster = session.roster();
         let own = Host {
             id: session.id(),
             address: link.addresses.own(),
-            role: Role::Doctor,
+            role,
             mode: self.own_mode,
+            modes: session.modes(),
         };
-        let peer = |(id, peer): (_, &super::roster::Peer)| Host {
+        let peer = |(id, peer): (_, &Peer)| Host {
             id,
             address: peer.address,
             role: peer.role,
             mode: peer.choice,
+            modes: peer.modes,
         };
         self.hosts = std::iter::once(own).chain(roster.peers().map(peer)).collect();
+        let mut gateways = session.gateways();
+        // This host's own first.
+        let own = session.router().and_then(|router| gateways.remove_entry(&router));
+        let gateway = |(address, answers)| Gateway { address, answers };
+        self.gateways = own.into_iter().chain(gateways).map(gateway).collect();
         let modes_of = |id| {
             if id == session.id() {
                 return session.modes();
@@ -174,7 +219,7 @@ impl Observations {
             peer.map_or(ModeSet::default(), |(_, peer)| peer.modes)
         };
         self.ways.clear();
-        let mut add = |from, to, counts: super::modes::PerMode<super::wire::Count>| {
+        let mut add = |from, to, counts: PerMode<Count>| {
             // Whoever does not listen in a mode has not missed anything.
             let common = MacMode::ALL
                 .into_iter()
@@ -187,5 +232,28 @@ impl Observations {
                 add(from, id, counts);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_gateways_the_kernel_takes_that_of_the_lowest_metric() {
+        let hop = |index, gateway: &str, prefix, metric| {
+            let gateway = gateway.parse().ok();
+            Hop { index, gateway, prefix, metric }
+        };
+        let routes = [
+            hop(2, "", 24, 0),
+            hop(2, "10.0.0.7", 8, 0),
+            hop(2, "10.0.0.1", 0, 200),
+            hop(2, "10.0.0.254", 0, 100),
+            hop(3, "10.1.0.1", 0, 50),
+        ];
+        assert_eq!(gateway(&routes, 2), "10.0.0.254".parse().ok());
+        assert_eq!(gateway(&routes[..2], 2), "10.0.0.7".parse().ok());
+        assert_eq!(gateway(&routes, 4), None);
     }
 }

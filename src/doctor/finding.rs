@@ -18,6 +18,10 @@ pub enum Culprit {
     Snooping,
     /// The switch does not flood unicast MACs that it has not learnt.
     UnknownUnicast,
+    /// Nobody asks for members of groups, so switches that snoop forget them.
+    NoQuerier,
+    /// The port of the switch does not forward: spanning tree, or LACP.
+    PortSilent,
     /// The switch learns the MAC at one port.
     Learning,
     /// Something between the hosts drops frames to the cluster's MACs in each mode.
@@ -28,13 +32,15 @@ pub enum Culprit {
     MuteHost,
     /// Frames get lost now and then.
     Loss,
-    /// The router refuses the MAC in an ARP answer.
+    /// The router refuses the MAC in an answer to its question.
     RouterRefuses,
+    /// The router believes the frame that an answer comes in, not what the answer says.
+    RouterLearnsSource,
     /// The router has an entry for the virtual IP that does not change, or does not answer it.
     RouterEntry,
     /// The router's frames to the virtual IP do not arrive.
     RouterFrames,
-    /// The router does not answer this host at all.
+    /// The router does not answer this host, at all or no pings.
     RouterSilent,
     /// Another host has the virtual IP.
     DuplicateVip,
@@ -44,6 +50,12 @@ pub enum Culprit {
     VipConfigured,
     /// This host's neighbour table has another MAC for the virtual IP.
     NeighbourEntry,
+    /// A host that is about to start cannot use the mode.
+    HostCannot,
+    /// This host has no other address to speak from to hosts beyond the link.
+    SpeaksFromVip,
+    /// This kernel has no rules at ingress.
+    IngressMissing,
     /// Strict reverse path filtering.
     RpFilter,
     /// The sysctl `drop_unicast_in_l2_multicast`.

@@ -4,7 +4,7 @@
 //! client's address, a limit, an extension of xtables) it cannot be said whether it
 //! holds; what hangs on it is told as a doubt, and only where nothing certain comes before.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -49,10 +49,11 @@ pub enum Traffic {
 
 /// Looks for chains that take packets to `vip` away which come in by `interface`, in what
 /// `nft -j list ruleset` says.
-pub fn examine(ruleset: &Value, interface: &str, vip: Ipv4Addr) -> Vec<Hit> {
+pub fn examine(ruleset: &Value, interface: &str, vip: IpAddr) -> Vec<Hit> {
     let objects = || ruleset["nftables"].as_array().into_iter().flatten();
     let rules: Vec<_> = objects().filter_map(|object| object.get("rule")).collect();
     let mut hits = Vec::new();
+    let words = Words::of(vip);
     for chain in objects().filter_map(|object| object.get("chain")) {
         let text = |key: &str| chain[key].as_str().unwrap_or_default();
         let (family, table, name, hook) =
@@ -62,7 +63,9 @@ pub fn examine(ruleset: &Value, interface: &str, vip: Ipv4Addr) -> Vec<Hit> {
             continue;
         }
         let traffic: &[_] = match (family, hook) {
-            ("ip" | "inet", "prerouting" | "input") => &[Traffic::Syn],
+            (family, "prerouting" | "input") if [words.header, "inet"].contains(&family) => {
+                &[Traffic::Syn]
+            }
             ("netdev" | "inet", "ingress") => &[Traffic::Syn, Traffic::Claim],
             _ => continue,
         };
@@ -72,7 +75,7 @@ pub fn examine(ruleset: &Value, interface: &str, vip: Ipv4Addr) -> Vec<Hit> {
         // Before connection tracking there is no state to match.
         let tracked = hook != "ingress" && chain["prio"].as_i64().unwrap_or(0) > -200;
         for &to in traffic {
-            let walk = Walk { rules: &rules, family, table, interface, vip, to, tracked };
+            let walk = Walk { rules: &rules, family, table, interface, vip, words, to, tracked };
             let mut doubt = false;
             let end = walk.chain(name, &mut doubt, 0);
             let policy_drops = chain["policy"] == "drop";
@@ -123,12 +126,37 @@ impl From<bool> for Holds {
     }
 }
 
+/// What nft calls the family of the virtual IP.
+#[derive(Clone, Copy)]
+struct Words {
+    /// The header and the family of tables.
+    header: &'static str,
+    other_header: &'static str,
+    /// The field with the protocol of the payload.
+    protocol: &'static str,
+    /// `meta nfproto`.
+    nfproto: &'static str,
+    /// Bits of an address.
+    bits: u8,
+}
+
+impl Words {
+    fn of(vip: IpAddr) -> Self {
+        let (header, other_header, protocol, nfproto, bits) = match vip {
+            IpAddr::V4(_) => ("ip", "ip6", "protocol", "ipv4", 32),
+            IpAddr::V6(_) => ("ip6", "ip", "nexthdr", "ipv6", 128),
+        };
+        Self { header, other_header, protocol, nfproto, bits }
+    }
+}
+
 struct Walk<'a> {
     rules: &'a [&'a Value],
     family: &'a str,
     table: &'a str,
     interface: &'a str,
-    vip: Ipv4Addr,
+    vip: IpAddr,
+    words: Words,
     to: Traffic,
     tracked: bool,
 }
@@ -215,6 +243,7 @@ impl Walk<'_> {
     }
 
     fn equals(&self, left: &Value, right: &Value) -> Holds {
+        let words = self.words;
         let (names, number): (&[&str], u64) = match self.to {
             Traffic::Syn => (&["tcp"], 6),
             Traffic::Claim => (&[], 150),
@@ -234,11 +263,17 @@ impl Walk<'_> {
         };
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
         if let Some(payload) = left.get("payload") {
-            return match (text(payload, "protocol").as_str(), text(payload, "field").as_str()) {
-                ("ip", "daddr") => any_of(right, &|value| self.is_vip(value)),
-                ("ip", "protocol") => protocol(right),
-                ("ip", _) => Holds::Perhaps,
-                ("ether", "type") => name(right, &["ip"]),
+            let (header, field) = (text(payload, "protocol"), text(payload, "field"));
+            return match (header.as_str(), field.as_str()) {
+                (header, "daddr") if header == words.header => {
+                    any_of(right, &|value| self.is_vip(value))
+                }
+                (header, field) if (header, field) == (words.header, words.protocol) => {
+                    protocol(right)
+                }
+                (header, _) if header == words.header => Holds::Perhaps,
+                (header, _) if header == words.other_header => Holds::No,
+                ("ether", "type") => name(right, &[words.header]),
                 ("ether", _) => Holds::Perhaps,
                 ("tcp" | "th", _) if self.to == Traffic::Syn => Holds::Perhaps,
                 _ => Holds::No,
@@ -248,8 +283,8 @@ impl Walk<'_> {
             return match text(meta, "key").as_str() {
                 "iifname" | "iif" => name(right, &[self.interface]),
                 "l4proto" => protocol(right),
-                "nfproto" => name(right, &["ipv4"]),
-                "protocol" => name(right, &["ip"]),
+                "nfproto" => name(right, &[words.nfproto]),
+                "protocol" => name(right, &[words.header]),
                 _ => Holds::Perhaps,
             };
         }
@@ -261,15 +296,13 @@ impl Walk<'_> {
     }
 
     fn is_vip(&self, value: &Value) -> Holds {
-        let address = |value: &Value| value.as_str()?.parse::<Ipv4Addr>().ok();
+        let address = |value: &Value| value.as_str()?.parse::<IpAddr>().ok();
         if let Some(prefix) = value.get("prefix") {
             let network = address(&prefix["addr"]);
-            let length = prefix["len"].as_u64().and_then(|length| u32::try_from(length).ok());
-            return match network.zip(length.filter(|&length| length <= 32)) {
-                Some((network, length)) => {
-                    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-                    ((u32::from(network) ^ u32::from(self.vip)) & mask == 0).into()
-                }
+            let length = prefix["len"].as_u64().and_then(|length| u8::try_from(length).ok());
+            let length = length.filter(|&length| length <= self.words.bits);
+            return match network.zip(length) {
+                Some((network, length)) => is_within(self.vip, network, length).into(),
                 None => Holds::Perhaps,
             };
         }
@@ -280,6 +313,21 @@ impl Walk<'_> {
             };
         }
         address(value).map_or(Holds::Perhaps, |address| (address == self.vip).into())
+    }
+}
+
+/// Whether the first `length` bits of two addresses of a family are the same.
+fn is_within(address: IpAddr, network: IpAddr, length: u8) -> bool {
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            (u32::from(address) ^ u32::from(network)) & mask == 0
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            (u128::from(address) ^ u128::from(network)) & mask == 0
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }
 }
 
@@ -306,9 +354,12 @@ fn any_of(right: &Value, fits: &dyn Fn(&Value) -> Holds) -> Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use serde_json::json;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
 
     fn daddr(right: Value) -> Value {
         json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}})
@@ -363,6 +414,33 @@ mod tests {
         assert_eq!(input("accept", vec![vec![meta("iifname", json!("eth1")), drop()]]), []);
         // Perhaps, for some clients; that is what firewalls are for.
         assert_eq!(input("accept", vec![vec![tcp_port(json!(23)), drop()]]), []);
+    }
+
+    #[test]
+    fn a_rule_of_the_other_family_is_none() {
+        let to = |header: &str, right: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": header, "field": "daddr"}}, "right": right}});
+        let drops = |condition: Value, vip| {
+            let rule = vec![condition, json!({"drop": null})];
+            let objects = chain("in", Some("input"), "accept", vec![rule]);
+            !examine(&json!({"nftables": objects}), "eth0", vip).is_empty()
+        };
+        let prefix =
+            |address: &str, length: u8| json!({"prefix": {"addr": address, "len": length}});
+        for (condition, v4, v6) in [
+            (to("ip", json!("10.0.0.2")), true, false),
+            (to("ip6", json!("2001:db8::2")), false, true),
+            (to("ip6", prefix("2001:db8::", 64)), false, true),
+            (to("ip6", prefix("2001:db8:1::", 48)), false, false),
+            (to("ip6", prefix("::", 0)), false, true),
+            (to("ip6", json!({"range": ["2001:db8::1", "2001:db8::3"]})), false, true),
+            (meta("nfproto", json!("ipv6")), false, true),
+            (meta("l4proto", json!("tcp")), true, true),
+        ] {
+            assert_eq!((drops(condition.clone(), VIP), drops(condition, VIP6)), (v4, v6));
+        }
+        let mut objects = chain("in", Some("input"), "drop", vec![]);
+        objects[0]["chain"]["family"] = "ip6".into();
+        assert_eq!(found(objects), []);
     }
 
     #[test]

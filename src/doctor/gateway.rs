@@ -4,129 +4,125 @@
 //! it accepts that, the echo reply comes to it. While a cluster is live only that cluster's mode is
 //! tried, and its daemons answer the question: the gateway must not learn another MAC.
 
+mod speech;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pnet::packet::arp::{ArpOperations, ArpPacket};
-use pnet::packet::ethernet::{EtherTypes, EthernetPacket};
-use pnet::packet::icmp::echo_reply::EchoReplyPacket;
-use pnet::packet::icmp::echo_request::MutableEchoRequestPacket;
-use pnet::packet::icmp::{IcmpPacket, IcmpTypes, checksum};
-use pnet::packet::ip::IpNextHeaderProtocols;
-use pnet::packet::ipv4::Ipv4Packet;
 use pnet::util::MacAddr;
-use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::modes::PerMode;
 use super::wire::GatewayAnswer;
-use crate::io::arp;
 use crate::io::cluster_mac::MacMode;
 use crate::io::doctor_socket::{Receiver, Sender};
 use crate::io::link::Link;
-use crate::io::packet::ip_payload;
+use speech::{Asker, Event, Outgoing, Speech};
 
 /// How often a question is sent again.
 const REPEAT: Duration = Duration::from_millis(200);
 /// How long the gateway may take to answer a question of this host's own.
 const PATIENCE: Duration = Duration::from_millis(600);
 /// How long it may take to answer the virtual IP: who does not accept an answer asks again after a second
-/// (Linux, `retrans_time_ms`), and that tells a refusal from a lost frame.
+/// (Linux, `retrans_time_ms`; RFC 4861 10), and that tells a refusal from a lost frame.
 const PATIENCE_MODE: Duration = Duration::from_millis(1300);
-
-/// The gateway as far as this host is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reach {
-    /// It answers ARP and pings.
-    Answers,
-    /// It answers ARP but no ping of this host, so a missing answer to the virtual IP says nothing.
-    NoPing,
-    /// It does not even answer ARP.
-    Silent,
-}
+/// Longest frame that is looked at.
+const FRAME_MAX: usize = 512;
 
 /// What there is to try.
 pub struct Trial<'a> {
     /// This host's interface.
     pub link: &'a Link,
-    /// The virtual IP.
-    pub vip: Ipv4Addr,
-    /// The gateway.
-    pub gateway: Ipv4Addr,
+    /// The gateway, of the virtual IP's family.
+    pub gateway: IpAddr,
     /// The modes to try.
     pub modes: &'a [MacMode],
     /// Whether a cluster answers for the virtual IP already.
     pub is_live: &'a dyn Fn() -> bool,
 }
 
-/// What the gateway sent.
-enum Event {
-    /// Its own MAC.
-    Here(MacAddr),
-    /// A question for the virtual IP's MAC.
-    Asks(MacAddr),
-    /// An echo reply with this number, in a frame to this MAC.
-    Reply(u16, MacAddr),
-}
-
 impl Trial<'_> {
-    /// Tries all modes, and tells `progress` as far as it is. Takes some 7 seconds at most.
+    /// Tries all modes, and tells `progress` as far as it is. Takes some 7 seconds at most. The MAC of the
+    /// gateway if that has been told something, which is to be put right with [`Trial::leave`].
     pub async fn run(
         &self,
         sender: &Sender,
         progress: impl Fn(PerMode<GatewayAnswer>),
-    ) -> Result<Reach> {
+    ) -> Result<Option<MacAddr>> {
+        let Some(speech) = Speech::new(self.link.addresses, self.gateway) else { return Ok(None) };
         let trial = Running {
             trial: self,
+            speech,
             sender,
-            arp: Receiver::arp_frames(self.link).context("open a socket for ARP")?,
-            ip: Receiver::icmp_frames(self.link).context("open a socket for replies")?,
+            neighbours: Receiver::neighbour_frames(self.link)
+                .context("open a socket for the gateway's questions")?,
+            echoes: Receiver::echo_frames(self.link).context("open a socket for replies")?,
             ident: rand::random(),
+            others: RefCell::default(),
+            has_told: Cell::new(false),
         };
-        let mut answers = PerMode::default();
-        for &mode in self.modes {
-            answers[mode] = GatewayAnswer::Pending;
-        }
+        let all = |answer| {
+            let mut answers = PerMode::default();
+            self.modes.iter().for_each(|&mode| answers[mode] = answer);
+            answers
+        };
+        let mut answers = all(GatewayAnswer::Pending);
         progress(answers);
         let Some(mac) = trial.resolve().await? else {
-            progress(PerMode::default());
-            return Ok(Reach::Silent);
+            progress(all(GatewayAnswer::Silent));
+            return Ok(None);
         };
-        let reach = if trial.ping(mac).await? { Reach::Answers } else { Reach::NoPing };
+        let answers_pings = trial.ping(mac).await?;
         for (&mode, number) in self.modes.iter().zip(1..) {
-            answers[mode] = trial.try_mode(mac, mode, number).await?;
+            answers[mode] = match trial.try_mode(mac, mode, number).await? {
+                GatewayAnswer::Accepts => GatewayAnswer::Accepts,
+                _ if !answers_pings => GatewayAnswer::NoPing,
+                answer => answer,
+            };
             progress(answers);
         }
-        Ok(reach)
+        Ok(Some(mac).filter(|_| trial.has_told.get()))
+    }
+
+    /// Leaves the gateway at `to` with the MAC of a mode: it would go on sending to that of the mode tried
+    /// last, some for hours.
+    pub fn leave(&self, sender: &Sender, to: MacAddr, mode: MacMode) {
+        if let Some(speech) = Speech::new(self.link.addresses, self.gateway) {
+            let Outgoing { to, kind, packet } =
+                speech.announce(to, mode.address(self.link.addresses.vip()));
+            sender.send(to, kind, &packet);
+        }
     }
 }
 
 struct Running<'a> {
     trial: &'a Trial<'a>,
+    speech: Speech,
     sender: &'a Sender,
-    arp: Receiver,
-    ip: Receiver,
+    neighbours: Receiver,
+    echoes: Receiver,
     ident: u16,
+    /// Who has asked for the virtual IP before the gateway had reason to.
+    others: RefCell<BTreeSet<Asker>>,
+    /// Whether a MAC of the virtual IP was named.
+    has_told: Cell<bool>,
 }
 
 impl Running<'_> {
     async fn resolve(&self) -> Result<Option<MacAddr>> {
-        let Trial { link, gateway, .. } = self.trial;
-        let question = arp::packet(
-            ArpOperations::Request,
-            (link.mac, self.sender.own()),
-            (MacAddr::zero(), *gateway),
-        );
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            self.sender.arp(MacAddr::broadcast(), &question);
+            self.send(&self.speech.ask(self.trial.link.mac));
             let again = Instant::now() + REPEAT;
             while let Some(event) = self.event(again).await? {
-                if let Event::Here(mac) = event {
-                    return Ok(Some(mac));
+                match event {
+                    Event::Here(mac) => return Ok(Some(mac)),
+                    Event::Asks(asker) => drop(self.others.borrow_mut().insert(asker)),
+                    Event::Reply(..) => {}
                 }
             }
         }
@@ -136,11 +132,13 @@ impl Running<'_> {
     async fn ping(&self, gateway: MacAddr) -> Result<bool> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            self.echo(self.sender.own(), gateway, 0);
+            self.send(&self.speech.ping(gateway, self.ident, 0));
             let again = Instant::now() + REPEAT;
             while let Some(event) = self.event(again).await? {
-                if let Event::Reply(0, _) = event {
-                    return Ok(true);
+                match event {
+                    Event::Reply(0, _) => return Ok(true),
+                    Event::Asks(asker) => drop(self.others.borrow_mut().insert(asker)),
+                    Event::Reply(..) | Event::Here(_) => {}
                 }
             }
         }
@@ -153,65 +151,81 @@ impl Running<'_> {
         mode: MacMode,
         number: u16,
     ) -> Result<GatewayAnswer> {
-        let vip = self.trial.vip;
-        let mac = mode.address(vip.into());
-        let (mut asked, mut elsewhere) = (0, false);
+        let mac = mode.address(self.trial.link.addresses.vip());
+        let (mut asked, mut elsewhere) = (0, None);
         if !(self.trial.is_live)() {
             // It may know the MAC of the mode tried before; whoever knows none learns nothing.
-            let announcement =
-                arp::packet(ArpOperations::Request, (mac, vip), (MacAddr::zero(), vip));
-            self.sender.arp(MacAddr::broadcast(), &announcement);
+            self.tell(&self.speech.announce(gateway, mac));
         }
         let end = Instant::now() + PATIENCE_MODE;
         while Instant::now() < end {
-            self.echo(vip, gateway, number);
+            self.send(&self.speech.ping_from_vip(gateway, self.ident, number));
             let again = Instant::now() + REPEAT;
             while let Some(event) = self.event(again).await? {
                 match event {
-                    Event::Asks(asker) => {
+                    Event::Asks(asker) if self.is_router(asker, gateway) => {
                         asked += 1;
-                        if !(self.trial.is_live)() {
-                            let target = (asker, self.trial.gateway);
-                            let answer = arp::packet(ArpOperations::Reply, (mac, vip), target);
-                            self.sender.arp(asker, &answer);
+                        if !(self.trial.is_live)()
+                            && let Some(answer) = self.speech.answer(asker, mac)
+                        {
+                            self.tell(&answer);
                         }
                     }
                     Event::Reply(got, to) if got == number && to == mac => {
                         return Ok(GatewayAnswer::Accepts);
                     }
-                    Event::Reply(got, _) => elsewhere |= got == number,
-                    Event::Here(_) => {}
+                    Event::Reply(got, to) if got == number => elsewhere = Some(to),
+                    Event::Asks(_) | Event::Reply(..) | Event::Here(_) => {}
                 }
             }
         }
-        Ok(match asked {
-            0 if elsewhere => GatewayAnswer::Elsewhere,
-            0 => GatewayAnswer::NeverAsks,
-            1 => GatewayAnswer::Lost,
-            _ => GatewayAnswer::Refuses,
+        // Announcement and answers come in frames from this host's MAC.
+        let is_source = |to| to == self.trial.link.mac;
+        // Of an earlier trial, or cluster: it takes that one, and not this.
+        let is_kept = |to: MacAddr| {
+            let mode = MacMode::of(to, self.trial.link.addresses.vip());
+            mac.is_multicast() && mode.is_some() && !to.is_multicast()
+        };
+        Ok(match (asked, elsewhere) {
+            (_, Some(to)) if is_source(to) => GatewayAnswer::LearnsSource,
+            (0, Some(to)) if is_kept(to) => GatewayAnswer::Refuses,
+            (0, Some(_)) => GatewayAnswer::Elsewhere,
+            (0, None) => GatewayAnswer::NeverAsks,
+            (1, None) => GatewayAnswer::Lost,
+            (_, None | Some(_)) => GatewayAnswer::Refuses,
         })
     }
 
-    fn echo(&self, from: Ipv4Addr, gateway: MacAddr, number: u16) {
-        let mut message = [0; MutableEchoRequestPacket::minimum_packet_size() + 8];
-        let mut echo = MutableEchoRequestPacket::new(&mut message).expect("room for the header");
-        echo.set_icmp_type(IcmpTypes::EchoRequest);
-        echo.set_identifier(self.ident);
-        echo.set_sequence_number(number);
-        let sum = IcmpPacket::new(&message).map_or(0, |icmp| checksum(&icmp));
-        let mut echo = MutableEchoRequestPacket::new(&mut message).expect("room for the header");
-        echo.set_checksum(sum);
-        self.sender.echo_request(from, (gateway, self.trial.gateway), &message);
+    /// Does the gateway ask? Routers that share an address (VRRP, HSRP) ask from their own address and MAC,
+    /// and of IPv6 many from a link-local one; so whoever had not asked before will be it.
+    fn is_router(&self, asker: Asker, gateway: MacAddr) -> bool {
+        asker.address == self.trial.gateway
+            || asker.mac == gateway
+            || !self.others.borrow().contains(&asker)
     }
 
-    /// The next thing the gateway says, or nothing until `end`.
+    fn tell(&self, outgoing: &Outgoing) {
+        self.has_told.set(true);
+        self.send(outgoing);
+    }
+
+    fn send(&self, Outgoing { to, kind, packet }: &Outgoing) {
+        self.sender.send(*to, *kind, packet);
+    }
+
+    /// The next thing that is said, or nothing until `end`.
     async fn event(&self, end: Instant) -> Result<Option<Event>> {
-        let (mut arp, mut ip) = ([MaybeUninit::uninit(); 128], [MaybeUninit::uninit(); 128]);
+        let uninit = [MaybeUninit::uninit(); FRAME_MAX];
+        let (mut neighbour, mut echo) = (uninit, uninit);
         let next = async {
             loop {
                 let event = tokio::select! {
-                    frame = self.arp.receive(&mut arp) => self.of_arp(frame?),
-                    frame = self.ip.receive(&mut ip) => self.of_ip(frame?),
+                    frame = self.neighbours.receive(&mut neighbour) => {
+                        self.speech.read_neighbour(frame?)
+                    }
+                    frame = self.echoes.receive(&mut echo) => {
+                        self.speech.read_echo(frame?, self.ident)
+                    }
                 };
                 if let Some(event) = event {
                     return std::io::Result::Ok(event);
@@ -222,32 +236,5 @@ impl Running<'_> {
             Ok(event) => Ok(Some(event.context("listen to the gateway")?)),
             Err(_) => Ok(None),
         }
-    }
-
-    fn of_arp(&self, frame: &[u8]) -> Option<Event> {
-        let packet = ArpPacket::new(frame.get(EthernetPacket::minimum_packet_size()..)?)?;
-        if packet.get_sender_proto_addr() != self.trial.gateway {
-            return None;
-        }
-        let (operation, mac) = (packet.get_operation(), packet.get_sender_hw_addr());
-        if operation == ArpOperations::Request {
-            (packet.get_target_proto_addr() == self.trial.vip).then_some(Event::Asks(mac))
-        } else {
-            Some(Event::Here(mac))
-        }
-    }
-
-    fn of_ip(&self, frame: &[u8]) -> Option<Event> {
-        let ethernet = EthernetPacket::new(frame)?;
-        let packet = frame.get(EthernetPacket::minimum_packet_size()..)?;
-        let ip = Ipv4Packet::new(packet)?;
-        let is_reply = ethernet.get_ethertype() == EtherTypes::Ipv4
-            && ip.get_source() == self.trial.gateway
-            && ip.get_next_level_protocol() == IpNextHeaderProtocols::Icmp;
-        let (_, message) = ip_payload(packet).filter(|_| is_reply)?;
-        let echo = EchoReplyPacket::new(message)?;
-        let is_ours =
-            echo.get_icmp_type() == IcmpTypes::EchoReply && echo.get_identifier() == self.ident;
-        is_ours.then(|| Event::Reply(echo.get_sequence_number(), ethernet.get_destination()))
     }
 }

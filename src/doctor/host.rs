@@ -1,7 +1,7 @@
 //! What of this host's own settings may be in the way.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
 use pnet::util::MacAddr;
@@ -22,7 +22,7 @@ pub struct Facts {
     /// The interface's name.
     pub interface: String,
     /// The virtual IP.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// The state of the interface.
     pub condition: Condition,
     /// Whether this host has the virtual IP, and whether a daemon for it runs.
@@ -31,14 +31,16 @@ pub struct Facts {
     pub has_daemon: bool,
     /// What this host believes to be the virtual IP's MAC, and whether that was set by hand.
     pub neighbour: Option<(MacAddr, bool)>,
-    /// `rp_filter` in force: the larger of that of the interface and that of all.
+    /// `rp_filter` in force: the larger of that of the interface and that of all. IPv6 has none.
     pub rp_filter: u8,
     /// Whether there is a default route, and one by this interface.
     pub has_default_route: bool,
     /// See `has_default_route`.
     pub has_default_route_here: bool,
-    /// `drop_unicast_in_l2_multicast` in force.
+    /// `drop_unicast_in_l2_multicast` of IPv4 in force; for that of IPv6 see [`super::obstacles`].
     pub drops_unicast_in_multicast: bool,
+    /// Whether the virtual IP is the only IPv6 address from which this host can speak beyond the link.
+    pub speaks_from_vip: bool,
     /// Whether rules can ask connection tracking.
     pub has_conntrack: bool,
     /// Flows that are tracked, and the most that can be.
@@ -51,38 +53,39 @@ pub struct Facts {
 
 impl Facts {
     /// Looks at this host.
-    pub async fn gather(
-        links: &Links,
-        link: &Link,
-        condition: Condition,
-        vip: Ipv4Addr,
-    ) -> Result<Self> {
+    pub async fn gather(links: &Links, link: &Link, condition: Condition) -> Result<Self> {
+        let vip = link.addresses.vip();
         let conf = |name: &str| {
-            [&link.name, "all"]
-                .iter()
+            let scopes = [&link.name, "all"].into_iter().filter(|_| vip.is_ipv4());
+            scopes
                 .filter_map(|scope| sysctl(&format!("ipv4/conf/{scope}/{name}")))
                 .max()
                 .unwrap_or(0)
         };
-        let routes = links.routes().await?;
+        let legacy = match vip {
+            IpAddr::V4(_) => "ip_tables_names",
+            IpAddr::V6(_) => "ip6_tables_names",
+        };
+        let routes = links.routes(vip).await?;
         let mut defaults = routes.iter().filter(|hop| hop.prefix == 0).map(|hop| hop.index);
         let ruleset = nft::ruleset_json();
         Ok(Self {
             interface: link.name.clone(),
             vip,
             condition,
-            has_vip: !links.holders(vip.into()).await?.is_empty(),
-            has_daemon: control::is_running(vip.into()),
+            has_vip: links.addresses().await?.holders(vip).next().is_some(),
+            has_daemon: control::is_running(vip),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,
             has_default_route: defaults.clone().next().is_some(),
             has_default_route_here: defaults.any(|index| index == link.index),
             drops_unicast_in_multicast: conf("drop_unicast_in_l2_multicast") != 0,
+            speaks_from_vip: vip.is_ipv6() && !links.has_preferred_ipv6().await?,
             has_conntrack: nft::has_conntrack()?,
             conntrack: sysctl("netfilter/nf_conntrack_count")
                 .zip(sysctl("netfilter/nf_conntrack_max")),
             firewall: ruleset.ok().map(|ruleset| examine(&ruleset, &link.name, vip)),
-            has_legacy_rules: fs::read_to_string("/proc/thread-self/net/ip_tables_names")
+            has_legacy_rules: fs::read_to_string(format!("/proc/thread-self/net/{legacy}"))
                 .is_ok_and(|tables| !tables.trim().is_empty()),
         })
     }
@@ -102,13 +105,6 @@ impl Facts {
             let command = format!("clusterd doctor {master} {vip}");
             findings.push(Finding::problem(Culprit::Interface, text).try_this(command));
         }
-        if self.condition.is_macvlan {
-            let text = format!(
-                "{interface} is a macvlan, which gets unicast frames to its own MAC only: --mac stealth \
-                 does not work on it"
-            );
-            findings.push(Finding::note(Culprit::Interface, text));
-        }
         if self.has_vip && !self.has_daemon {
             let text =
                 format!("{vip} is an address of this host although no clusterd runs; remove it");
@@ -119,18 +115,24 @@ impl Facts {
         if self.rp_filter == 1 && self.has_default_route && !self.has_default_route_here {
             let text = format!(
                 "strict reverse path filtering: packets of clients that this host does not reach by \
-                 {interface} are dropped"
+                 {interface} are dropped, which matters if a router of this segment brings some"
             );
             // As sysctl(8) has names with a dot of their own.
             let name = interface.replace('.', "/");
             let command =
                 format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2 net.ipv4.conf.all.rp_filter=2");
-            findings.push(Finding::problem(Culprit::RpFilter, text).try_this(command));
+            findings.push(Finding::note(Culprit::RpFilter, text).try_this(command));
         }
         if self.drops_unicast_in_multicast {
             let text = "drop_unicast_in_l2_multicast is on; it does no harm, since clusterd's rules make \
                         frames to the group MAC count as unicast before it looks";
             findings.push(Finding::note(Culprit::DropUnicastInMulticast, text));
+        }
+        if self.speaks_from_vip {
+            let text = "this host has no other IPv6 address than the virtual IP for hosts beyond the link: what it \
+                        asks them is answered to any host of the cluster; give it one";
+            let command = format!("ip address add ADDRESS/64 dev {interface}");
+            findings.push(Finding::note(Culprit::SpeaksFromVip, text).try_this(command));
         }
         findings.extend(self.judge_conntrack());
         match &self.firewall {
@@ -144,7 +146,10 @@ impl Facts {
         if self.has_legacy_rules {
             let text =
                 "there are rules of the old iptables, which are not looked at; see for yourself";
-            let command = "iptables-legacy -nvL";
+            let command = match vip {
+                IpAddr::V4(_) => "iptables-legacy -nvL",
+                IpAddr::V6(_) => "ip6tables-legacy -nvL",
+            };
             findings.push(Finding::note(Culprit::Firewall, text).try_this(command));
         }
         findings
@@ -153,7 +158,7 @@ impl Facts {
     fn judge_neighbour(&self) -> Option<Finding> {
         let Self { interface, vip, .. } = self;
         let (mac, is_static) = self.neighbour?;
-        if MacMode::of(mac, (*vip).into()).is_some() {
+        if MacMode::of(mac, *vip).is_some() {
             return None;
         }
         let how = if is_static { "a permanent" } else { "an old" };
@@ -193,9 +198,13 @@ impl Facts {
             Traffic::Syn => format!("connections to {vip}"),
             Traffic::Claim => format!("claims (IP protocol 150 to {vip})"),
         };
+        let header = match vip {
+            IpAddr::V4(_) => "ip",
+            IpAddr::V6(_) => "ip6",
+        };
         let fits = match to {
-            Traffic::Syn => format!("ip daddr {vip}"),
-            Traffic::Claim => format!("ip daddr {vip} ip protocol 150"),
+            Traffic::Syn => format!("{header} daddr {vip}"),
+            Traffic::Claim => format!("{header} daddr {vip} meta l4proto 150"),
         };
         let insert = format!("nft insert rule {chain} {fits} accept");
         let delete = |handle: &u64| format!("nft delete rule {chain} handle {handle}");
@@ -245,7 +254,7 @@ mod tests {
     fn sound() -> Facts {
         Facts {
             interface: "eth0".to_owned(),
-            vip: Ipv4Addr::new(10, 0, 0, 2),
+            vip: "10.0.0.2".parse().unwrap(),
             condition: Condition { has_carrier: true, port_of: None, is_macvlan: false },
             has_vip: false,
             has_daemon: false,
@@ -254,6 +263,7 @@ mod tests {
             has_default_route: true,
             has_default_route_here: true,
             drops_unicast_in_multicast: false,
+            speaks_from_vip: false,
             has_conntrack: true,
             conntrack: Some((10, 1000)),
             firewall: Some(Vec::new()),
@@ -278,22 +288,17 @@ mod tests {
             let chain = "inet fw in".to_owned();
             Some(vec![Hit { chain, what, handle, to: Traffic::Syn }])
         };
-        let condition = |port_of: Option<&str>, has_carrier, is_macvlan| Condition {
+        let condition = |port_of: Option<&str>, has_carrier| Condition {
             has_carrier,
             port_of: port_of.map(str::to_owned),
-            is_macvlan,
+            is_macvlan: false,
         };
         let cases = [
-            (Facts { condition: condition(None, false, false), ..sound() }, Culprit::Carrier, true),
+            (Facts { condition: condition(None, false), ..sound() }, Culprit::Carrier, true),
             (
-                Facts { condition: condition(Some("br0"), true, false), ..sound() },
+                Facts { condition: condition(Some("br0"), true), ..sound() },
                 Culprit::Interface,
                 true,
-            ),
-            (
-                Facts { condition: condition(None, true, true), ..sound() },
-                Culprit::Interface,
-                false,
             ),
             (Facts { has_vip: true, ..sound() }, Culprit::VipConfigured, true),
             (Facts { neighbour: Some((mac, true)), ..sound() }, Culprit::NeighbourEntry, true),
@@ -301,8 +306,9 @@ mod tests {
             (
                 Facts { rp_filter: 1, has_default_route_here: false, ..sound() },
                 Culprit::RpFilter,
-                true,
+                false,
             ),
+            (Facts { speaks_from_vip: true, ..sound() }, Culprit::SpeaksFromVip, false),
             (
                 Facts { drops_unicast_in_multicast: true, ..sound() },
                 Culprit::DropUnicastInMulticast,
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_is_as_it_must_be_is_no_finding() {
-        let neighbour = Some((MacMode::Stealth.address(sound().vip.into()), true));
+        let neighbour = Some((MacMode::Stealth.address(sound().vip), true));
         for facts in [
             Facts { has_vip: true, has_daemon: true, ..sound() },
             Facts { neighbour, ..sound() },

@@ -10,7 +10,8 @@
 //! | [`session`] | a participant that asks |
 //! | [`attendant`] | the daemon's part: it answers |
 //! | [`gateway`] | does the router accept the MAC? |
-//! | [`host`], [`firewall`] | this host's own settings, and rules of others |
+//! | [`port`], [`querier`] | what the switch says by itself |
+//! | [`host`], [`firewall`], [`obstacles`] | this host's own settings, and rules of others |
 //! | [`verdict`], [`finding`] | who is to blame, and the way out |
 //! | [`auto`] | `--mac auto` |
 
@@ -22,21 +23,25 @@ mod firewall;
 mod gateway;
 mod host;
 mod modes;
+mod obstacles;
+mod port;
+mod querier;
 mod report;
 mod roster;
 mod session;
 mod verdict;
 pub mod wire;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use clusterd::protocol::Vips;
 
 use crate::daemon::identity;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::Links;
 use examination::Examination;
@@ -53,8 +58,8 @@ const HARMLESS: [MacMode; 3] = [MacMode::Multicast, MacMode::Igmp, MacMode::Stea
 pub struct DoctorArgs {
     /// Ethernet interface on which the cluster lives, or shall live.
     interface: String,
-    /// The virtual IP.
-    vip: Ipv4Addr,
+    /// The virtual IP: of a cluster with several the first one.
+    vip: IpAddr,
     /// MAC mode to try, or all [default: all but shared, which sends from a second MAC: a switch that
     /// allows one per port may take the port down].
     #[arg(long, value_name = "MODE", value_parser = parse_modes)]
@@ -88,17 +93,26 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Report> {
+    let begin = Instant::now();
     let links = Links::open()?;
+    let marks = links.marks().await?;
+    if let Some(marked) = marks.iter().find(|marked| marked.further.contains(&args.vip)) {
+        let (vip, first) = (args.vip, marked.mark.vip);
+        return Err(Failure::config(&format!(
+            "{vip} is a further virtual IP of the cluster {first} on this host, with the MAC that {first} \
+             has; ask the doctor about {first}"
+        )));
+    }
     let condition = links.condition(&args.interface).await?;
-    let link = match (links.find(&args.interface, args.vip.into()).await, &condition) {
+    let link = match (links.find(&args.interface, &Vips::from(args.vip)).await, &condition) {
         (Ok(link), _) => link,
         (Err(error), None) => return Err(error),
-        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error)),
+        (Err(error), Some(_)) => return Ok(Report::unfit(args, &error, begin.elapsed())),
     };
     let (role, modes) = (Role::Doctor, args.mac.unwrap_or(ModeSet::of(&HARMLESS)));
-    let examination = Examination { links: &links, link: &link, vip: args.vip, role, modes };
+    let examination = Examination { links: &links, link: &link, role, modes };
     let (_session, observations) = examination.run(args.window).await?;
-    Ok(Report::new(&observations, observations.verdict()))
+    Ok(Report::new(&observations, observations.verdict(), begin.elapsed()))
 }
 
 fn parse_modes(text: &str) -> Result<ModeSet, String> {

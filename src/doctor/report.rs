@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::DoctorArgs;
 use super::finding::{Culprit, Finding};
+use super::port::Port;
 use super::verdict::{Host, ModeVerdict, Observations, Verdict};
 use super::wire::{GatewayAnswer, Role};
 use crate::io::cluster_mac::MacMode;
@@ -21,25 +23,33 @@ pub enum Report {
         /// The interface.
         interface: String,
         /// The virtual IP.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// Why.
         findings: Vec<Finding>,
+        /// From the start to this verdict.
+        seconds: f64,
     },
     /// What was seen, and what that means.
     Examined {
         /// The interface.
         interface: String,
         /// The virtual IP.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// All participants, this one first.
         hosts: Vec<Host>,
         /// What they heard of each other.
         heard: Vec<Heard>,
-        /// The gateway by the interface.
-        gateway: Option<Ipv4Addr>,
+        /// The gateways of all hosts on this segment, that of this one first.
+        gateways: Vec<IpAddr>,
+        /// What is known of the switch's port.
+        port: Port,
+        /// Who asks for members of groups, if anybody was heard.
+        querier: Option<IpAddr>,
         /// What it means.
         #[serde(flatten)]
         verdict: Verdict,
+        /// From the start to this verdict.
+        seconds: f64,
     },
 }
 
@@ -55,13 +65,14 @@ pub struct Heard {
 
 impl Report {
     /// A report on an interface that cannot carry the virtual IP.
-    pub fn unfit(args: &DoctorArgs, error: &anyhow::Error) -> Self {
+    pub fn unfit(args: &DoctorArgs, error: &anyhow::Error, took: Duration) -> Self {
         let findings = vec![Finding::problem(Culprit::Interface, format!("{error:#}"))];
-        Self::Unfit { interface: args.interface.clone(), vip: args.vip, findings }
+        let (interface, vip, seconds) = (args.interface.clone(), args.vip, seconds(took));
+        Self::Unfit { interface, vip, findings, seconds }
     }
 
     /// A report on all that was seen.
-    pub fn new(seen: &Observations, verdict: Verdict) -> Self {
+    pub fn new(seen: &Observations, verdict: Verdict, took: Duration) -> Self {
         let names: BTreeMap<_, _> =
             seen.hosts.iter().map(|host| (host.id, host.address.to_string())).collect();
         let heard = seen.ways.iter().filter_map(|way| {
@@ -78,8 +89,11 @@ impl Report {
             vip: seen.vip,
             hosts: seen.hosts.clone(),
             heard: heard.collect(),
-            gateway: seen.gateway.as_ref().map(|gateway| gateway.address),
+            gateways: seen.gateways.iter().map(|gateway| gateway.address).collect(),
+            port: seen.port,
+            querier: seen.querier,
             verdict,
+            seconds: seconds(took),
         }
     }
 }
@@ -87,19 +101,20 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unfit { interface, vip, findings } => {
+            Self::Unfit { interface, vip, findings, .. } => {
                 writeln!(f, "{vip} on {interface}: not possible")?;
                 findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))
             }
-            Self::Examined { interface, vip, hosts, heard, gateway, verdict } => {
+            Self::Examined { interface, vip, hosts, heard, gateways, verdict, seconds, .. } => {
                 write!(f, "{vip} on {interface}, seen from ")?;
                 let names: Vec<_> = hosts.iter().map(describe).collect();
                 match names.split_first() {
-                    Some((own, [])) => writeln!(f, "{own}; no other host was heard\n")?,
-                    Some((own, others)) => writeln!(f, "{own}; others: {}\n", others.join(", "))?,
-                    None => writeln!(f, "nowhere\n")?,
+                    Some((own, [])) => write!(f, "{own}; no other host was heard")?,
+                    Some((own, others)) => write!(f, "{own}; others: {}", others.join(", "))?,
+                    None => write!(f, "nowhere")?,
                 }
-                fmt_modes(f, *gateway, verdict)?;
+                writeln!(f, " (took {seconds:.1} s)\n")?;
+                fmt_modes(f, gateways, verdict)?;
                 fmt_gaps(f, heard, verdict)?;
                 writeln!(f)?;
                 verdict.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))?;
@@ -107,6 +122,11 @@ impl fmt::Display for Report {
             }
         }
     }
+}
+
+/// To the millisecond.
+fn seconds(took: Duration) -> f64 {
+    took.as_millis() as f64 / 1000.0
 }
 
 fn describe(host: &Host) -> String {
@@ -119,12 +139,13 @@ fn describe(host: &Host) -> String {
     }
 }
 
-fn fmt_modes(
-    f: &mut fmt::Formatter<'_>,
-    gateway: Option<Ipv4Addr>,
-    verdict: &Verdict,
-) -> fmt::Result {
-    let gateway = gateway.map_or("no gateway".to_owned(), |address| format!("gateway {address}"));
+fn fmt_modes(f: &mut fmt::Formatter<'_>, gateways: &[IpAddr], verdict: &Verdict) -> fmt::Result {
+    let names: Vec<_> = gateways.iter().map(IpAddr::to_string).collect();
+    let gateway = match names.len() {
+        0 => "no gateway".to_owned(),
+        1 => format!("gateway {}", names[0]),
+        _ => format!("gateways {}", names.join(", ")),
+    };
     writeln!(f, "mode       MAC gets from host to host   {gateway}")?;
     for ModeVerdict { mode, ways, working, gateway, .. } in &verdict.modes {
         let hosts = match ways {
@@ -139,6 +160,9 @@ fn fmt_modes(
             GatewayAnswer::Lost => "asked, then nothing came",
             GatewayAnswer::NeverAsks => "does not ask for it",
             GatewayAnswer::Elsewhere => "sends to another MAC",
+            GatewayAnswer::LearnsSource => "sends to who told it",
+            GatewayAnswer::NoPing => "cannot be told",
+            GatewayAnswer::Silent => "is not there",
         };
         writeln!(f, "{:<10} {hosts:<26}   {gateway}", mode.name())?;
     }
@@ -158,7 +182,7 @@ fn fmt_gaps(f: &mut fmt::Formatter<'_>, heard: &[Heard], verdict: &Verdict) -> f
 fn fmt_advice(
     f: &mut fmt::Formatter<'_>,
     interface: &str,
-    vip: Ipv4Addr,
+    vip: IpAddr,
     verdict: &Verdict,
 ) -> fmt::Result {
     let alone = if verdict.others == 0 {

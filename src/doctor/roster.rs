@@ -18,7 +18,9 @@ pub struct Peer {
     pub modes: ModeSet,
     /// The mode it has chosen, or runs in.
     pub choice: Option<MacMode>,
-    /// What it knows of the gateway.
+    /// Its gateway on this segment.
+    pub router: Option<IpAddr>,
+    /// What it knows of that.
     pub gateway: PerMode<GatewayAnswer>,
     /// What it says of the probes of others.
     pub heard: Vec<(Id, PerMode<Count>)>,
@@ -45,6 +47,7 @@ impl Roster {
             }
             peer.role = bulletin.role;
             peer.choice = bulletin.choice;
+            peer.router = bulletin.router;
             peer.gateway = bulletin.gateway;
             peer.heard = bulletin.heard;
             return false;
@@ -58,6 +61,7 @@ impl Roster {
             address: bulletin.address,
             modes: bulletin.modes,
             choice: bulletin.choice,
+            router: bulletin.router,
             gateway: bulletin.gateway,
             heard: bulletin.heard,
             base: bulletin.sent,
@@ -117,6 +121,7 @@ mod tests {
             modes: ModeSet::of(&MacMode::ALL),
             choice: None,
             sent: PerMode([sent; 4]),
+            router: None,
             gateway: PerMode::default(),
             heard: Vec::new(),
         }

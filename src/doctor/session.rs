@@ -1,15 +1,16 @@
 //! One participant's part: bulletins and probes at a fixed pace, and what comes from the others.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::modes::{ModeSet, PerMode};
-use super::roster::Roster;
+use super::roster::{Peer, Roster};
 use super::wire::{Bulletin, GatewayAnswer, Id, Probe, Role, Wants};
 use crate::io::cluster_mac::MacMode;
 use crate::io::doctor_socket::{Receiver, Sender, probe_payload};
@@ -23,10 +24,11 @@ const FRAME_MAX: usize = 1024;
 /// A participant that asks: the doctor, or a daemon about to choose its mode.
 pub struct Session {
     link: Link,
-    vip: Ipv4Addr,
+    vip: IpAddr,
     id: Id,
     role: Role,
     modes: ModeSet,
+    router: Option<IpAddr>,
     bulletins: Receiver,
     probes: Receiver,
     sender: Sender,
@@ -43,8 +45,10 @@ struct State {
 }
 
 impl Session {
-    /// Opens the sockets, with memberships in all of these modes. They end with this value.
-    pub fn open(link: &Link, vip: Ipv4Addr, role: Role, modes: ModeSet) -> Result<Self> {
+    /// Opens the sockets, with memberships in all of these modes. They end with this value. `router` is
+    /// this host's gateway on the segment.
+    pub fn open(link: &Link, role: Role, modes: ModeSet, router: Option<IpAddr>) -> Result<Self> {
+        let vip = link.addresses.vip();
         let probes = Receiver::probes(link, vip, modes.iter())
             .with_context(|| format!("let {} receive frames to the MACs of {vip}", link.name))?;
         Ok(Self {
@@ -53,9 +57,10 @@ impl Session {
             id: Id(rand::random()),
             role,
             modes,
+            router,
             bulletins: Receiver::bulletins(link).context("open the socket for bulletins")?,
             probes,
-            sender: Sender::open(link, vip).context("open the socket to send from")?,
+            sender: Sender::open(link).context("open the socket to send from")?,
             state: RefCell::new(State {
                 roster: Roster::default(),
                 newest: Instant::now(),
@@ -109,11 +114,12 @@ impl Session {
             id: self.id,
             role: self.role,
             wants: state.wants,
-            vip: self.vip.into(),
+            vip: self.vip,
             address: self.link.addresses.own(),
             modes: self.modes,
             choice: state.choice,
             sent: state.sent,
+            router: self.router,
             gateway: state.gateway,
             heard: state.roster.heard(),
         };
@@ -136,9 +142,23 @@ impl Session {
         self.id
     }
 
+    /// Its gateway on the segment.
+    pub fn router(&self) -> Option<IpAddr> {
+        self.router
+    }
+
     /// The modes it takes part in.
     pub fn modes(&self) -> ModeSet {
         self.modes
+    }
+
+    /// Those in which all can start that start at the same time: this participant, and each other
+    /// one about to choose its mode.
+    pub fn modes_of_all(&self) -> ModeSet {
+        let state = self.state.borrow();
+        let starting = || state.roster.peers().filter(|(_, peer)| peer.role == Role::Starting);
+        let is_common = |mode: &MacMode| starting().all(|(_, peer)| peer.modes.contains(*mode));
+        self.modes.iter().filter(is_common).collect()
     }
 
     /// The socket it sends from.
@@ -162,11 +182,13 @@ impl Session {
         self.state.borrow().newest
     }
 
-    /// Whether it is for this participant to try the gateway: one does it for all, so that they do
-    /// not tell it different things at a time. That is the lowest of those that are no daemons.
+    /// Whether it is for this participant to try its gateway: of those that have the same one does it for
+    /// all, so that they do not tell it different things at a time. That is the lowest of those that are
+    /// no daemons.
     pub fn tries_gateway(&self) -> bool {
         let state = self.state.borrow();
-        let mut others = state.roster.peers().filter(|(_, peer)| peer.role != Role::Daemon);
+        let alike = |peer: &Peer| peer.role != Role::Daemon && peer.router == self.router;
+        let mut others = state.roster.peers().filter(|(_, peer)| alike(peer));
         !others.any(|(id, peer)| {
             id < self.id || peer.gateway.0.iter().any(|answer| *answer != GatewayAnswer::Untested)
         })
@@ -177,23 +199,26 @@ impl Session {
         self.state.borrow_mut().gateway = answers;
     }
 
-    /// What this participant, or another one, has found out about the gateway.
-    pub fn gateway(&self) -> PerMode<GatewayAnswer> {
+    /// What this participant and the others have found out about their gateways.
+    pub fn gateways(&self) -> BTreeMap<IpAddr, PerMode<GatewayAnswer>> {
         let state = self.state.borrow();
-        let mut known = state.gateway;
+        let mut known: BTreeMap<_, _> =
+            self.router.map(|router| (router, state.gateway)).into_iter().collect();
         for (_, peer) in state.roster.peers() {
+            let Some(router) = peer.router else { continue };
+            let answers = known.entry(router).or_default();
             for mode in MacMode::ALL {
-                if known[mode] == GatewayAnswer::Untested {
-                    known[mode] = peer.gateway[mode];
+                if answers[mode] == GatewayAnswer::Untested {
+                    answers[mode] = peer.gateway[mode];
                 }
             }
         }
         known
     }
 
-    /// Whether somebody is trying the gateway.
+    /// Whether somebody is trying a gateway.
     pub fn awaits_gateway(&self) -> bool {
-        self.gateway().0.contains(&GatewayAnswer::Pending)
+        self.gateways().values().any(|answers| answers.0.contains(&GatewayAnswer::Pending))
     }
 
     /// Tells the others which mode this host has chosen.

@@ -1,16 +1,21 @@
 //! From what was seen to who is to blame and which mode to use. No I/O, no clock.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use pnet::util::MacAddr;
 use serde::Serialize;
 
 use super::finding::{Culprit, Finding, Weight};
-use super::gateway::Reach;
 use super::modes::{ModeSet, PerMode};
+use super::obstacles::Obstacles;
+use super::port::Port;
 use super::wire::{Count, GatewayAnswer, Id, Role};
 use crate::io::cluster_mac::MacMode;
+
+mod gateways;
+mod silence;
 
 /// Probes that must have been sent before anything is said of a way.
 const EVIDENCE: u16 = 4;
@@ -29,6 +34,9 @@ pub struct Host {
     pub role: Role,
     /// The mode it has chosen, or runs in.
     pub mode: Option<MacMode>,
+    /// The modes it takes part in.
+    #[serde(skip)]
+    pub modes: ModeSet,
 }
 
 /// What one participant heard of another's probes.
@@ -44,13 +52,11 @@ pub struct Way {
     pub count: Count,
 }
 
-/// What is known of the gateway.
+/// What is known of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its address.
-    pub address: Ipv4Addr,
-    /// Whether it answers this host; nothing if another host has tried it.
-    pub reach: Option<Reach>,
+    pub address: IpAddr,
     /// What it makes of each mode.
     pub answers: PerMode<GatewayAnswer>,
 }
@@ -61,20 +67,28 @@ pub struct Observations {
     /// The interface.
     pub interface: String,
     /// The virtual IP.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// The modes that were tried.
     pub modes: ModeSet,
     /// All participants, this one first.
     pub hosts: Vec<Host>,
     /// What they heard of each other.
     pub ways: Vec<Way>,
-    /// The gateway of the interface, if it has one.
-    pub gateway: Option<Gateway>,
+    /// The gateways of all hosts on this segment, that of this one first.
+    pub gateways: Vec<Gateway>,
+    /// What is known of the switch's port.
+    pub port: Port,
+    /// Who asks for members of groups, if anybody was heard.
+    pub querier: Option<IpAddr>,
+    /// How long this host has listened.
+    pub listened: Duration,
     /// The MACs that others say the virtual IP has.
     pub holders: BTreeSet<MacAddr>,
     /// The mode in which this host's own daemon runs.
     pub own_mode: Option<MacMode>,
-    /// What was found on this host.
+    /// What keeps modes from working on this host.
+    pub obstacles: Obstacles,
+    /// What else was found on it.
     pub host_findings: Vec<Finding>,
 }
 
@@ -87,7 +101,7 @@ pub struct ModeVerdict {
     pub ways: usize,
     /// See `ways`.
     pub working: usize,
-    /// What the gateway makes of it.
+    /// What the gateway makes of it; of several one that has something against it.
     pub gateway: GatewayAnswer,
     /// Who is to blame if it does not work.
     pub culprit: Option<Culprit>,
@@ -147,7 +161,9 @@ impl Observations {
     /// The verdict on all of it.
     pub fn verdict(&self) -> Verdict {
         let mut modes: Vec<_> = self.modes.iter().map(|mode| self.mode(mode)).collect();
-        let blames: Vec<_> = modes.iter().map(|mode| self.blame(mode, &modes)).collect();
+        let blame =
+            |mode: &ModeVerdict| self.obstacle(mode.mode).or_else(|| self.blame(mode, &modes));
+        let blames: Vec<_> = modes.iter().map(blame).collect();
         for (mode, blame) in modes.iter_mut().zip(&blames) {
             mode.culprit = blame.as_ref().map(|finding| finding.culprit);
         }
@@ -167,6 +183,7 @@ impl Observations {
 
         let mut findings = self.host_findings.clone();
         findings.extend(self.holders_findings());
+        findings.extend(self.port_silence());
         findings.extend(self.gateway_silence());
         for (mode, blame) in modes.iter().zip(blames) {
             // Where another mode will do, a mode that does not is no problem.
@@ -178,6 +195,9 @@ impl Observations {
             let weight = if matters { Weight::Problem } else { Weight::Note };
             findings.push(Finding { weight, ..blame });
         }
+        if live.or(recommended) == Some(MacMode::Igmp) {
+            findings.extend(self.missing_querier(&modes));
+        }
         findings.extend(self.loss(&modes));
         findings.sort_by_key(|finding| finding.weight == Weight::Note);
         Verdict { modes, live, recommended, others: self.hosts.len().saturating_sub(1), findings }
@@ -186,7 +206,7 @@ impl Observations {
     /// The mode in which a cluster answers already.
     fn live(&self) -> Option<MacMode> {
         let daemons = self.hosts.iter().filter(|host| host.role == Role::Daemon);
-        let answered = || self.holders.iter().find_map(|&mac| MacMode::of(mac, self.vip.into()));
+        let answered = || self.holders.iter().find_map(|&mac| MacMode::of(mac, self.vip));
         self.own_mode.or_else(|| daemons.filter_map(|host| host.mode).next()).or_else(answered)
     }
 
@@ -199,9 +219,25 @@ impl Observations {
             mode,
             ways: self.ways_in(mode).count(),
             working: self.ways_in(mode).filter(|way| way.works()).count(),
-            gateway: self.gateway.as_ref().map_or(GatewayAnswer::Untested, |it| it.answers[mode]),
+            gateway: self.gateway_answer(mode),
             culprit: None,
         }
+    }
+
+    /// What keeps a host from using a mode, whatever the network does.
+    fn obstacle(&self, mode: MacMode) -> Option<Finding> {
+        let own = self.obstacles[mode].clone();
+        // Nobody chooses `shared` by himself.
+        let others = self.hosts.iter().skip(1).filter(|_| mode != MacMode::Shared);
+        let mut unable =
+            others.filter(|host| host.role == Role::Starting && !host.modes.contains(mode));
+        own.or_else(|| {
+            let address = unable.next()?.address;
+            let text = format!(
+                "{mode}: {address}, which is about to start, cannot use it; run the doctor there to hear why"
+            );
+            Some(Finding::problem(Culprit::HostCannot, text))
+        })
     }
 
     /// Who keeps a mode from working, if anybody does.
@@ -226,7 +262,7 @@ impl Observations {
         if working.is_empty() {
             return None;
         }
-        let mac = mode.address(self.vip.into());
+        let mac = mode.address(self.vip);
         self.hosts.iter().find_map(|host| {
             let (id, address) = (host.id, host.address);
             let all_to = failing.iter().all(|way| way.to == id)
@@ -257,7 +293,8 @@ impl Observations {
         };
         let [multicast, igmp, stealth] =
             [MacMode::Multicast, MacMode::Igmp, MacMode::Stealth].map(reaches);
-        let (interface, vip, mac) = (&self.interface, self.vip, mode.address(self.vip.into()));
+        let (interface, vip, mac) = (&self.interface, self.vip, mode.address(self.vip));
+        let snooping = self.group_protocol();
         let switch_to = |mode: MacMode| format!("clusterd {interface} {vip} --mac {mode}");
         let is_only_one = all.iter().all(|other| other.mode == mode || other.ways == 0);
         let segment = || {
@@ -269,19 +306,19 @@ impl Observations {
                 false => "look at the ports' drop counters",
             };
             let text = format!(
-                "{mode}: frames to {mac} do not get to all hosts although broadcasts do: IGMP snooping, storm \
+                "{mode}: frames to {mac} do not get to all hosts although broadcasts do: {snooping} snooping, storm \
                  control, a virtual switch that delivers known MACs only, or more than one cause; {more}"
             );
             Finding::problem(Culprit::Segment, text)
         };
         match mode {
             MacMode::Multicast if igmp => Finding::problem(Culprit::MacSnooping, format!(
-                "{mode}: the switch snoops IGMP and forwards {mac} only where it was joined; use mode igmp, \
+                "{mode}: the switch snoops {snooping} and forwards {mac} only where it was joined; use mode igmp, \
                  or have the switch flood unregistered group MACs"
             ))
             .try_this(switch_to(MacMode::Igmp)),
             MacMode::Multicast | MacMode::Igmp if stealth => Finding::problem(Culprit::Snooping, format!(
-                "{mode}: the switch snoops IGMP and has a querier, so frames to the group MAC {mac} go to \
+                "{mode}: the switch snoops {snooping} and has a querier, so frames to the group MAC {mac} go to \
                  no port; use mode stealth, or switch snooping off for this network"
             ))
             .try_this(switch_to(MacMode::Stealth)),
@@ -306,95 +343,29 @@ impl Observations {
         }
     }
 
-    fn blame_gateway(&self, verdict: &ModeVerdict) -> Option<Finding> {
-        let gateway = self.gateway.as_ref()?;
-        let ModeVerdict { mode, .. } = *verdict;
-        let (router, vip, mac) = (gateway.address, self.vip, mode.address(self.vip.into()));
-        let is_group = mac.is_multicast();
-        let silent = gateway.reach == Some(Reach::NoPing);
-        // What gets from host to host gets from the router, too, if it is sent.
-        let answer = match (verdict.gateway, verdict.reaches_hosts()) {
-            (GatewayAnswer::Lost, Some(true)) if !silent => GatewayAnswer::Refuses,
-            (answer, _) => answer,
-        };
-        match answer {
-            GatewayAnswer::Refuses => {
-                let rule = if is_group { " (a group MAC, RFC 1812 3.3.2)" } else { "" };
-                let out = if is_group {
-                    format!("use mode stealth, or set it there by hand ({vip} is at {mac})")
-                } else {
-                    format!("set it there by hand ({vip} is at {mac})")
-                };
-                let finding = Finding::problem(Culprit::RouterRefuses, format!(
-                    "{mode}: the router {router} refuses {mac} in an ARP answer{rule}, so clients behind it \
-                     reach nobody; {out}"
-                ));
-                let Self { interface, .. } = self;
-                Some(match is_group {
-                    true => finding.try_this(format!("clusterd {interface} {vip} --mac stealth")),
-                    false => finding,
-                })
-            }
-            GatewayAnswer::Lost if !silent => Some(Finding::problem(Culprit::RouterFrames, format!(
-                "{mode}: the router {router} asked for {vip} and was told {mac}, but its answer to {vip} did not \
-                 arrive: the switch does not deliver it, or the router drops it"
-            ))),
-            GatewayAnswer::NeverAsks | GatewayAnswer::Elsewhere if !silent => Some(
-                Finding::problem(Culprit::RouterEntry, format!(
-                    "{mode}: the router {router} answers this host but sends nothing for {vip} to {mac}, and did \
-                     not ask for it: it has an old or fixed entry, or filters the address; clear the \
-                     entry there (on Linux"
-                ))
-                .try_this(format!("ip neigh del {vip} dev INTERFACE)")),
-            ),
-            GatewayAnswer::Untested
-            | GatewayAnswer::Pending
-            | GatewayAnswer::Accepts
-            | GatewayAnswer::Lost
-            | GatewayAnswer::NeverAsks
-            | GatewayAnswer::Elsewhere => None,
-        }
-    }
-
-    fn gateway_silence(&self) -> Option<Finding> {
-        let gateway = self.gateway.as_ref()?;
-        let router = gateway.address;
-        match gateway.reach? {
-            Reach::Answers => None,
-            Reach::NoPing => Some(Finding::note(
-                Culprit::RouterSilent,
-                format!(
-                    "the router {router} answers no pings, so it cannot be told whether it accepts the MAC; try \
-                 a client behind it with `clusterd verify {}:PORT`",
-                    self.vip
-                ),
-            )),
-            Reach::Silent => Some(Finding::problem(
-                Culprit::RouterSilent,
-                format!(
-                    "the router {router}, the gateway by {}, does not answer ARP: it is down, or not on \
-                 this segment",
-                    self.interface
-                ),
-            )),
-        }
-    }
-
     fn holders_findings(&self) -> Vec<Finding> {
         let Self { vip, .. } = self;
-        let stranger = |mac: &&MacAddr| MacMode::of(**mac, (*vip).into()).is_none();
+        let stranger = |mac: &&MacAddr| MacMode::of(**mac, *vip).is_none();
         let mut findings: Vec<_> = self
             .holders
             .iter()
             .filter(stranger)
-            .map(|mac| {
-                Finding::problem(Culprit::DuplicateVip, format!(
-                    "{vip} is in use: a host outside the cluster answers for it with {mac}; stop it there or \
-                     choose another address"
-                ))
+            .map(|&mac| {
+                let text = match MacMode::read(mac) {
+                    Some((mode, first)) => format!(
+                        "{vip} is a further virtual IP of the cluster that {first} names (--mac {mode}), or an \
+                         IPv6 address, of which these four bytes of {mac} are the hash: ask the doctor about \
+                         that one, or choose another address"
+                    ),
+                    None => format!(
+                        "{vip} is in use: a host outside the cluster answers for it with {mac}; stop it \
+                         there or choose another address"
+                    ),
+                };
+                Finding::problem(Culprit::DuplicateVip, text)
             })
             .collect();
-        let by_arp = self.holders.iter().filter_map(|&mac| MacMode::of(mac, (*vip).into()));
+        let by_arp = self.holders.iter().filter_map(|&mac| MacMode::of(mac, *vip));
         let daemons = self.hosts.iter().filter(|host| host.role == Role::Daemon);
         let mut modes: Vec<_> = daemons.filter_map(|host| host.mode).chain(by_arp).collect();
         modes.extend(self.own_mode);

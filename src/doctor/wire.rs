@@ -2,7 +2,7 @@
 //!
 //! A *bulletin* is broadcast, which any switch floods, so that it gets through when the cluster's MAC
 //! does not. It says who its sender is and which probes of others it has seen. A *probe* goes to the
-//! cluster's MAC in one of the modes, as claims and SYNs would: an IPv4 packet of protocol
+//! cluster's MAC in one of the modes, as claims and SYNs would: an IP packet of protocol
 //! 150 with a magic number that no claim has.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,7 +24,7 @@ pub const HOSTS_MAX: usize = 32;
 pub const PROBE_MAGIC: [u8; 2] = [0xc1, 0xd0];
 
 const BULLETIN_MAGIC: [u8; 2] = [0xc1, 0xdb];
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CONFIG: Configuration<BigEndian, Fixint> =
     bincode::config::standard().with_big_endian().with_fixed_int_encoding();
 
@@ -64,14 +64,20 @@ pub enum GatewayAnswer {
     Untested,
     /// What it sent to the virtual IP came to the mode's MAC.
     Accepts,
-    /// It asked again although it had been answered.
+    /// It asked again although it had been answered, or keeps to the unicast MAC of another mode.
     Refuses,
     /// It asked, was answered, and nothing came.
     Lost,
     /// It did not ask, and nothing came.
     NeverAsks,
-    /// It sends what is for the virtual IP to another MAC.
+    /// It did not ask, and sends what is for the virtual IP to another MAC.
     Elsewhere,
+    /// It sends to the MAC from which it was told of one, instead of that one.
+    LearnsSource,
+    /// It answers no ping of this host either, so that a missing answer to the virtual IP says nothing.
+    NoPing,
+    /// It is not there.
+    Silent,
     /// It will be known in some seconds.
     Pending,
 }
@@ -104,7 +110,9 @@ pub struct Bulletin {
     pub choice: Option<MacMode>,
     /// Probes it has sent so far, modulo 2^16.
     pub sent: PerMode<u16>,
-    /// What it knows of the gateway.
+    /// Its gateway on this segment.
+    pub router: Option<IpAddr>,
+    /// What it knows of that.
     pub gateway: PerMode<GatewayAnswer>,
     /// Probes of others; [`HOSTS_MAX`] at most.
     pub heard: Vec<(Id, PerMode<Count>)>,
@@ -133,6 +141,7 @@ struct RawBulletin {
     id: Id,
     vip: [u8; 16],
     address: [u8; 16],
+    router: [u8; 16],
     sent: [u16; 4],
     gateway: [u8; 4],
 }
@@ -175,6 +184,7 @@ impl Bulletin {
             id: self.id,
             vip: address_bytes(self.vip),
             address: address_bytes(self.address),
+            router: self.router.map_or([0; 16], address_bytes),
             sent: self.sent.0,
             gateway: self.gateway.0.map(GatewayAnswer::number),
         };
@@ -222,6 +232,7 @@ impl Bulletin {
             modes: ModeSet::from_bits(raw.modes),
             choice: raw.choice.checked_sub(1).and_then(mode_of),
             sent: PerMode(raw.sent),
+            router: Some(address_of(raw.router)).filter(|router| !router.is_unspecified()),
             gateway: PerMode(raw.gateway.map(GatewayAnswer::of)),
             heard,
         })
@@ -251,13 +262,16 @@ impl Probe {
 }
 
 impl GatewayAnswer {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::Untested,
         Self::Accepts,
         Self::Refuses,
         Self::Lost,
         Self::NeverAsks,
         Self::Elsewhere,
+        Self::LearnsSource,
+        Self::NoPing,
+        Self::Silent,
         Self::Pending,
     ];
 
@@ -315,11 +329,12 @@ mod tests {
             modes: ModeSet::of(&[MacMode::Igmp, MacMode::Shared]),
             choice: Some(MacMode::Stealth),
             sent: PerMode([1, 2, 3, 4]),
+            router: (hosts > 0).then(|| "fe80::1".parse().unwrap()),
             gateway: PerMode([
                 GatewayAnswer::Accepts,
                 GatewayAnswer::Refuses,
-                GatewayAnswer::Elsewhere,
-                GatewayAnswer::Untested,
+                GatewayAnswer::LearnsSource,
+                GatewayAnswer::Silent,
             ]),
             heard: (0..hosts).map(|host| (Id(host as u32), counts)).collect(),
         }

@@ -1,4 +1,4 @@
-//! ARP for the virtual IP: a probe before the start, answers afterwards.
+//! ARP for virtual IPs: a probe before the start, answers afterwards.
 //!
 //! Every host of the cluster answers every request with the same MAC, so it does not matter whose
 //! answer comes first. The source of the frame is the interface's own MAC, which
@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pnet::packet::arp::{
@@ -17,33 +16,23 @@ use pnet::packet::arp::{
 };
 use pnet::packet::ethernet::EtherTypes;
 use pnet::util::MacAddr;
-use socket2::Socket;
-use tokio::io::Interest;
+use socket2::{SockFilter, Socket};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::link::Link;
-use super::packet_socket;
+use super::neighbours::{PROBE_INTERVAL_MS, PROBES, Stranger};
+use super::packet_socket::{self, INTEREST};
 
-/// Probes sent, and the milliseconds after each in which another host may
-/// object. RFC 5227 2.1.1 has three probes one to two seconds apart, at random so
-/// that hosts switched on together do not probe in step; a LAN answers in
-/// milliseconds, so a tenth of that will do.
-const PROBES: u32 = 3;
-const PROBE_INTERVAL_MS: RangeInclusive<u64> = 100..=200;
-
-/// An interface that goes down is an error and nothing to read.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
-
-/// ARP for one virtual IP on one interface.
+/// ARP for virtual IPs on one interface.
 pub struct Arp {
     socket: AsyncFd<Socket>,
     link: Link,
-    vip: Ipv4Addr,
+    vips: Vec<Ipv4Addr>,
     mac: MacAddr,
 }
 
-/// An ARP packet about the virtual IP, or from a host that claims to have it.
+/// An ARP packet about a virtual IP, or from a host that claims to have it.
 struct Message {
     operation: ArpOperation,
     sender_mac: MacAddr,
@@ -53,48 +42,39 @@ struct Message {
 
 impl Arp {
     /// Opens the socket.
-    pub fn open(link: &Link, vip: Ipv4Addr, mac: MacAddr) -> io::Result<Self> {
-        // arp[14..18] is the sender's IP address, arp[24..28] the target's.
-        let filter = [
-            packet_socket::load_word(14),
-            packet_socket::if_equal(vip.into(), 2),
-            packet_socket::load_word(24),
-            packet_socket::unless_equal(vip.into(), 1),
-            packet_socket::accept(),
-            packet_socket::reject(),
-        ];
-        let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter)?;
+    pub fn open(link: &Link, vips: Vec<Ipv4Addr>, mac: MacAddr) -> io::Result<Self> {
+        let socket = packet_socket::open(libc::ETH_P_ARP, link.index, &filter(&vips))?;
         // SAFETY: a `Socket` keeps its descriptor until it is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, INTEREST)? };
-        Ok(Self { socket, link: link.clone(), vip, mac })
+        Ok(Self { socket, link: link.clone(), vips, mac })
     }
 
-    /// Asks whether a host says that the virtual IP has another MAC, and if so returns that.
-    pub async fn probe(&self) -> io::Result<Option<MacAddr>> {
+    /// Asks whether a host says that a virtual IP has another MAC, and if so returns that.
+    pub async fn probe(&self) -> io::Result<Option<Stranger>> {
         for _ in 0..PROBES {
-            // RFC 5227: a probe has no sender address, so it teaches nobody anything.
-            self.send(ArpOperations::Request, self.link.mac, Ipv4Addr::UNSPECIFIED, None)?;
+            for &vip in &self.vips {
+                self.ask(vip)?;
+            }
             let interval = Duration::from_millis(rand::random_range(PROBE_INTERVAL_MS));
             let deadline = Instant::now() + interval;
             while let Ok(message) = timeout_at(deadline, self.receive()).await {
-                let message = message?;
-                if message.sender == self.vip && message.sender_mac != self.mac {
-                    return Ok(Some(message.sender_mac));
+                if let Some(stranger) = self.stranger(&message?) {
+                    return Ok(Some(stranger));
                 }
             }
         }
         Ok(None)
     }
 
-    /// The MACs that hosts say the virtual IP has, when they are asked.
-    pub async fn holders(&self) -> io::Result<BTreeSet<MacAddr>> {
+    /// The MACs that hosts say `vip`, one of those that this was opened for, has when they are asked.
+    pub async fn holders(&self, vip: Ipv4Addr) -> io::Result<BTreeSet<MacAddr>> {
         let mut holders = BTreeSet::new();
         for _ in 0..PROBES {
-            self.send(ArpOperations::Request, self.link.mac, Ipv4Addr::UNSPECIFIED, None)?;
+            self.ask(vip)?;
             let deadline = Instant::now() + Duration::from_millis(*PROBE_INTERVAL_MS.start());
             while let Ok(message) = timeout_at(deadline, self.receive()).await {
                 let message = message?;
-                if message.sender == self.vip && message.operation == ArpOperations::Reply {
+                if message.sender == vip && message.operation == ArpOperations::Reply {
                     holders.insert(message.sender_mac);
                 }
             }
@@ -102,37 +82,52 @@ impl Arp {
         Ok(holders)
     }
 
-    /// Tells the segment where the virtual IP is, for hosts that knew it elsewhere.
+    /// Tells the segment where the virtual IPs are, for hosts that knew them elsewhere.
     pub fn announce(&self) -> io::Result<()> {
-        self.send(ArpOperations::Request, self.mac, self.vip, None)
+        self.vips.iter().try_for_each(|&vip| {
+            self.send(ArpOperations::Request, (self.mac, vip), (MacAddr::zero(), vip))
+        })
     }
 
-    /// Answers requests until a host says that the virtual IP has another MAC;
+    /// Answers requests until a host says that a virtual IP has another MAC;
     /// returns that then, and may be called again.
-    pub async fn answer(&self) -> io::Result<MacAddr> {
+    pub async fn answer(&self) -> io::Result<Stranger> {
         loop {
             let message = self.receive().await?;
-            if message.sender == self.vip && message.sender_mac != self.mac {
-                return Ok(message.sender_mac);
+            if let Some(stranger) = self.stranger(&message) {
+                return Ok(stranger);
             }
-            let request = message.operation == ArpOperations::Request;
-            if request && message.target == self.vip && message.sender != self.vip {
-                self.send(ArpOperations::Reply, self.mac, self.vip, Some(&message))?;
+            let Message { operation, sender_mac, sender, target } = message;
+            let request = operation == ArpOperations::Request;
+            if request && self.vips.contains(&target) && sender != target {
+                self.send(ArpOperations::Reply, (self.mac, target), (sender_mac, sender))?;
             }
         }
     }
 
+    /// Does the sender claim a virtual IP?
+    fn stranger(&self, message: &Message) -> Option<Stranger> {
+        let Message { sender, sender_mac: mac, .. } = *message;
+        let claims = self.vips.contains(&sender) && mac != self.mac;
+        claims.then_some(Stranger { vip: sender.into(), mac })
+    }
+
+    /// RFC 5227: a probe has no sender address, so it teaches nobody anything.
+    fn ask(&self, vip: Ipv4Addr) -> io::Result<()> {
+        let sender = (self.link.mac, Ipv4Addr::UNSPECIFIED);
+        self.send(ArpOperations::Request, sender, (MacAddr::zero(), vip))
+    }
+
+    /// A request goes to everybody: nobody's MAC is known of its target.
     fn send(
         &self,
         operation: ArpOperation,
-        sender_mac: MacAddr,
-        sender: Ipv4Addr,
-        to: Option<&Message>,
+        sender: (MacAddr, Ipv4Addr),
+        target: (MacAddr, Ipv4Addr),
     ) -> io::Result<()> {
-        let target =
-            to.map_or((MacAddr::zero(), self.vip), |asker| (asker.sender_mac, asker.sender));
-        let bytes = packet(operation, (sender_mac, sender), target);
-        let destination = to.map_or(MacAddr::broadcast(), |message| message.sender_mac);
+        let bytes = packet(operation, sender, target);
+        let is_known = target.0 != MacAddr::zero();
+        let destination = if is_known { target.0 } else { MacAddr::broadcast() };
         let address = packet_socket::address(libc::ETH_P_ARP, self.link.index, destination);
         packet_socket::send(self.socket.get_ref(), &bytes, &address)
     }
@@ -151,6 +146,24 @@ impl Arp {
             }
         }
     }
+}
+
+/// Packets from or for virtual IPs.
+fn filter(vips: &[Ipv4Addr]) -> Vec<SockFilter> {
+    use packet_socket::*;
+    // arp[14..18] is the sender's IP address, arp[24..28] the target's. With 64 addresses the
+    // farthest step skips 130.
+    let count = vips.len() as u8;
+    let compare = |behind: u8| {
+        let to_accept = (0..count).rev().map(move |left| left + behind);
+        vips.iter().zip(to_accept).map(|(&vip, skip)| if_equal(vip.into(), skip))
+    };
+    let mut filter = vec![load_word(14)];
+    filter.extend(compare(count + 2));
+    filter.push(load_word(24));
+    filter.extend(compare(1));
+    filter.extend([reject(), accept()]);
+    filter
 }
 
 /// Tells the segment the new MAC of a host's own address (RFC 5227 3); else its neighbours would go on

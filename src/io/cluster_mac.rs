@@ -57,6 +57,15 @@ impl MacMode {
         Self::ALL.into_iter().find(|mode| mode.address(vip) == mac)
     }
 
+    /// The mode, and the virtual IP of which `mac` is made, if the MAC has all of it.
+    pub fn read(mac: MacAddr) -> Option<(Self, Ipv4Addr)> {
+        let MacAddr(_, _, a, b, c, d) = mac;
+        let vip = Ipv4Addr::new(a, b, c, d);
+        // A group MAC of `Igmp` has less.
+        let mode = Self::of(mac, vip.into()).filter(|&mode| mode != Self::Igmp)?;
+        Some((mode, vip))
+    }
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -154,5 +163,10 @@ mod tests {
             }
             assert_eq!(MacMode::of(MacAddr::broadcast(), vip), None);
         }
+        let vip = Ipv4Addr::new(10, 0, 200, 2);
+        let read = MacMode::ALL.map(|mode| MacMode::read(mode.address(vip.into())));
+        let [multicast, stealth, shared] =
+            [MacMode::Multicast, MacMode::Stealth, MacMode::Shared].map(|mode| Some((mode, vip)));
+        assert_eq!(read, [multicast, None, stealth, shared]);
     }
 }

@@ -63,13 +63,23 @@ impl Conntrack {
         }
     }
 
-    /// The flows of datagrams that clients have opened to `vip`. The kernel walks its
-    /// whole table (some milliseconds): for rare occasions.
-    pub fn datagrams(&mut self, vip: IpAddr) -> io::Result<Vec<FlowKey>> {
-        self.list(vip).map_err(|error| attempt(format!("list the UDP flows to {vip}"), error))
+    /// The flows of datagrams that clients have opened to these addresses. The kernel walks its
+    /// whole table (some milliseconds) for each family: for rare occasions.
+    pub fn datagrams(&mut self, vips: &[IpAddr]) -> io::Result<Vec<FlowKey>> {
+        let mut flows = Vec::new();
+        let (v4, v6): (Vec<_>, Vec<_>) = vips.iter().partition(|vip| vip.is_ipv4());
+        for vips in [v4, v6] {
+            if let Some(&one) = vips.first() {
+                let listed = self.list(one, &vips);
+                let what = || format!("list the UDP flows to {one}");
+                flows.extend(listed.map_err(|error| attempt(what(), error))?);
+            }
+        }
+        Ok(flows)
     }
 
-    fn list(&mut self, vip: IpAddr) -> io::Result<Vec<FlowKey>> {
+    /// Those to `vips`, which are of the family of `vip`.
+    fn list(&mut self, vip: IpAddr, vips: &[IpAddr]) -> io::Result<Vec<FlowKey>> {
         self.next();
         self.request
             .begin(
@@ -81,7 +91,10 @@ impl Conntrack {
             // What is set in the tuple counts, and of it only what has a flag.
             .nested(CTA_FILTER, |filter| {
                 let flags = match vip {
-                    IpAddr::V4(_) => CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM,
+                    IpAddr::V4(_) if vips.len() == 1 => {
+                        CTA_FILTER_F_IP_DST | CTA_FILTER_F_PROTO_NUM
+                    }
+                    IpAddr::V4(_) => CTA_FILTER_F_PROTO_NUM,
                     // Asked for an IPv6 address, Linux 6.18 lists the flows that have another one
                     // (`ctnetlink_filter_match_tuple`).
                     IpAddr::V6(_) => CTA_FILTER_F_PROTO_NUM,
@@ -111,7 +124,7 @@ impl Conntrack {
                 }
                 flows.extend(
                     flow(message.payload.get(NFGENMSG..).unwrap_or_default())
-                        .filter(|flow| flow.service.ip() == vip),
+                        .filter(|flow| vips.contains(&flow.service.ip())),
                 );
             }
         }
@@ -241,7 +254,7 @@ mod tests {
             for vip in ["127.0.0.2", "::1"] {
                 let vip: IpAddr = vip.parse().unwrap();
                 let mut conntrack = Conntrack::open().unwrap();
-                assert_eq!(conntrack.datagrams(vip).unwrap(), []);
+                assert_eq!(conntrack.datagrams(&[vip]).unwrap(), []);
                 let service = UdpSocket::bind((vip, 0)).unwrap();
                 let local = address(service.local_addr());
                 let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -257,12 +270,12 @@ mod tests {
                 elsewhere.send_to(b"?", address(elsewhere.local_addr())).unwrap();
                 let listener = listen(vip, 8);
                 let _connection = start_connect(address(listener.local_addr()));
-                let mut listed = conntrack.datagrams(vip).unwrap();
+                let mut listed = conntrack.datagrams(&[vip]).unwrap();
                 listed.sort();
                 expected.sort();
                 assert_eq!(listed, expected);
                 assert!(conntrack.delete(&expected[0]).unwrap());
-                assert_eq!(conntrack.datagrams(vip).unwrap().len(), 299);
+                assert_eq!(conntrack.datagrams(&[vip]).unwrap().len(), 299);
             }
         });
     }

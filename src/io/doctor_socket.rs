@@ -1,4 +1,4 @@
-//! Bulletins and probes of the doctor on the wire.
+//! Bulletins and probes of the doctor on the wire, and what it overhears.
 //!
 //! Memberships are those of the sockets and end with them. The daemon's own memberships and rules are
 //! left alone. Overrun: a lost bulletin is followed by the next, a lost probe is what is
@@ -6,28 +6,31 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clusterd::wire::{IP_PROTOCOL, TTL};
 use pnet::packet::ethernet::{EtherType, EtherTypes, MutableEthernetPacket};
 use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
 use pnet::packet::ipv4::{Ipv4Flags, MutableIpv4Packet, checksum};
+use pnet::packet::ipv6::MutableIpv6Packet;
 use pnet::util::MacAddr;
 use socket2::{Domain, SockFilter, Socket, Type};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::cluster_mac::{MacMode, ip_group};
 use super::link::{Addresses, Link};
 use super::membership::Membership;
+use super::ndp::{group_mac, solicited_node};
 use super::packet::ip_payload;
-use super::packet_socket;
+use super::packet_socket::{
+    self, INTEREST, accept, if_equal, load_byte, load_word, reject, unless_address, unless_equal,
+};
 use crate::doctor::wire::{ETHERTYPE, PROBE_MAGIC};
 
-const ETHERNET_LEN: usize = MutableEthernetPacket::minimum_packet_size();
+/// Length of an Ethernet header in bytes.
+pub const ETHERNET_LEN: usize = MutableEthernetPacket::minimum_packet_size();
 const IPV4_LEN: usize = MutableIpv4Packet::minimum_packet_size();
-/// An interface that goes down is an error and nothing to read.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+const IPV6_LEN: usize = MutableIpv6Packet::minimum_packet_size();
 
 /// Receives frames of one kind.
 pub struct Receiver {
@@ -44,68 +47,90 @@ impl Receiver {
 
     /// For bulletins.
     pub fn bulletins(link: &Link) -> io::Result<Self> {
-        let filter = [packet_socket::accept()];
+        let filter = [accept()];
         Self::new(packet_socket::open(ETHERTYPE.into(), link.index, &filter)?, None)
     }
 
     /// For probes about `vip`, with memberships in these modes.
     pub fn probes(
         link: &Link,
-        vip: Ipv4Addr,
+        vip: IpAddr,
         modes: impl IntoIterator<Item = MacMode>,
     ) -> io::Result<Self> {
-        // ip[0] is version and header length, ip[8] the TTL, ip[9] the protocol, ip[16..20] the
-        // destination.
-        let filter = [
-            packet_socket::load_byte(9),
-            packet_socket::unless_equal(u32::from(IP_PROTOCOL), 11),
-            packet_socket::load_word(16),
-            packet_socket::unless_equal(vip.into(), 9),
-            packet_socket::load_byte(8),
-            packet_socket::unless_equal(u32::from(TTL), 7),
-            packet_socket::load_byte(0),
-            packet_socket::unless_equal(0x45, 5),
-            packet_socket::load_byte(20),
-            packet_socket::unless_equal(u32::from(PROBE_MAGIC[0]), 3),
-            packet_socket::load_byte(21),
-            packet_socket::unless_equal(u32::from(PROBE_MAGIC[1]), 1),
-            packet_socket::accept(),
-            packet_socket::reject(),
-        ];
-        let socket = packet_socket::open(libc::ETH_P_IP, link.index, &filter)?;
+        let (ethertype, filter) = match vip {
+            IpAddr::V4(vip) => (libc::ETH_P_IP, ipv4_probes(vip)),
+            IpAddr::V6(vip) => (libc::ETH_P_IPV6, ipv6_probes(vip)),
+        };
+        let socket = packet_socket::open(ethertype, link.index, &filter)?;
         let mut membership = None;
         for mode in modes {
-            packet_socket::join(&socket, link.index, mode.address(vip.into()))?;
+            packet_socket::join(&socket, link.index, mode.address(vip))?;
             if mode == MacMode::Igmp {
-                membership = Some(Membership::join(ip_group(vip.into()), link.index)?);
+                membership = Some(Membership::join(ip_group(vip), link.index)?);
             }
         }
         Self::new(socket, membership)
     }
 
-    /// For whole ARP frames, with their Ethernet headers.
-    pub fn arp_frames(link: &Link) -> io::Result<Self> {
-        Self::frames(link, libc::ETH_P_ARP, &[packet_socket::accept()])
+    /// For whole frames of ARP or neighbour discovery, with their Ethernet headers. A switch that snoops
+    /// MLD brings questions for an IPv6 address only where somebody listens to the group of that.
+    pub fn neighbour_frames(link: &Link) -> io::Result<Self> {
+        match link.addresses {
+            Addresses::V4 { .. } => Self::new(raw(link, libc::ETH_P_ARP, &[accept()])?, None),
+            Addresses::V6 { vip, .. } => {
+                const SOLICITATION: u32 = 135;
+                const ADVERTISEMENT: u32 = 136;
+                let socket = raw(link, libc::ETH_P_IPV6, &icmpv6([SOLICITATION, ADVERTISEMENT]))?;
+                let group = solicited_node(vip);
+                packet_socket::join(&socket, link.index, group_mac(group))?;
+                let membership = Membership::join(group.into(), link.index)?;
+                Self::new(socket, Some(membership))
+            }
+        }
     }
 
-    /// For whole ICMP frames, with their Ethernet headers.
-    pub fn icmp_frames(link: &Link) -> io::Result<Self> {
-        let protocol = ETHERNET_LEN as u32 + 9;
-        let filter = [
-            packet_socket::load_byte(protocol),
-            packet_socket::unless_equal(libc::IPPROTO_ICMP as u32, 1),
-            packet_socket::accept(),
-            packet_socket::reject(),
-        ];
-        Self::frames(link, libc::ETH_P_IP, &filter)
+    /// For whole frames of echo replies, with their Ethernet headers.
+    pub fn echo_frames(link: &Link) -> io::Result<Self> {
+        let socket = match link.addresses {
+            Addresses::V4 { .. } => {
+                let protocol = ETHERNET_LEN as u32 + 9;
+                let icmp = IpNextHeaderProtocols::Icmp.0;
+                let filter = only([(protocol, icmp)]);
+                raw(link, libc::ETH_P_IP, &filter)?
+            }
+            Addresses::V6 { .. } => {
+                const ECHO_REPLY: u32 = 129;
+                raw(link, libc::ETH_P_IPV6, &icmpv6([ECHO_REPLY, ECHO_REPLY]))?
+            }
+        };
+        Self::new(socket, None)
     }
 
-    fn frames(link: &Link, ethertype: i32, filter: &[SockFilter]) -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-        socket.attach_filter(filter)?;
-        packet_socket::set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
-        socket.bind(&packet_socket::address(ethertype, link.index, MacAddr::zero()))?;
-        socket.set_nonblocking(true)?;
+    /// For packets of IGMP, or those of IPv6 in which MLD comes (with a hop-by-hop header before
+    /// ICMPv6, RFC 2710 3), also such to this group.
+    pub fn group_queries(link: &Link, group: IpAddr) -> io::Result<Self> {
+        let (ethertype, filter, mac) = match group {
+            IpAddr::V4(group) => {
+                let [_, b, c, d] = group.octets();
+                let filter = only([(9, IpNextHeaderProtocols::Igmp.0)]);
+                (libc::ETH_P_IP, filter, MacAddr::new(0x01, 0x00, 0x5e, b & 0x7f, c, d))
+            }
+            IpAddr::V6(group) => {
+                let (options, icmp) =
+                    (IpNextHeaderProtocols::Hopopt, IpNextHeaderProtocols::Icmpv6);
+                let filter = only([(6, options.0), (40, icmp.0)]);
+                (libc::ETH_P_IPV6, filter, group_mac(group))
+            }
+        };
+        let socket = packet_socket::open(ethertype, link.index, &filter)?;
+        packet_socket::join(&socket, link.index, mac)?;
+        Self::new(socket, None)
+    }
+
+    /// For all frames with their Ethernet headers, also those to these group MACs.
+    pub fn all_frames(link: &Link, groups: &[MacAddr]) -> io::Result<Self> {
+        let socket = raw(link, libc::ETH_P_ALL, &[accept()])?;
+        groups.iter().try_for_each(|&group| packet_socket::join(&socket, link.index, group))?;
         Self::new(socket, None)
     }
 
@@ -123,6 +148,59 @@ impl Receiver {
     }
 }
 
+/// Passes packets that have these bytes at these places.
+fn only<const N: usize>(expected: [(u32, u8); N]) -> Vec<SockFilter> {
+    let mut filter = Vec::new();
+    for (rest, (place, value)) in (0..N as u8).rev().zip(expected) {
+        filter.push(load_byte(place));
+        filter.push(unless_equal(value.into(), 2 * rest + 1));
+    }
+    filter.extend([accept(), reject()]);
+    filter
+}
+
+/// Passes frames with ICMPv6 messages of these types.
+fn icmpv6([one, other]: [u32; 2]) -> Vec<SockFilter> {
+    let header = ETHERNET_LEN as u32;
+    let icmp = IpNextHeaderProtocols::Icmpv6.0;
+    vec![
+        load_byte(header + 6),
+        unless_equal(icmp.into(), 4),
+        load_byte(header + IPV6_LEN as u32),
+        if_equal(one, 1),
+        unless_equal(other, 1),
+        accept(),
+        reject(),
+    ]
+}
+
+fn ipv4_probes(vip: Ipv4Addr) -> Vec<SockFilter> {
+    // ip[0] is version and header length, ip[8] the TTL, ip[9] the protocol, ip[16..20] the
+    // destination.
+    let mut filter = vec![load_word(16), unless_equal(vip.into(), 11)];
+    let [one, other] = PROBE_MAGIC;
+    filter.extend(only([(9, IP_PROTOCOL), (8, TTL), (0, 0x45), (20, one), (21, other)]));
+    filter
+}
+
+fn ipv6_probes(vip: Ipv6Addr) -> Vec<SockFilter> {
+    // ip[6] is the next header, ip[7] the hop limit, ip[24..40] the destination.
+    let mut filter = unless_address(24, vip, 9);
+    let [one, other] = PROBE_MAGIC;
+    filter.extend(only([(6, IP_PROTOCOL), (7, TTL), (40, one), (41, other)]));
+    filter
+}
+
+/// A socket for whole frames.
+fn raw(link: &Link, ethertype: i32, filter: &[SockFilter]) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    socket.attach_filter(filter)?;
+    packet_socket::set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
+    socket.bind(&packet_socket::address(ethertype, link.index, MacAddr::zero()))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 /// The payload of a probe's packet.
 pub fn probe_payload(packet: &[u8]) -> Option<&[u8]> {
     ip_payload(packet).map(|(_, payload)| payload)
@@ -132,56 +210,48 @@ pub fn probe_payload(packet: &[u8]) -> Option<&[u8]> {
 pub struct Sender {
     socket: Socket,
     link: Link,
-    own: Ipv4Addr,
-    vip: Ipv4Addr,
 }
 
 impl Sender {
     /// Opens the socket.
-    pub fn open(link: &Link, vip: Ipv4Addr) -> io::Result<Self> {
+    pub fn open(link: &Link) -> io::Result<Self> {
         // Without a protocol it hears nothing.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
-        let Addresses::V4 { own, .. } = link.addresses else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the doctor is for IPv4 only"));
-        };
-        Ok(Self { socket, link: link.clone(), own, vip })
-    }
-
-    /// This host's own address.
-    pub fn own(&self) -> Ipv4Addr {
-        self.own
+        Ok(Self { socket, link: link.clone() })
     }
 
     /// Broadcasts a bulletin.
     pub fn bulletin(&self, payload: &[u8]) {
-        self.send(MacAddr::broadcast(), self.link.mac, EtherType(ETHERTYPE), payload);
+        self.send(MacAddr::broadcast(), EtherType(ETHERTYPE), payload);
     }
 
     /// Sends a probe to the MAC of a mode, from the MAC that frames of that mode come from.
     pub fn probe(&self, mode: MacMode, payload: &[u8]) {
-        let mac = mode.address(self.vip.into());
+        let mac = mode.address(self.link.addresses.vip());
         let source = match mode {
             MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => self.link.mac,
             MacMode::Shared => mac,
         };
         let protocol = IpNextHeaderProtocol(IP_PROTOCOL);
-        let packet = ipv4(self.own, self.vip, protocol, TTL, payload);
-        self.send(mac, source, EtherTypes::Ipv4, &packet);
+        match self.link.addresses {
+            Addresses::V4 { own, vip } => {
+                let packet = ipv4(own, vip, protocol, TTL, payload);
+                self.send_from(source, mac, EtherTypes::Ipv4, &packet);
+            }
+            Addresses::V6 { own, vip } => {
+                let packet = ipv6(own, vip, protocol, TTL, payload);
+                self.send_from(source, mac, EtherTypes::Ipv6, &packet);
+            }
+        }
     }
 
-    /// Sends an echo request to a neighbour.
-    pub fn echo_request(&self, from: Ipv4Addr, to: (MacAddr, Ipv4Addr), message: &[u8]) {
-        let packet = ipv4(from, to.1, IpNextHeaderProtocols::Icmp, 64, message);
-        self.send(to.0, self.link.mac, EtherTypes::Ipv4, &packet);
+    /// Sends a packet.
+    pub fn send(&self, to: MacAddr, kind: EtherType, payload: &[u8]) {
+        self.send_from(self.link.mac, to, kind, payload);
     }
 
-    /// Sends an ARP packet.
-    pub fn arp(&self, to: MacAddr, packet: &[u8]) {
-        self.send(to, self.link.mac, EtherTypes::Arp, packet);
-    }
-
-    fn send(&self, to: MacAddr, from: MacAddr, kind: EtherType, payload: &[u8]) {
+    fn send_from(&self, from: MacAddr, to: MacAddr, kind: EtherType, payload: &[u8]) {
         let mut frame = vec![0; ETHERNET_LEN + payload.len()];
         frame[ETHERNET_LEN..].copy_from_slice(payload);
         let mut ethernet = MutableEthernetPacket::new(&mut frame).expect("room for the header");
@@ -194,7 +264,8 @@ impl Sender {
     }
 }
 
-fn ipv4(
+/// An IPv4 packet without options.
+pub fn ipv4(
     from: Ipv4Addr,
     to: Ipv4Addr,
     protocol: IpNextHeaderProtocol,
@@ -215,5 +286,24 @@ fn ipv4(
     ip.set_destination(to);
     let sum = checksum(&ip.to_immutable());
     ip.set_checksum(sum);
+    packet
+}
+
+fn ipv6(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    protocol: IpNextHeaderProtocol,
+    hop_limit: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = vec![0; IPV6_LEN + payload.len()];
+    packet[IPV6_LEN..].copy_from_slice(payload);
+    let mut ip = MutableIpv6Packet::new(&mut packet).expect("room for the header");
+    ip.set_version(6);
+    ip.set_payload_length(payload.len() as u16);
+    ip.set_next_header(protocol);
+    ip.set_hop_limit(hop_limit);
+    ip.set_source(from);
+    ip.set_destination(to);
     packet
 }

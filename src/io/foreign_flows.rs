@@ -5,24 +5,27 @@
 //! installed; nothing need be done then, the daemon is only asked more often.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::flow::{FlowKey, Protocol};
+use clusterd::protocol::Vips;
 
-use super::nft_sets::Sets;
-use super::rules::{FOREIGN_FLOWS, table_name};
+use super::nft_sets::{Sets, end_key};
+use super::rules::{FOREIGN_FLOWS, Family, table_name};
 
-/// The set in the rules of one virtual IP. Its flows are of that one's family.
+/// The sets in the rules of one cluster, of each family of which it has a virtual IP.
 #[derive(Debug)]
 pub struct ForeignFlows {
     sets: Sets,
+    names: Vec<(Family, String)>,
 }
 
 impl ForeignFlows {
     /// Opens a socket; changes nothing. The rules need not be there yet.
-    pub fn open(vip: IpAddr) -> io::Result<Self> {
-        Ok(Self { sets: Sets::open(table_name(vip))? })
+    pub fn open(vips: &Vips) -> io::Result<Self> {
+        let names = |family: Family| (family, family.name(FOREIGN_FLOWS));
+        let names = Family::those_of(vips).map(names).collect();
+        Ok(Self { sets: Sets::open(table_name(vips.first()))?, names })
     }
 
     /// Blocks flows of datagrams for `time`, a few thousand at once at most. Those of
@@ -31,28 +34,26 @@ impl ForeignFlows {
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not
     /// installed, with `ENFILE` if there is no room for all of them; none is blocked then.
     pub fn block(&mut self, flows: &[FlowKey], time: Duration) -> io::Result<()> {
-        let keys = flows.iter().filter(|flow| flow.protocol == Protocol::Udp).map(key);
-        self.sets.transaction().add(FOREIGN_FLOWS, keys, Some(time)).commit()
+        let mut transaction = self.sets.transaction();
+        for (family, name) in &self.names {
+            let is_in = |flow: &&FlowKey| {
+                flow.protocol == Protocol::Udp && Family::of(flow.service.ip()) == *family
+            };
+            transaction = transaction.add(name, flows.iter().filter(is_in).map(key), Some(time));
+        }
+        transaction.commit()
     }
 
     /// Unblocks all flows.
     ///
     /// Fails with `ENOENT` ([`super::error::errno`]) while the rules are not installed.
     pub fn unblock_all(&mut self) -> io::Result<()> {
-        self.sets.transaction().flush(FOREIGN_FLOWS).commit()
+        let transaction = self.sets.transaction();
+        let flushed = self.names.iter().fold(transaction, |it, (_, name)| it.flush(name));
+        flushed.commit()
     }
 }
 
-/// Client address, client port, service port, each padded to a multiple of four bytes.
 fn key(flow: &FlowKey) -> Vec<u8> {
-    let mut key = Vec::with_capacity(24);
-    match flow.client.ip() {
-        IpAddr::V4(ip) => key.extend(ip.octets()),
-        IpAddr::V6(ip) => key.extend(ip.octets()),
-    }
-    for port in [flow.client.port(), flow.service.port()] {
-        key.extend(port.to_be_bytes());
-        key.extend([0; 2]);
-    }
-    key
+    [flow.client, flow.service].map(end_key).concat()
 }

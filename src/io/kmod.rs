@@ -4,6 +4,7 @@
 //! line read is one. What was added stays without the daemon, as rules do, and until it is
 //! removed the module cannot be unloaded.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
@@ -41,16 +42,16 @@ impl Module {
     }
 }
 
-/// Takes `vip` out of the module, in which it may not be.
-pub fn remove(vip: IpAddr) -> io::Result<()> {
+/// Takes these virtual IPs out of the module, in which they may not be.
+pub fn remove(vips: &BTreeSet<IpAddr>) -> io::Result<()> {
     // Who may not write there has put nothing there.
-    if !vips()?.contains(&vip) {
-        return Ok(());
+    for vip in self::vips()?.iter().filter(|vip| vips.contains(vip)) {
+        match write(&format!("-{vip}")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
     }
-    match write(&format!("-{vip}")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
+    Ok(())
 }
 
 /// The virtual IPs in the module, in this network namespace.

@@ -1,10 +1,12 @@
 //! The interface: its facts, and the virtual IP as one of its addresses (rtnetlink).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
-use futures_util::StreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
+use clusterd::protocol::Vips;
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use pnet::util::MacAddr;
 use rtnetlink::packet_core::ErrorMessage;
@@ -30,8 +32,17 @@ pub struct Link {
     pub index: u32,
     /// The interface's own MAC, also while it has a cluster's instead (mode `shared`).
     pub mac: MacAddr,
-    /// The virtual IP and this host's own address beside it.
+    /// The first virtual IP and this host's own address beside it.
     pub addresses: Addresses,
+    /// The same of the further ones.
+    pub further: Vec<Addresses>,
+}
+
+impl Link {
+    /// All virtual IPs, the first one first, and this host's own address beside each.
+    pub fn all(&self) -> impl Iterator<Item = Addresses> {
+        std::iter::once(self.addresses).chain(self.further.iter().copied())
+    }
 }
 
 /// A virtual IP, and the address from which this host speaks for it.
@@ -74,8 +85,8 @@ impl Links {
         Ok(Self { handle })
     }
 
-    /// Looks an interface up and checks that it can carry `vip`.
-    pub async fn find(&self, name: &str, vip: IpAddr) -> Result<Link> {
+    /// Looks an interface up and checks that it can carry the virtual IPs.
+    pub async fn find(&self, name: &str, vips: &Vips) -> Result<Link> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = match links.next().await {
             Some(Ok(link)) => link,
@@ -112,8 +123,15 @@ impl Links {
         let mut marks = reception::marks_of(&link);
         let shared = marks.find(|mark| mark.mode == MacMode::Shared);
         let own = shared.filter(|mark| mac == mark.mode.address(mark.vip)).map(|mark| mark.own);
-        let addresses = self.addresses_with(name, index, vip).await?;
-        Ok(Link { name: name.clone(), index, mac: own.unwrap_or(mac), addresses })
+        let segment = self.segment(name, index, vips).await?;
+        let further = vips.all().skip(1).map(|vip| segment.addresses_with(vip));
+        Ok(Link {
+            name: name.clone(),
+            index,
+            mac: own.unwrap_or(mac),
+            addresses: segment.addresses_with(vips.first())?,
+            further: further.collect::<Result<_>>()?,
+        })
     }
 
     /// Is there an interface with this index?
@@ -127,19 +145,14 @@ impl Links {
 
     /// The addresses of hosts that an interface has: all but virtual IPs.
     pub async fn host_addresses(&self, index: u32) -> Result<Vec<IpAddr>> {
-        let vips: Vec<_> = self.marks().await?.into_iter().map(|marked| marked.mark.vip).collect();
-        let all = self.addresses().await?.into_iter();
+        let marks = self.marks().await?;
+        let vips: Vec<_> = marks.iter().flat_map(Marked::vips).collect();
+        let all = self.addresses().await?.0.into_iter();
         // Of what another host may have, or has, nobody must be told that it is here.
         let doubtful = AddressFlags::Tentative | AddressFlags::Dadfailed;
         let is_sure = |a: &Address| !a.flags.intersects(doubtful);
         let own = all.filter(|a| a.index == index && !vips.contains(&a.ip) && is_sure(a));
         Ok(own.map(|a| a.ip).collect())
-    }
-
-    /// The interfaces that have `vip` as an address.
-    pub async fn holders(&self, vip: IpAddr) -> Result<Vec<u32>> {
-        let holders = self.addresses().await?.into_iter().filter(|a| a.ip == vip);
-        Ok(holders.map(|a| a.index).collect())
     }
 
     /// Makes `vip` an address of the interface. It may be one already.
@@ -160,17 +173,10 @@ impl Links {
         request.execute().await.with_context(|| format!("add address {vip}/{length}"))
     }
 
-    /// Removes `vip` from the interface. It may be gone already.
-    pub async fn remove_address(&self, index: u32, vip: IpAddr) -> Result<()> {
-        let mut listing = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .set_address_filter(vip)
-            .execute();
-        while let Some(message) = listing.next().await {
-            let message = message.with_context(|| format!("look for address {vip}"))?;
+    /// Removes addresses from whichever interfaces have them; there may be none.
+    pub async fn remove_addresses(&self, vips: &BTreeSet<IpAddr>) -> Result<()> {
+        for message in self.address_messages().await? {
+            let Some(vip) = address_of(&message).filter(|vip| vips.contains(vip)) else { continue };
             match self.handle.address().del(message).execute().await {
                 Ok(()) => {}
                 Err(rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }))
@@ -183,28 +189,49 @@ impl Links {
         Ok(())
     }
 
-    async fn addresses(&self) -> Result<Vec<Address>> {
-        let mut listing = self.handle.address().get().execute();
-        let mut addresses = Vec::new();
-        while let Some(message) = listing.next().await {
-            let message = message.context("list addresses")?;
-            let (mut ip, mut flags) = (None, AddressFlags::empty());
-            for attribute in &message.attributes {
-                match attribute {
-                    AddressAttribute::Local(local) => ip = Some(*local),
-                    // The other end if there is a `Local`; IPv6 has this alone as a rule.
-                    AddressAttribute::Address(address) => ip = ip.or(Some(*address)),
-                    AddressAttribute::Flags(of) => flags = *of,
-                    _ => {}
-                }
-            }
-            if let Some(ip) = ip {
-                let (index, prefix) = (message.header.index, message.header.prefix_len);
-                addresses.push(Address { index, ip, prefix, flags });
-            }
-        }
-        Ok(addresses)
+    /// The addresses of all interfaces as they are now.
+    pub async fn addresses(&self) -> Result<AddressList> {
+        let messages = self.address_messages().await?;
+        let address = |message: &AddressMessage| {
+            let flags = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Flags(flags) => Some(*flags),
+                _ => None,
+            });
+            let flags = flags.unwrap_or(AddressFlags::empty());
+            let (index, prefix) = (message.header.index, message.header.prefix_len);
+            Some(Address { index, ip: address_of(message)?, prefix, flags })
+        };
+        Ok(AddressList(messages.iter().filter_map(address).collect()))
     }
+
+    async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
+        let listing = self.handle.address().get().execute();
+        listing.try_collect().await.context("list addresses")
+    }
+}
+
+/// The addresses of all interfaces at one moment.
+pub struct AddressList(Vec<Address>);
+
+impl AddressList {
+    /// The interfaces that have `vip` as an address.
+    pub fn holders(&self, vip: IpAddr) -> impl Iterator<Item = u32> {
+        self.0.iter().filter(move |address| address.ip == vip).map(|address| address.index)
+    }
+}
+
+/// The address that a message is about.
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => return Some(*local),
+            // The other end if there is a `Local`; IPv6 has this alone as a rule.
+            AddressAttribute::Address(address) => found = Some(*address),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The MAC of an interface, if it is one of Ethernet's length.

@@ -22,7 +22,7 @@ const PREFIX: &str = "clusterd";
 /// have (`ALTIFNAMSIZ`) the longest needs 71.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The virtual IP.
+    /// The first virtual IP.
     pub vip: IpAddr,
     /// How frames to it get in.
     pub mode: MacMode,
@@ -34,6 +34,34 @@ impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}-{}-{}-", vip_name::spell(self.vip), self.mode)?;
         self.own.octets().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// That the interface has a further virtual IP of a cluster. As a name:
+/// `clusterd-10.0.0.3-of-10.0.0.2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FurtherMark {
+    /// The further virtual IP.
+    pub vip: IpAddr,
+    /// The first one.
+    pub first: IpAddr,
+}
+
+impl fmt::Display for FurtherMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vip, first } = *self;
+        write!(f, "{PREFIX}-{}-of-{}", vip_name::spell(vip), vip_name::spell(first))
+    }
+}
+
+impl FromStr for FurtherMark {
+    type Err = NoMark;
+
+    fn from_str(name: &str) -> Result<Self, NoMark> {
+        let fields: Vec<_> = name.split('-').collect();
+        let [PREFIX, vip, "of", first] = fields[..] else { return Err(NoMark) };
+        let read = |vip| vip_name::read(vip).ok_or(NoMark);
+        Ok(Self { vip: read(vip)?, first: read(first)? })
     }
 }
 
@@ -75,6 +103,9 @@ mod tests {
                 assert_eq!(mark.to_string().parse(), Ok(mark));
             }
         }
+        let further = FurtherMark { vip: "2001:db8::3".parse().unwrap(), first: mark.vip };
+        assert_eq!(further.to_string().parse(), Ok(further));
+        assert_eq!(further.to_string().parse::<Mark>(), Err(NoMark));
         for name in ["eth0", "clusterd", "clusterd-10.0.0.2-stealth-02000000000", "clusterd-x-y-z"]
         {
             assert_eq!(name.parse::<Mark>(), Err(NoMark), "{name}");

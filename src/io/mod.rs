@@ -59,4 +59,4 @@ pub mod watch;
 pub mod xt_queue;
 
 #[cfg(test)]
-mod testing;
+pub mod testing;

@@ -65,21 +65,30 @@ impl NetlinkSocket {
             .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, half))
     }
 
-    /// Receives the notifications of a multicast group (1 to 32) from now on.
-    pub fn subscribe(&self, group: u32) -> io::Result<()> {
+    /// Lets whole requests of `bytes` out, beyond `net.core.wmem_max` where `CAP_NET_ADMIN` allows
+    /// it, else up to it.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        // As for the receive buffer; a request must fit in whole (`netlink_sendmsg`).
+        let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX);
+        self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, half)
+            .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUF, half))
+    }
+
+    /// Receives the notifications of multicast groups (1 to 32) from now on.
+    pub fn subscribe(&self, groups: &[u32]) -> io::Result<()> {
         let mut storage = socket2::SockAddrStorage::zeroed();
         // SAFETY: sockaddr_nl is one of the types that sockaddr_storage may hold.
         let address = unsafe { storage.view_as::<libc::sockaddr_nl>() };
         address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
         // Joined by binding: a socket without an address of its own is taken
         // for the sender of the kernel's notifications (`do_one_broadcast`).
-        address.nl_groups = 1 << (group - 1);
+        address.nl_groups = groups.iter().fold(0, |all, group| all | 1 << (group - 1));
         // SAFETY: a complete sockaddr_nl of that length.
         let address =
             unsafe { socket2::SockAddr::new(storage, size_of::<libc::sockaddr_nl>() as _) };
         self.socket
             .bind(&address)
-            .map_err(|error| attempt(format!("subscribe to netlink group {group}"), error))
+            .map_err(|error| attempt(format!("subscribe to the netlink groups {groups:?}"), error))
     }
 
     fn set_option(&self, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {

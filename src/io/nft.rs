@@ -1,12 +1,13 @@
 //! Runs the `nft` program. Each call is one transaction: all of it or nothing.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::rules::{Ruleset, table_name, vip_of_table};
+use super::rules::{Family, Ruleset, VIPS, table_name, vip_of_table};
 use crate::failure::Failure;
 
 fn nft(args: &[&str], script: &str) -> Result<Output> {
@@ -73,10 +74,28 @@ pub fn installed() -> Result<Vec<(String, IpAddr)>> {
         .collect())
 }
 
+/// The virtual IPs in the sets of a cluster's rules: of each family in which it has further ones.
+pub fn vips(first: IpAddr) -> Result<BTreeSet<IpAddr>> {
+    let mut vips = BTreeSet::new();
+    for family in Family::ALL {
+        let (table, set) = (table_name(first), family.name(VIPS));
+        let output = nft(&["--json", "list", "set", "inet", &table, &set], "")?;
+        if !output.status.success() {
+            continue;
+        }
+        let listing: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("read a set as JSON")?;
+        let objects = listing["nftables"].as_array().into_iter().flatten();
+        let elements = objects.filter_map(|object| object["set"]["elem"].as_array()).flatten();
+        vips.extend(elements.filter_map(|vip| vip.as_str()?.parse::<IpAddr>().ok()));
+    }
+    Ok(vips)
+}
+
 /// The tables of a ruleset as nft lists them, without counts and without the
 /// elements of sets, which change all the time; `None` if one is missing.
 pub fn listing(rules: &Ruleset) -> Result<Option<Vec<u8>>> {
-    let name = table_name(rules.addresses.vip());
+    let name = table_name(rules.vip());
     let mut listing = Vec::new();
     for family in rules.families() {
         let output = nft(&["--stateless", "--terse", "list", "table", family, &name], "")?;

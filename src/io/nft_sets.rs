@@ -8,6 +8,7 @@
 //! elements belong to their table; who installs the table again empties its sets.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::error::attempt;
@@ -16,6 +17,10 @@ use super::netlink::NetlinkSocket;
 
 /// Elements in one message: their list must stay below the 64 KiB of an attribute.
 const ELEMENTS_PER_MESSAGE: usize = 1024;
+
+/// Bytes of a transaction at most: ten thousand elements of 40 bytes (two IPv6 addresses with
+/// their ports) take 600 kB.
+const TRANSACTION_MAX: usize = 1 << 20;
 
 /// The sets and counters of one table of family `inet`.
 #[derive(Debug)]
@@ -30,12 +35,9 @@ impl Sets {
     /// Opens a socket for the sets of table `inet` `table`, which need not exist
     /// yet. Changes need `CAP_NET_ADMIN`.
     pub fn open(table: String) -> io::Result<Self> {
-        Ok(Self {
-            socket: NetlinkSocket::open(libc::NETLINK_NETFILTER, 0)?,
-            request: Builder::with_capacity(8192),
-            sequence: 0,
-            table,
-        })
+        let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER, 0)?;
+        socket.set_send_buffer(TRANSACTION_MAX)?;
+        Ok(Self { socket, request: Builder::with_capacity(8192), sequence: 0, table })
     }
 
     /// Starts a transaction. It changes nothing before [`Transaction::commit`].
@@ -80,6 +82,22 @@ impl Sets {
     }
 }
 
+/// The key of an address.
+pub fn address_key(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The key of an address and a port, or its part in a longer one.
+pub fn end_key(end: SocketAddr) -> Vec<u8> {
+    let mut key = address_key(end.ip());
+    key.extend(end.port().to_be_bytes());
+    key.extend([0; 2]);
+    key
+}
+
 /// Changes that are made together.
 #[derive(Debug)]
 #[must_use]
@@ -100,8 +118,7 @@ impl Transaction<'_> {
     ///
     /// With `timeout` (whole milliseconds; the set has `flags timeout`) they go
     /// by themselves. One that is present already stays, up to Linux 6.11 with
-    /// its old timeout. A few thousand in one transaction: all of it must fit
-    /// into the send buffer of a socket (`net.core.wmem_default`).
+    /// its old timeout. Up to ten thousand in one transaction.
     pub fn add<K: AsRef<[u8]>>(
         mut self,
         set: &str,

@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use pnet::util::MacAddr;
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use tokio::io::Interest;
 
 use super::error::errno;
+
+/// What to wait for: an interface that goes down is an error and nothing to read.
+pub const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Sends a frame, which is lost where there is no room for it: whoever needs it asks again.
 pub fn send(socket: &Socket, frame: &[u8], address: &SockAddr) -> io::Result<()> {

@@ -1,23 +1,29 @@
-//! The nft ruleset of one virtual IP, as text (spec 9 says what each rule is for).
+//! The nft ruleset of one cluster, as text (spec 9 says what each rule is for).
 //!
 //! Nothing here touches the kernel, so that `clusterd rules` can print the
 //! rules without privileges. Everything lies in tables of our own, one in
 //! family `inet`, for IPv4 one in family `arp`, in mode `stealth` one in family `netdev`, named
-//! after the virtual IP.
+//! after the first virtual IP. Several virtual IPs of one family are a set, so that the number of
+//! rules that a packet meets does not depend on theirs; each family has chains of its own.
 
 mod family;
+mod scope;
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
-use clusterd::wire::{IP_PROTOCOL, PORTS_MAX};
+use clusterd::protocol::PEERS_MAX;
+use clusterd::wire::{IP_PROTOCOL, PORTS_MAX, VIPS_MAX};
 
+pub use self::family::Family;
 use self::family::Words;
+pub use self::scope::Scope;
 use super::cluster_mac::MacMode;
-use super::link::Addresses;
+use super::link::{Addresses, Link};
 use super::vip_name;
 
 /// Connection tracking label of flows whose client has chosen this host.
@@ -37,19 +43,32 @@ pub const OWN_BUCKETS: &str = "own_buckets";
 /// without the daemon (overload form, spec 9); empty until the daemon fills it.
 pub const BY_BUCKET: &str = "by_bucket";
 
-/// The set of TCP ports that are not divided, because not every host serves them.
+/// The set of TCP ports, by virtual IP, that are not divided, because not every host serves them.
+/// Like all sets with addresses there is one of each [`Family`].
 pub const UNDIVIDED: &str = "undivided";
 
-/// Room in [`UNDIVIDED`]: as many as this host and 64 peers ([`Limits::peers`]) can announce.
-///
-/// [`Limits::peers`]: clusterd::protocol::Limits::peers
-const UNDIVIDED_MAX: usize = (1 + 64) * PORTS_MAX;
+/// Room in [`UNDIVIDED`], of each family: as many as this host and its peers can announce, ports of
+/// the first virtual IP and ports of all others. So there are never more.
+const UNDIVIDED_MAX: usize = (1 + PEERS_MAX) * 2 * PORTS_MAX;
+
+/// The set of virtual IPs that no buckets divide, since not every host has them, and of which this
+/// host answers all that the kernel decides.
+pub const WHOLE: &str = "whole";
+
+/// The same of which another host answers that.
+pub const LEFT: &str = "left";
+
+/// The set of the virtual IPs of a family with further ones.
+pub const VIPS: &str = "vips";
+
+/// The set of ports in scope.
+const SCOPE: &str = "scope";
 
 /// The set of UDP ports on which this host has answered clients: what leaves from these in a flow
 /// that is not tracked is a late answer, and goes to the daemon.
 pub const ANSWERING: &str = "answering";
 
-/// Room in [`ANSWERING`]; late answers from further ports are not noticed.
+/// Room in [`ANSWERING`].
 pub const ANSWERING_MAX: usize = 1_024;
 
 /// The set of IP protocols that the kernel may let through to this host by
@@ -57,7 +76,7 @@ pub const ANSWERING_MAX: usize = 1_024;
 pub const LEASED: &str = "leased";
 
 /// The set of flows of datagrams that other hosts serve, as client address,
-/// client port and service port.
+/// client port, virtual IP and service port.
 pub const FOREIGN_FLOWS: &str = "foreign_udp";
 
 /// Room in [`FOREIGN_FLOWS`]; datagrams of further flows go to the daemon each time.
@@ -98,14 +117,14 @@ pub enum QueueBackend {
 /// Everything the ruleset depends on.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
-    /// Interface on which the cluster lives.
-    pub interface: String,
-    /// The virtual IP and this host's own address beside it.
-    pub addresses: Addresses,
-    /// What kind of MAC it resolves to.
+    /// Interface on which the cluster lives, with the virtual IPs.
+    pub link: Link,
+    /// What kind of MAC they resolve to.
     pub mac: MacMode,
     /// Form of the handshake guard.
     pub guard: Guard,
+    /// The ports on which the cluster is spoken to; `None` for all.
+    pub scope: Option<Scope>,
     /// Queue number of new attempts; the next one is for flows that the kernel
     /// already tracks. The log group has the same number.
     pub queue: u16,
@@ -113,11 +132,19 @@ pub struct Ruleset {
     pub backend: QueueBackend,
 }
 
+/// The virtual IPs of one family.
+struct Part {
+    family: Family,
+    addresses: Vec<Addresses>,
+    /// Hosts of the cluster may lack some of them.
+    has_further: bool,
+}
+
 /// The chains whose first rule hands packets to a queue, with that queue's
 /// offset to [`Ruleset::queue`].
 pub const QUEUE_CHAINS: [(&str, u16); 2] = [("contest", 0), ("incumbent", 1)];
 
-/// Name of all tables of a virtual IP.
+/// Name of all tables of the cluster that this virtual IP names.
 pub fn table_name(vip: IpAddr) -> String {
     format!("clusterd_{}", vip_name::spell(vip))
 }
@@ -138,101 +165,127 @@ pub fn remove(vip: IpAddr, families: &[impl AsRef<str>]) -> String {
 }
 
 impl Ruleset {
-    /// The families in which it has a table.
-    pub fn families(&self) -> &'static [&'static str] {
-        use Addresses::{V4, V6};
-        match (self.addresses, self.mac) {
-            (V4 { .. }, MacMode::Multicast | MacMode::Igmp | MacMode::Shared) => &["inet", "arp"],
-            (V4 { .. }, MacMode::Stealth) => &["inet", "arp", "netdev"],
-            (V6 { .. }, MacMode::Multicast | MacMode::Igmp | MacMode::Shared) => &["inet"],
-            (V6 { .. }, MacMode::Stealth) => &["inet", "netdev"],
-        }
+    /// The families of nft in which it has a table.
+    pub fn families(&self) -> Vec<&'static str> {
+        let has_arp = self.link.all().any(|addresses| addresses.vip().is_ipv4());
+        let has_netdev = match self.mac {
+            MacMode::Stealth => true,
+            MacMode::Multicast | MacMode::Igmp | MacMode::Shared => false,
+        };
+        let optional = [("arp", has_arp), ("netdev", has_netdev)];
+        let optional = optional.into_iter().filter_map(|(family, has)| has.then_some(family));
+        std::iter::once("inet").chain(optional).collect()
     }
 
-    fn vip(&self) -> IpAddr {
-        self.addresses.vip()
+    /// The first virtual IP.
+    pub fn vip(&self) -> IpAddr {
+        self.link.addresses.vip()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let part = |family| {
+            let is_in = |addresses: &Addresses| Family::of(addresses.vip()) == family;
+            Part {
+                family,
+                addresses: self.link.all().filter(is_in).collect(),
+                has_further: self.link.further.iter().any(is_in),
+            }
+        };
+        Family::ALL.into_iter().map(part).filter(|part| !part.addresses.is_empty())
     }
 
     /// The commands that install the tables, replacing earlier ones of the
     /// same name in one transaction.
     pub fn install(&self) -> String {
-        let mut text = remove(self.vip(), self.families());
+        let mut text = remove(self.vip(), &self.families());
         self.tables(&mut text).expect("writing to a string cannot fail");
         text
     }
 
     fn tables(&self, text: &mut String) -> std::fmt::Result {
-        self.inet_table(text)?;
-        match self.addresses {
-            Addresses::V4 { own, vip } => arp_table(text, own, vip)?,
-            // Its neighbour discovery is in family `inet` like everything else.
-            Addresses::V6 { .. } => {}
+        let name = table_name(self.vip());
+        self.inet_table(text, &name)?;
+        for part in self.parts() {
+            match part.family {
+                Family::V4 => part.arp_table(text, &name)?,
+                // Its neighbour discovery is in family `inet` like everything else.
+                Family::V6 => {}
+            }
         }
         match self.mac {
-            MacMode::Stealth => self.netdev_table(text),
+            MacMode::Stealth => self.netdev_table(text, &name),
             MacMode::Multicast | MacMode::Igmp | MacMode::Shared => Ok(()),
         }
     }
 
-    fn inet_table(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, guard, queue, .. } = self;
-        let vip = self.vip();
-        let Words { family, ip, address, icmp, errors } = Words::of(vip);
-        let log = self.log();
-        writeln!(text, "table inet {} {{", table_name(vip))?;
+    fn inet_table(&self, text: &mut String, name: &str) -> std::fmt::Result {
+        writeln!(text, "table inet {name} {{")?;
         writeln!(text, "  counter {DIVIDED} {{ }}")?;
         // The type of a number below 256. (nft 1.0.6 crashes when it lists `typeof jhash`.)
         writeln!(text, "  set {OWN_BUCKETS} {{ typeof numgen inc mod 256; size 256; }}")?;
         writeln!(text, "  set {BY_BUCKET} {{ type inet_proto; size 4; }}")?;
-        writeln!(text, "  set {UNDIVIDED} {{ type inet_service; size {UNDIVIDED_MAX}; }}")?;
         writeln!(text, "  set {ANSWERING} {{ type inet_service; size {ANSWERING_MAX}; }}")?;
         // Three at a time. The kernel counts those whose time is over until it has collected them.
         writeln!(text, "  set {LEASED} {{ type inet_proto; flags timeout; size 32; }}")?;
-        writeln!(
-            text,
-            "  set {FOREIGN_FLOWS} {{ type {address} . inet_service . inet_service; \
-             flags timeout; size {FOREIGN_FLOWS_MAX}; }}"
-        )?;
+        if let Some(scope) = &self.scope {
+            writeln!(
+                text,
+                "  set {SCOPE} {{ type inet_proto . inet_service; elements = {{ {} }}; }}",
+                scope.elements()
+            )?;
+        }
         for (chain, offset) in QUEUE_CHAINS {
             writeln!(text, "  chain {chain} {{")?;
             match self.backend {
-                QueueBackend::Nft => writeln!(text, "    queue num {}", queue + offset)?,
+                QueueBackend::Nft => writeln!(text, "    queue num {}", self.queue + offset)?,
                 // The daemon inserts `-j NFQUEUE` before this rule.
                 QueueBackend::Xtables => {}
             }
             writeln!(text, "    drop\n  }}")?;
         }
-        self.divide(text)?;
         match self.mac {
             MacMode::Shared => self.others(text)?,
             MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => {}
         }
-        self.datagrams(text)?;
-        self.answers(text)?;
-        writeln!(text, "  chain inbound {{")?;
+        for part in self.parts() {
+            part.sets(text)?;
+            self.divide(text, &part)?;
+            self.datagrams(text, &part)?;
+            self.inbound(text, &part)?;
+            self.local(text, &part)?;
+            self.answers(text, &part)?;
+            self.outbound(text, &part)?;
+            self.forwarded(text, &part)?;
+        }
+        writeln!(text, "}}")
+    }
+
+    fn inbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Self { link: Link { name: interface, .. }, guard, .. } = self;
+        let Words { ip, icmp, .. } = part.family.words();
+        let vips = part.vips();
+        writeln!(text, "  chain {} {{", part.family.name("inbound"))?;
         writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
         // Without this, rules that do not mention an address would meet the other family, too.
-        writeln!(text, "    meta nfproto != {family} accept")?;
-        self.neighbours_inbound(text)?;
-        writeln!(text, "    {ip} daddr != {vip} accept")?;
+        writeln!(text, "    meta nfproto != {} accept", part.family.name("ipv"))?;
+        self.neighbours_inbound(text, part)?;
+        writeln!(text, "    {ip} daddr != {vips} accept")?;
         writeln!(text, "    iifname \"lo\" accept")?;
         writeln!(text, "    iifname != \"{interface}\" drop")?;
         writeln!(text, "    meta pkttype {{ multicast, broadcast }} meta pkttype set host")?;
         // Claims end in `local`, not here: with bridge-nf-call-iptables these rules see a
         // frame before the bridge has handed it to the daemon's socket.
         writeln!(text, "    meta l4proto {IP_PROTOCOL} accept")?;
-        if vip.is_ipv6() {
+        match part.family {
+            Family::V4 => {}
             // Connection tracking leaves these alone, and so do the rules.
-            writeln!(text, "    {NDP} accept")?;
+            Family::V6 => writeln!(text, "    {NDP} accept")?,
         }
         // Echo requests make no connection, so nobody need be asked who answers.
-        writeln!(
-            text,
-            "    {icmp} type echo-request {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
-            self.bucket(&format!("{icmp} id"))
-        )?;
-        writeln!(text, "    {icmp} type echo-request drop")?;
-        writeln!(text, "    meta l4proto udp goto datagrams")?;
+        let echo = format!("{icmp} type echo-request");
+        self.by_bucket(text, part, &echo, &format!("{icmp} id"))?;
+        writeln!(text, "    {echo} drop")?;
+        writeln!(text, "    meta l4proto udp goto {}", part.family.name("datagrams"))?;
         let plain = "reset tcp option fastopen reset tcp option mptcp";
         let accept = match guard {
             Guard::Rst => "accept".to_owned(),
@@ -240,10 +293,7 @@ impl Ruleset {
             Guard::Strict => format!("ct label set {BUCKET_LABEL} accept"),
         };
         // Those of foreign buckets are gone already.
-        writeln!(
-            text,
-            "    {SYN} meta l4proto @{BY_BUCKET} tcp dport != @{UNDIVIDED} {plain} {accept}"
-        )?;
+        writeln!(text, "    {SYN} {} {plain} {accept}", part.divided("daddr", "dport"))?;
         writeln!(text, "    {SYN} ct state new {plain} goto contest")?;
         writeln!(text, "    {SYN} goto incumbent")?;
         if *guard == Guard::Strict {
@@ -262,30 +312,40 @@ impl Ruleset {
         if *guard == Guard::Rst {
             writeln!(
                 text,
-                "    tcp flags & (fin|syn|rst|ack) == ack ct state invalid limit rate 1000/second {log}"
+                "    tcp flags & (fin|syn|rst|ack) == ack ct state invalid limit rate 1000/second {}",
+                self.log()
             )?;
         }
         writeln!(text, "    drop\n  }}")?;
         if *guard == Guard::Strict {
             // What passes `inbound` has been confirmed, now or earlier.
-            writeln!(text, "  chain confirm {{")?;
+            writeln!(text, "  chain {} {{", part.family.name("confirm"))?;
             writeln!(text, "    type filter hook prerouting priority mangle + 1; policy accept;")?;
             writeln!(
                 text,
-                "    iifname \"{interface}\" {ip} daddr {vip} tcp flags & syn == 0 \
+                "    iifname \"{interface}\" {ip} daddr {vips} tcp flags & syn == 0 \
                  ct label ! {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
             )?;
             writeln!(text, "  }}")?;
         }
-        writeln!(text, "  chain local {{")?;
+        Ok(())
+    }
+
+    fn local(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        writeln!(text, "  chain {} {{", part.family.name("local"))?;
         writeln!(text, "    type filter hook input priority mangle; policy accept;")?;
-        writeln!(text, "    {ip} daddr {vip} meta l4proto {IP_PROTOCOL} drop")?;
-        writeln!(text, "  }}")?;
-        writeln!(text, "  chain outbound {{")?;
+        writeln!(text, "    {ip} daddr {} meta l4proto {IP_PROTOCOL} drop", part.vips())?;
+        writeln!(text, "  }}")
+    }
+
+    fn outbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, icmp, errors, .. } = part.family.words();
+        writeln!(text, "  chain {} {{", part.family.name("outbound"))?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-        writeln!(text, "    meta nfproto != {family} accept")?;
-        self.neighbours_outbound(text)?;
-        writeln!(text, "    {ip} saddr != {vip} accept")?;
+        writeln!(text, "    meta nfproto != {} accept", part.family.name("ipv"))?;
+        self.neighbours_outbound(text, part)?;
+        writeln!(text, "    {ip} saddr != {} accept", part.vips())?;
         writeln!(text, "    oifname \"lo\" accept")?;
         // Nobody answers a datagram to a closed port: another host may serve it. And only the
         // host that has a flow may say what is wrong with its packets; of fragments,
@@ -303,23 +363,21 @@ impl Ruleset {
             "    udp sport @{ANSWERING} meta l4proto != @{BY_BUCKET} ct state new \
              ct status ! confirmed goto contest"
         )?;
-        writeln!(text, "    goto answers\n  }}")?;
-        self.forwarded(text)?;
-        writeln!(text, "}}")
+        writeln!(text, "    goto {}\n  }}", part.family.name("answers"))
     }
 
-    /// Segments from the virtual IP that tell the daemon something, or that only the host may send
+    /// Segments from virtual IPs that tell the daemon something, or that only the host may send
     /// whom the client chose.
-    fn answers(&self, text: &mut String) -> std::fmt::Result {
+    fn answers(&self, text: &mut String, part: &Part) -> std::fmt::Result {
         let log = self.log();
-        writeln!(text, "  chain answers {{")?;
+        writeln!(text, "  chain {} {{", part.family.name("answers"))?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
         // services of the others, so it stays here, and the daemon looks whether there is
         // a service; the client asks again.
         let syn_ack = "tcp flags & (fin|syn|rst|ack) == (syn|ack)";
         let refusal = "tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0";
-        let divided = format!("meta l4proto @{BY_BUCKET} tcp sport != @{UNDIVIDED}");
+        let divided = part.divided("saddr", "sport");
         writeln!(text, "    {syn_ack} {divided} accept")?;
         writeln!(text, "    {syn_ack} {log}")?;
         writeln!(text, "    {refusal} {divided} limit rate 10/second {log}")?;
@@ -340,33 +398,36 @@ impl Ruleset {
     /// What a server behind this host says, as soon as IPVS or DNAT has put the virtual IP in the place
     /// of its address: this host speaks for it. What comes from this host itself, or passes a
     /// bridge of it (`bridge-nf-call-iptables`) on its way from another one, has no input interface here.
-    fn forwarded(&self, text: &mut String) -> std::fmt::Result {
-        let vip = self.vip();
-        let Words { ip, .. } = Words::of(vip);
-        writeln!(text, "  chain forwarded {{")?;
+    fn forwarded(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        writeln!(text, "  chain {} {{", part.family.name("forwarded"))?;
         writeln!(text, "    type filter hook postrouting priority srcnat + 1; policy accept;")?;
         writeln!(text, "    iif 0 accept")?;
-        writeln!(text, "    {ip} saddr {vip} goto answers\n  }}")
+        writeln!(text, "    {ip} saddr {} goto {}\n  }}", part.vips(), part.family.name("answers"))
     }
 
-    /// The statement that copies a packet to the daemon.
-    fn log(&self) -> String {
-        format!("log group {} snaplen {LOG_SNAPLEN} queue-threshold 1", self.queue)
-    }
-
-    /// Overload form: SYNs of foreign buckets go before connection tracking makes
-    /// an entry for each, whether or not their flow is tracked here: a flood
-    /// that repeats its SYNs must not find the way to the daemon, either.
-    fn divide(&self, text: &mut String) -> std::fmt::Result {
-        let (interface, vip) = (&self.interface, self.vip());
-        let Words { ip, .. } = Words::of(vip);
-        writeln!(text, "  chain divide {{")?;
+    /// What comes before connection tracking, which would make an entry for each packet.
+    ///
+    /// What is out of scope goes. Overload form: SYNs of foreign buckets go, whether or not their
+    /// flow is tracked here: a flood that repeats its SYNs must not find the way to the
+    /// daemon, either.
+    fn divide(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        let to = format!("iifname \"{}\" {ip} daddr {}", self.link.name, part.vips());
+        writeln!(text, "  chain {} {{", part.family.name("divide"))?;
         writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
+        if self.scope.is_some() {
+            // The first fragment of a packet has been put together with the others before.
+            writeln!(
+                text,
+                "    {to} meta l4proto {{ tcp, udp }} meta l4proto . th dport != @{SCOPE} drop"
+            )?;
+        }
         writeln!(
             text,
-            "    iifname \"{interface}\" {ip} daddr {vip} {SYN} meta l4proto @{BY_BUCKET} \
-             tcp dport != @{UNDIVIDED} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
-            self.bucket("tcp sport")
+            "    {to} {SYN} {} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
+            part.divided("daddr", "dport"),
+            self.bucket(part, "tcp sport")
         )?;
         writeln!(text, "  }}")
     }
@@ -374,31 +435,28 @@ impl Ruleset {
     /// What is sent to the other hosts' own addresses comes in here as well, since all have one
     /// MAC; hosts that forward would send it to each other until its TTL is used up.
     fn others(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, .. } = self;
         writeln!(text, "  chain others {{")?;
         writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
         writeln!(
             text,
-            "    iifname \"{interface}\" meta pkttype host fib daddr type unicast drop"
+            "    iifname \"{}\" meta pkttype host fib daddr type unicast drop",
+            self.link.name
         )?;
         writeln!(text, "  }}")
     }
 
-    /// Datagrams to the virtual IP, and what a service of this host says in flows of others.
-    fn datagrams(&self, text: &mut String) -> std::fmt::Result {
-        let vip = self.vip();
-        let Words { ip, .. } = Words::of(vip);
-        writeln!(text, "  chain datagrams {{")?;
+    /// Datagrams to the virtual IPs, and what a service of this host says in flows of others.
+    fn datagrams(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        let foreign = part.family.name(FOREIGN_FLOWS);
+        writeln!(text, "  chain {} {{", part.family.name("datagrams"))?;
         // In flows that this host has opened: answers to its own questions, and what a client
         // says to a port from which a service has gone on with it (RFC 1350).
         writeln!(text, "    ct direction reply accept")?;
-        writeln!(text, "    {ip} saddr . udp sport . udp dport @{FOREIGN_FLOWS} drop")?;
-        writeln!(
-            text,
-            "    meta l4proto @{BY_BUCKET} {} @{OWN_BUCKETS} meta l4proto @{LEASED} accept",
-            self.bucket("udp sport")
-        )?;
-        writeln!(text, "    meta l4proto @{BY_BUCKET} drop")?;
+        writeln!(text, "    {ip} saddr . udp sport . {ip} daddr . udp dport @{foreign} drop")?;
+        let divided = format!("meta l4proto @{BY_BUCKET}");
+        self.by_bucket(text, part, &divided, "udp sport")?;
+        writeln!(text, "    {divided} drop")?;
         // Expected by a helper of connection tracking in a flow of this host.
         writeln!(text, "    ct state related accept")?;
         // The first datagram that is let through confirms the entry of its flow, before any
@@ -406,87 +464,210 @@ impl Ruleset {
         writeln!(text, "    ct status confirmed meta l4proto @{LEASED} accept")?;
         writeln!(text, "    goto contest\n  }}")?;
         // Before connection tracking: it would take the flow for one that this host has opened.
-        writeln!(text, "  chain unheard {{")?;
+        writeln!(text, "  chain {} {{", part.family.name("unheard"))?;
         writeln!(text, "    type filter hook output priority raw; policy accept;")?;
         writeln!(
             text,
-            "    {ip} saddr {vip} udp sport @{ANSWERING} \
-             {ip} daddr . udp dport . udp sport @{FOREIGN_FLOWS} drop\n  }}"
+            "    {ip} saddr {} udp sport @{ANSWERING} \
+             {ip} daddr . udp dport . {ip} saddr . udp sport @{foreign} drop\n  }}",
+            part.vips()
         )
     }
 
+    /// Accepts this host's share of what the kernel decides about: of a virtual IP that some hosts
+    /// lack all or nothing, else its own buckets, while the daemon lives.
+    fn by_bucket(
+        &self,
+        text: &mut String,
+        part: &Part,
+        what: &str,
+        client_port: &str,
+    ) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        let leased = format!("meta l4proto @{LEASED} accept");
+        let mut divided = String::new();
+        if part.has_further {
+            writeln!(text, "    {what} {ip} daddr @{} {leased}", part.family.name(WHOLE))?;
+            divided = format!("{ip} daddr != @{} ", part.family.name(LEFT));
+        }
+        let bucket = self.bucket(part, client_port);
+        writeln!(text, "    {what} {divided}{bucket} @{OWN_BUCKETS} {leased}")
+    }
+
     /// The expression for the bucket of a client, whose port is in `field`.
-    fn bucket(&self, field: &str) -> String {
-        let Words { ip, .. } = Words::of(self.vip());
+    fn bucket(&self, part: &Part, field: &str) -> String {
+        let Words { ip, .. } = part.family.words();
         let seed = ClusterKey::public(self.vip()).bucket_seed();
         format!("jhash {ip} saddr . {field} mod {} seed {seed:#x}", Bucket::COUNT)
     }
 
+    fn log(&self) -> String {
+        format!("log group {} snaplen {LOG_SNAPLEN} queue-threshold 1", self.queue)
+    }
+
     /// The kernel logs a line for each advertisement of an address that is its own
     /// (`ndisc_recv_na`); those of the other hosts are no news.
-    fn neighbours_inbound(&self, text: &mut String) -> std::fmt::Result {
-        match self.addresses {
-            Addresses::V4 { .. } => Ok(()),
-            Addresses::V6 { vip, .. } => {
-                writeln!(text, "    iifname \"{}\" {} drop", self.interface, advertisement(vip))
+    fn neighbours_inbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        match part.family {
+            Family::V4 => Ok(()),
+            Family::V6 => {
+                writeln!(text, "    iifname \"{}\" {} drop", self.link.name, part.advertisement())
             }
         }
     }
 
-    /// The kernel must not reveal this host's own MAC for the virtual IP: the daemon answers
-    /// solicitations for it. What the kernel says by itself from the virtual IP, as the
+    /// The kernel must not reveal this host's own MAC for a virtual IP: the daemon answers
+    /// solicitations for it. What the kernel says by itself from a virtual IP, as the
     /// solicitation for a client before its SYN-ACK, names the interface's MAC as the sender's
     /// (`ndisc_solicit`), so it gets this host's own address as source; nft corrects the checksum.
-    fn neighbours_outbound(&self, text: &mut String) -> std::fmt::Result {
-        match self.addresses {
-            Addresses::V4 { .. } => Ok(()),
-            Addresses::V6 { own, vip } => {
-                writeln!(text, "    {} drop", advertisement(vip))?;
-                writeln!(
-                    text,
-                    "    oifname \"{}\" ip6 saddr {vip} {NDP} ip6 saddr set {own} accept",
-                    self.interface
-                )
-            }
-        }
+    fn neighbours_outbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let (own, vips) = (part.by_own_v6(), part.vips());
+        let Some(own) = own else { return Ok(()) };
+        writeln!(text, "    {} drop", part.advertisement())?;
+        writeln!(
+            text,
+            "    oifname \"{}\" ip6 saddr {vips} {NDP} ip6 saddr set {own} accept",
+            self.link.name
+        )
     }
 
     /// A frame to a unicast MAC that is not the interface's own is dropped by `ip_rcv` as somebody
     /// else's, before any other hook. What else comes to that MAC stays somebody else's.
-    fn netdev_table(&self, text: &mut String) -> std::fmt::Result {
-        let Self { interface, mac, .. } = self;
-        let vip = self.vip();
-        let Words { ip, .. } = Words::of(vip);
-        writeln!(text, "table netdev {} {{", table_name(vip))?;
+    fn netdev_table(&self, text: &mut String, name: &str) -> std::fmt::Result {
+        writeln!(text, "table netdev {name} {{")?;
+        for part in self.parts() {
+            part.vips_set(text)?;
+        }
         writeln!(text, "  chain inbound {{")?;
         writeln!(
             text,
-            "    type filter hook ingress device \"{interface}\" priority filter; policy accept;"
+            "    type filter hook ingress device \"{}\" priority filter; policy accept;",
+            self.link.name
         )?;
-        writeln!(
-            text,
-            "    ether daddr {} {ip} daddr {vip} meta pkttype set host",
-            mac.address(vip)
-        )?;
+        for part in self.parts() {
+            let Words { ip, .. } = part.family.words();
+            writeln!(
+                text,
+                "    ether daddr {} {ip} daddr {} meta pkttype set host",
+                self.mac.address(self.vip()),
+                part.vips()
+            )?;
+        }
         writeln!(text, "  }}\n}}")
     }
 }
 
-/// The kernel must not reveal this host's own MAC for the virtual IP: the daemon answers requests
-/// for it, and the kernel's own requests carry the host's own address as sender.
-fn arp_table(text: &mut String, own: Ipv4Addr, vip: Ipv4Addr) -> std::fmt::Result {
-    writeln!(text, "table arp {} {{", table_name(vip.into()))?;
-    writeln!(text, "  chain outbound {{")?;
-    writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-    writeln!(text, "    arp operation reply arp saddr ip {vip} drop")?;
-    writeln!(text, "    arp operation request arp saddr ip {vip} arp saddr ip set {own}")?;
-    writeln!(text, "  }}\n}}")
+impl Part {
+    /// The virtual IPs as a rule names them.
+    fn vips(&self) -> String {
+        match self.addresses[..] {
+            [first] if !self.has_further => first.vip().to_string(),
+            _ => format!("@{}", self.family.name(VIPS)),
+        }
+    }
+
+    /// The set behind [`Part::vips`], if there is one.
+    fn vips_set(&self, text: &mut String) -> std::fmt::Result {
+        if !self.has_further {
+            return Ok(());
+        }
+        let vips: Vec<_> = self.addresses.iter().map(|it| it.vip().to_string()).collect();
+        writeln!(
+            text,
+            "  set {} {{ type {}; elements = {{ {} }}; }}",
+            self.family.name(VIPS),
+            self.family.words().address,
+            vips.join(", ")
+        )
+    }
+
+    fn sets(&self, text: &mut String) -> std::fmt::Result {
+        let Words { address, .. } = self.family.words();
+        let name = |what| self.family.name(what);
+        self.vips_set(text)?;
+        writeln!(
+            text,
+            "  set {} {{ type {address} . inet_service; size {UNDIVIDED_MAX}; }}",
+            name(UNDIVIDED)
+        )?;
+        for set in [WHOLE, LEFT] {
+            writeln!(text, "  set {} {{ type {address}; size {}; }}", name(set), 1 + VIPS_MAX)?;
+        }
+        writeln!(
+            text,
+            "  set {} {{ type {address} . inet_service . {address} . inet_service; \
+             flags timeout; size {FOREIGN_FLOWS_MAX}; }}",
+            name(FOREIGN_FLOWS)
+        )
+    }
+
+    /// The conditions under which the kernel divides attempts, whose virtual IP and port are in
+    /// these fields.
+    fn divided(&self, address: &str, port: &str) -> String {
+        let Words { ip, .. } = self.family.words();
+        let undivided = self.family.name(UNDIVIDED);
+        let mut text =
+            format!("meta l4proto @{BY_BUCKET} {ip} {address} . tcp {port} != @{undivided}");
+        if self.has_further {
+            for set in [WHOLE, LEFT] {
+                text += &format!(" {ip} {address} != @{}", self.family.name(set));
+            }
+        }
+        text
+    }
+
+    /// This host's address for IPv6, which is the same for all virtual IPs.
+    fn by_own_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|addresses| match *addresses {
+            Addresses::V4 { .. } => None,
+            Addresses::V6 { own, .. } => Some(own),
+        })
+    }
+
+    /// An advertisement of a virtual IP by whomever. The nft that Debian 12 has does not know the
+    /// target (RFC 4861 4.4) by name.
+    fn advertisement(&self) -> String {
+        let targets = self.addresses.iter().filter_map(|addresses| match addresses {
+            Addresses::V4 { .. } => None,
+            Addresses::V6 { vip, .. } => Some(format!("{:#034x}", u128::from(*vip))),
+        });
+        format!("icmpv6 type nd-neighbor-advert @th,64,128 {}", any_of(targets))
+    }
+
+    /// The kernel must not reveal this host's own MAC for a virtual IP: the daemon answers requests
+    /// for it, and the kernel's own requests carry the host's own address as sender.
+    fn arp_table(&self, text: &mut String, name: &str) -> std::fmt::Result {
+        // Virtual IPs may be of several subnets.
+        let mut by_own: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> = BTreeMap::new();
+        for addresses in &self.addresses {
+            match *addresses {
+                Addresses::V4 { own, vip } => by_own.entry(own).or_default().push(vip),
+                Addresses::V6 { .. } => {}
+            }
+        }
+        writeln!(text, "table arp {name} {{")?;
+        self.vips_set(text)?;
+        writeln!(text, "  chain outbound {{")?;
+        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
+        writeln!(text, "    arp operation reply arp saddr ip {} drop", self.vips())?;
+        for (own, vips) in by_own {
+            writeln!(
+                text,
+                "    arp operation request arp saddr ip {} arp saddr ip set {own}",
+                any_of(vips)
+            )?;
+        }
+        writeln!(text, "  }}\n}}")
+    }
 }
 
-/// An advertisement of `vip` by whomever. The nft that Debian 12 has does not know the target
-/// (RFC 4861 4.4) by name.
-fn advertisement(vip: Ipv6Addr) -> String {
-    format!("icmpv6 type nd-neighbor-advert @th,64,128 {:#034x}", u128::from(vip))
+/// An anonymous set, or its only element.
+fn any_of(elements: impl IntoIterator<Item = impl Display>) -> String {
+    let elements: Vec<_> = elements.into_iter().map(|element| element.to_string()).collect();
+    match &elements[..] {
+        [one] => one.clone(),
+        several => format!("{{ {} }}", several.join(", ")),
+    }
 }
 
 #[cfg(test)]

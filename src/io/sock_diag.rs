@@ -161,19 +161,19 @@ impl SockDiag {
         })
     }
 
-    /// All TCP connections of the local address `vip` past the handshake, as
+    /// All TCP connections of these local addresses past the handshake, as
     /// (client, local), also those of IPv6 sockets that take IPv4. Half-open
-    /// requests and `TIME_WAIT` are left out. Walks all sockets of the host: not
-    /// for the hot loop.
-    pub fn established(&mut self, vip: IpAddr) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+    /// requests and `TIME_WAIT` are left out. Walks all sockets of the host, once for each
+    /// family: not for the hot loop.
+    pub fn established(&mut self, vips: &[IpAddr]) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
         let mut found = Vec::new();
-        let families = match vip {
-            IpAddr::V4(_) => &[libc::AF_INET, libc::AF_INET6][..],
-            IpAddr::V6(_) => &[libc::AF_INET6],
+        let families = match vips.iter().any(IpAddr::is_ipv4) {
+            true => &[libc::AF_INET, libc::AF_INET6][..],
+            false => &[libc::AF_INET6],
         };
         for family in families {
-            self.dump(*family, vip, &mut found)
-                .map_err(|error| attempt(format!("list the connections of {vip}"), error))?;
+            self.dump(*family, vips, &mut found)
+                .map_err(|error| attempt(format!("list the connections of {vips:?}"), error))?;
         }
         Ok(found)
     }
@@ -181,13 +181,16 @@ impl SockDiag {
     fn dump(
         &mut self,
         family: i32,
-        vip: IpAddr,
+        vips: &[IpAddr],
         found: &mut Vec<(SocketAddr, SocketAddr)>,
     ) -> io::Result<()> {
-        let any = nobody(vip);
+        let any = (Ipv6Addr::UNSPECIFIED, 0).into();
         let (flags, protocol) = (libc::NLM_F_DUMP, libc::IPPROTO_TCP);
         self.begin(SOCK_DIAG_BY_FAMILY, flags, family, protocol, any, any, NO_COOKIE, CONNECTED);
-        self.request.attribute(INET_DIAG_REQ_BYTECODE, &source_is(vip)).end();
+        if let [one] = *vips {
+            self.request.attribute(INET_DIAG_REQ_BYTECODE, &source_is(one));
+        }
+        self.request.end();
         self.socket.send(self.request.bytes())?;
         loop {
             let datagram = self.socket.recv(&mut self.reply)?;
@@ -201,7 +204,7 @@ impl SockDiag {
                 }
                 let socket = socket(message).ok_or(io::ErrorKind::InvalidData)?;
                 if let (Some(client), Some(local)) = (socket.client, socket.local)
-                    && local.ip() == vip
+                    && vips.contains(&local.ip())
                 {
                     found.push((client, local));
                 }

@@ -37,23 +37,20 @@ enum Concern {
 }
 
 impl Watch {
-    /// Watches the tables of `vip` for removals.
+    /// Watches the tables of the cluster that `vip` names for removals.
     pub fn rules(vip: IpAddr) -> io::Result<Self> {
-        Self::open(libc::NETLINK_NETFILTER, NFNLGRP_NFTABLES, Concern::Table(table_name(vip)))
+        Self::open(libc::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], Concern::Table(table_name(vip)))
     }
 
-    /// Watches the addresses of all interfaces, those of the family of `vip`, for removals.
-    pub fn addresses(vip: IpAddr) -> io::Result<Self> {
-        let group = match vip {
-            IpAddr::V4(_) => RTNLGRP_IPV4_IFADDR,
-            IpAddr::V6(_) => RTNLGRP_IPV6_IFADDR,
-        };
-        Self::open(libc::NETLINK_ROUTE, group, Concern::Addresses)
+    /// Watches the addresses of all interfaces for removals.
+    pub fn addresses() -> io::Result<Self> {
+        let groups = [RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+        Self::open(libc::NETLINK_ROUTE, &groups, Concern::Addresses)
     }
 
-    fn open(protocol: i32, group: u32, concern: Concern) -> io::Result<Self> {
+    fn open(protocol: i32, groups: &[u32], concern: Concern) -> io::Result<Self> {
         let socket = NetlinkSocket::open(protocol, 0)?;
-        socket.subscribe(group)?;
+        socket.subscribe(groups)?;
         // SAFETY: a `NetlinkSocket` keeps its descriptor until it is dropped.
         let socket = unsafe { AsyncFd::register(socket)? };
         Ok(Self { socket, concern })

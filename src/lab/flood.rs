@@ -133,9 +133,10 @@ fn measure(contender: Contender, args: &FloodArgs) -> Result<Sample> {
     prepare(&cluster)?;
     let quiet = connect_for(&cluster, Duration::from_secs(1))?;
     let decided = || match contender {
-        Contender::Clusterd(_) => {
-            each_host(&cluster, || Ok(KernelBuckets::open(VIP.into())?.decided()?)).map(Some)
-        }
+        Contender::Clusterd(_) => each_host(&cluster, || {
+            Ok(KernelBuckets::open(&std::net::IpAddr::from(VIP).into())?.decided()?)
+        })
+        .map(Some),
         _ => Ok(None),
     };
     // One CPU is left to clients, services and daemons.

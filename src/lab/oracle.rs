@@ -291,7 +291,11 @@ fn count_claims(payload: &[u8], ring: &KeyRing, counts: &mut ClaimCounts) {
             Entry::Own(_) => counts.own_entries += 1,
             Entry::Release(_) => counts.release_entries += 1,
             Entry::Hello { .. } => counts.hello_entries += 1,
-            Entry::HelloUdp { .. } | Entry::Heard { .. } => {}
+            Entry::HelloUdp { .. }
+            | Entry::Heard { .. }
+            | Entry::Vips { .. }
+            | Entry::VipsTcp { .. }
+            | Entry::VipsUdp { .. } => {}
         }
     }
 }

@@ -148,11 +148,7 @@ pub fn run(args: &ReachArgs) -> Result<ExitCode> {
 
 /// Tries some modes on one kind of switch.
 fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cell>> {
-    // The doctor is for IPv4 only, so far.
-    let doctors = match args.family() {
-        Family::V4 => Some(Doctors::call(medium, args.nodes)?),
-        Family::V6 => None,
-    };
+    let doctors = Doctors::call(medium, args.nodes, args.family())?;
     let raised = modes.iter().map(|&mode| raise(medium, mode, args));
     let segments = raised.collect::<Result<Vec<_>>>()?;
     // They end when this function does, before the segments.
@@ -178,12 +174,9 @@ fn try_on(medium: Medium, modes: &[MacMode], args: &ReachArgs) -> Result<Vec<Cel
         };
         threads.into_iter().map(join).collect::<Result<_>>()
     })?;
-    let culprits = doctors.map(Doctors::verdict).transpose()?;
+    let culprits = doctors.verdict()?;
     for cell in &mut cells {
-        cell.doctor = match &culprits {
-            Some(culprits) => culprits.get(cell.mac.name()).cloned().flatten(),
-            None => cell.obstacle.map(|_| "not asked".to_owned()),
-        };
+        cell.doctor = culprits.get(cell.mac.name()).cloned().flatten();
     }
     Ok(cells)
 }

@@ -621,7 +621,7 @@ impl Attempt {
                 self.accept(cx, ticket, u8::MAX, Purpose::Serve)
             }
             // A service that is only busy is not refused: the client tries again.
-            Turn::Designated { .. } if cx.view.listener(flow.service_port()) == Listener::Busy => {
+            Turn::Designated { .. } if cx.view.listener(&flow) == Listener::Busy => {
                 self.leave_to_hash(cx, ticket)
             }
             // Nobody refuses a datagram: who serves it may not be known here.
@@ -629,7 +629,7 @@ impl Attempt {
                 self.leave_to_hash(cx, ticket)
             }
             // Who serves it is late; the client tries again.
-            Turn::LastResort { .. } if cx.view.served_by_peer(flow.service_port()) => {
+            Turn::LastResort { .. } if cx.view.served_by_peer(&flow) => {
                 cx.counters.left_to_peers += 1;
                 self.leave(cx, ticket)
             }
@@ -649,7 +649,7 @@ impl Attempt {
 
     /// Can this node serve the attempt now?
     fn ready(&self, cx: &Context<'_>) -> bool {
-        self.flow.is_some_and(|flow| cx.view.listener(flow.service_port()) == Listener::Ready)
+        self.flow.is_some_and(|flow| cx.view.listener(&flow) == Listener::Ready)
     }
 
     fn accept(

@@ -51,6 +51,9 @@ pub struct Counters {
     pub late_answers: u64,
     /// Packets of unconfirmed flows that this node knows nothing about, dropped.
     pub unknown_acks: u64,
+    /// Ports without a listener that are not announced any more, because more than
+    /// [`PORTS_MAX`](crate::wire::PORTS_MAX) were asked for.
+    pub ports_forgotten: u64,
     /// Frames heard and used.
     pub frames: u64,
     /// Frames ignored because they were heard before, or too long ago.

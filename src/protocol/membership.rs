@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::vips::{PeerVips, Service, Vip, VipSet, Vips};
 use super::window::{Place, Window};
 use super::{Instant, Notice, Timers};
-use crate::flow::{NodeId, Protocol, ServicePort};
-use crate::wire::{Flags, Header, MAJOR, REPORTS_MAX, Report};
+use crate::flow::{NodeId, Protocol, VipHash};
+use crate::wire::{Flags, FurtherPort, Header, MAJOR, PORTS_MAX, REPORTS_MAX, Report};
 
 /// Frames over which loss is estimated; then both counts are halved.
 pub(super) const LOSS_WINDOW: u32 = 128;
@@ -28,8 +29,12 @@ pub(super) struct Peer {
     verified: bool,
     /// It has shown that itself; peers of some versions cannot, and are taken at their word.
     proven: bool,
-    /// Ports it cannot serve, as it said last.
+    /// The virtual IPs that it answers.
+    vips: PeerVips,
+    /// Ports of the first virtual IP that it cannot serve, as it said last.
     unavailable: [Vec<u16>; 2],
+    /// Ports of the further ones, also (`None`) of those that this node does not have.
+    further: [Vec<(Option<Vip>, u16)>; 2],
     loss: Loss,
     /// When it was last told what was heard of it.
     told: Instant,
@@ -54,7 +59,9 @@ impl Peer {
             flags: header.flags,
             verified: mute_version,
             proven: false,
+            vips: PeerVips::UNSAID,
             unavailable: [Vec::new(), Vec::new()],
+            further: [Vec::new(), Vec::new()],
             loss: Loss { received: 1, lost: 0 },
             told: Instant::default(),
             hears_me: None,
@@ -97,13 +104,41 @@ impl Peer {
         self.minor > 0
     }
 
-    pub fn serves(&self, service: ServicePort) -> bool {
-        !self.unavailable(service.protocol).contains(&service.port)
+    /// It gets what is sent to that virtual IP.
+    pub fn answers(&self, vip: Vip) -> bool {
+        self.vips.set().contains(vip)
     }
 
-    /// Ports that it cannot serve.
-    pub fn unavailable(&self, protocol: Protocol) -> &[u16] {
-        &self.unavailable[list(protocol)]
+    /// The virtual IPs of which it does.
+    pub fn vips(&self) -> VipSet {
+        self.vips.set()
+    }
+
+    /// It has not said that it cannot serve the port, on a virtual IP that it answers.
+    pub fn serves(&self, service: Service) -> bool {
+        let Service { protocol, port, vip } = service;
+        match vip {
+            Vip::FIRST => !self.unavailable[list(protocol)].contains(&port),
+            _ => !self.further[list(protocol)].contains(&(Some(vip), port)),
+        }
+    }
+
+    /// It cannot name more ports that it does not serve, so there may be others.
+    pub fn may_lack_more(&self, service: Service) -> bool {
+        let named = match service.vip {
+            Vip::FIRST => self.unavailable[list(service.protocol)].len(),
+            _ => self.further[list(service.protocol)].len(),
+        };
+        named >= PORTS_MAX
+    }
+
+    /// Ports of this node's virtual IPs that it answers and cannot serve.
+    pub fn unavailable(&self, protocol: Protocol) -> impl Iterator<Item = Service> {
+        let of = move |vip, port| Service { protocol, port, vip };
+        let first = self.unavailable[list(protocol)].iter();
+        let further = self.further[list(protocol)].iter();
+        let further = further.filter_map(move |&(vip, port)| Some(of(vip?, port)));
+        first.map(move |&port| of(Vip::FIRST, port)).chain(further)
     }
 
     /// Frames of it that were not heard, of how many.
@@ -231,7 +266,7 @@ impl Membership {
         mut notice: impl FnMut(Notice),
     ) -> Heard {
         let Header { node, incarnation, sequence, flags, .. } = *header;
-        let fresh = Peer::new(now, major, header);
+        let fresh = || Peer::new(now, major, header);
         let fresh_until = now + self.timers.suspect;
         if !self.peers.contains_key(&node) && self.peers.len() >= peers_max && !flags.leaving {
             self.forget_unverified();
@@ -241,7 +276,7 @@ impl Membership {
             Entry::Vacant(_) if flags.leaving => return Heard::Stale,
             Entry::Vacant(_) if full => return Heard::TooMany,
             Entry::Vacant(entry) => {
-                entry.insert(fresh);
+                entry.insert(fresh());
                 self.expiry = earlier(self.expiry, fresh_until);
                 notice(Notice::PeerFound(node));
                 return Heard::Fresh { lost: 0 };
@@ -256,7 +291,7 @@ impl Membership {
             if flags.leaving {
                 return Heard::Stale;
             }
-            *peer = fresh;
+            *peer = fresh();
             self.expiry = earlier(self.expiry, fresh_until);
             notice(Notice::PeerRestarted(node));
             return Heard::Fresh { lost: 0 };
@@ -297,7 +332,34 @@ impl Membership {
         }
     }
 
-    /// Replaces what a peer said about its services. True if that changed.
+    /// Replaces what a peer said about the virtual IPs that it answers. True if that changed.
+    pub fn set_vips(&mut self, node: NodeId, ours: &Vips, said: &[VipHash]) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        let changed = peer.vips.replace(ours, said);
+        if changed {
+            // They were named by their places.
+            peer.further.iter_mut().for_each(Vec::clear);
+        }
+        changed
+    }
+
+    /// Replaces what a peer said about its services on further virtual IPs. True if that changed.
+    pub fn set_unavailable_further(
+        &mut self,
+        node: NodeId,
+        protocol: Protocol,
+        ports: &[FurtherPort],
+    ) -> bool {
+        let Some(Peer { vips, further, .. }) = self.peers.get_mut(&node) else { return false };
+        let said = ports.iter().map(|said| (vips.at(said.place), said.port));
+        let known = &mut further[list(protocol)];
+        let changed = !said.clone().eq(known.iter().copied());
+        known.clear();
+        known.extend(said);
+        changed
+    }
+
+    /// Replaces what a peer said about its services on the first one. True if that changed.
     pub fn set_unavailable(&mut self, node: NodeId, protocol: Protocol, ports: &[u16]) -> bool {
         match self.peers.get_mut(&node) {
             Some(Peer { unavailable, .. }) if unavailable[list(protocol)] != ports => {
@@ -396,6 +458,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::ClusterKey;
     use crate::wire::MINOR;
 
     const ME: NodeId = NodeId(1);
@@ -496,6 +559,37 @@ mod tests {
         assert!(peers.unheard());
         peers.report(PEER, Some(&report(2)), true, Some(u64::from(u32::MAX)));
         assert!(!peers.unheard(), "the number has wrapped round");
+    }
+
+    #[test]
+    fn ports_of_further_virtual_ips_are_known_by_their_places() {
+        let key = ClusterKey::public([10, 0, 0, 2].into());
+        let (third, fourth) = ([10, 0, 0, 3].into(), [10, 0, 0, 4].into());
+        let ours = Vips::new([10, 0, 0, 2].into(), [third, fourth]).unwrap();
+        let mut peers = Membership::default();
+        hear(&mut peers, 0, header(1, 1));
+        let of = |vip, port| Service { protocol: Protocol::Tcp, port, vip: ours.find(vip) };
+        let unavailable = |peers: &Membership| {
+            peers.get(PEER).unwrap().unavailable(Protocol::Tcp).collect::<Vec<_>>()
+        };
+        let answers = |peers: &Membership, vip| peers.get(PEER).unwrap().answers(ours.find(vip));
+        assert!(!answers(&peers, third), "it has not said that it has it");
+        let said = [fourth, [10, 0, 0, 9].into(), third].map(|vip| key.vip(vip));
+        assert!(peers.set_vips(PEER, &ours, &said));
+        assert!(!peers.set_vips(PEER, &ours, &said));
+        let ports = [1, 2, 3, 0, 4].map(|place| FurtherPort { place, port: 80 });
+        assert!(peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
+        assert!(!peers.set_unavailable_further(PEER, Protocol::Tcp, &ports));
+        assert_eq!(unavailable(&peers), [of(fourth, 80), of(third, 80)]);
+        let peer = peers.get(PEER).unwrap();
+        assert!(!peer.serves(of(third, 80)) && peer.serves(of(third, 81)));
+        assert!(peer.serves(Service { protocol: Protocol::Udp, ..of(third, 80) }));
+        assert!(peer.serves(Service { vip: Vip::FIRST, ..of(third, 80) }));
+        assert!(peers.set_vips(PEER, &ours, &said[..1]));
+        assert_eq!(unavailable(&peers), [], "places have another meaning now");
+        assert!(answers(&peers, fourth) && !answers(&peers, third));
+        hear(&mut peers, 0, header(2, 1));
+        assert!(!answers(&peers, fourth), "its next life has its own");
     }
 
     #[test]

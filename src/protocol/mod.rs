@@ -32,15 +32,17 @@ mod standing;
 mod table;
 mod time;
 mod view;
+mod vips;
 mod window;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::Buckets;
-use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
+use crate::flow::{ClusterKey, FlowKey, NodeId, ServicePort, VipHash};
 pub use attempt::Purpose;
 pub use counters::Counters;
 pub use fallback::{Cause, Load, Mode};
@@ -48,6 +50,7 @@ pub use node::Node;
 pub use standing::Standing;
 pub use time::Instant;
 pub use view::Turn;
+pub use vips::{Vips, VipsError};
 
 /// A packet that the driver holds until the core decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,7 +94,23 @@ pub struct KernelShare {
     /// SYNs are accepted or dropped by their buckets too, without being held.
     pub decide_syns: bool,
     /// TCP ports whose SYNs are held nevertheless: not every host serves them.
-    pub undivided: BTreeSet<u16>,
+    pub undivided: BTreeSet<ServicePort>,
+    /// Virtual IPs that some members do not have, so that no buckets divide them: SYNs to these are
+    /// held, too, and all else that is divided is this host's...
+    pub whole: BTreeSet<IpAddr>,
+    /// ... or another one's.
+    pub left: BTreeSet<IpAddr>,
+}
+
+/// Another node of the cluster, as it is kept for the next start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Who.
+    pub node: NodeId,
+    /// How long it has not been heard.
+    pub unheard: Duration,
+    /// The further virtual IPs that both it and this node answered.
+    pub vips: Vec<VipHash>,
 }
 
 /// How well a peer and this node hear each other.
@@ -205,12 +224,14 @@ pub struct Config {
     pub incarnation: u64,
     /// Shared by the cluster.
     pub key: ClusterKey,
+    /// The virtual IPs that this host answers.
+    pub vips: Vips,
     /// When to claim.
     pub pacing: Pacing,
     /// Whether to claim at all.
     pub mode: Mode,
-    /// The cluster as an earlier life of this node knew it: who, and for how long unheard.
-    pub roster: Vec<(NodeId, Duration)>,
+    /// The cluster as an earlier life of this node knew it.
+    pub roster: Vec<Member>,
     /// How long to wait for what.
     pub timers: Timers,
     /// Bounds of the tables.
@@ -218,12 +239,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// A node with all defaults.
-    pub fn new(node: NodeId, incarnation: u64, key: ClusterKey) -> Self {
+    /// A node with all defaults, of the cluster that this virtual IP names.
+    pub fn new(node: NodeId, incarnation: u64, vip: impl Into<IpAddr>) -> Self {
+        let vip = vip.into();
         Self {
             node,
             incarnation,
-            key,
+            key: ClusterKey::public(vip),
+            vips: vip.into(),
             pacing: Pacing::Rank,
             mode: Mode::default(),
             roster: Vec::new(),
@@ -293,6 +316,9 @@ impl Default for Timers {
     }
 }
 
+/// Peers by default, [`Limits::peers`].
+pub const PEERS_MAX: usize = 64;
+
 /// Bounds; what happens at each is counted in [`Counters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -308,6 +334,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 262_144, held: 4_096, peers: 64, adopted: 262_144 }
+        Self { attempts: 262_144, held: 4_096, peers: PEERS_MAX, adopted: 262_144 }
     }
 }

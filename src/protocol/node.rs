@@ -12,12 +12,15 @@ use super::roster::Roster;
 use super::services::Services;
 use super::table::{Attempts, Slot};
 use super::view::View;
+use super::vips::{Service, Vip};
 use super::{
-    Config, Counters, Hearing, Instant, KernelShare, Listener, Notice, Output, Standing, Syn,
-    Ticket, Timers, Verdict,
+    Config, Counters, Hearing, Instant, KernelShare, Listener, Member, Notice, Output, Standing,
+    Syn, Ticket, Timers, Verdict,
 };
-use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
-use crate::wire::{Contest, Entry, Flags, Frame, Header, MAJOR, MINOR, REPORTS_MAX, Report};
+use crate::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort, VipHash};
+use crate::wire::{
+    Contest, Entry, Flags, Frame, FurtherPort, Header, MAJOR, MINOR, REPORTS_MAX, Report,
+};
 
 /// Of so many HELLOs the sequence numbers are remembered: longer than any peer may stay silent.
 const HELLOS_MAX: usize = 32;
@@ -121,7 +124,12 @@ impl Node {
                     self.step(now, contest.attempt, Event::Release(from), None);
                 }
                 Entry::Release(_) => {}
-                Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. }
+                Entry::Hello { .. }
+                | Entry::HelloUdp { .. }
+                | Entry::Heard { .. }
+                | Entry::Vips { .. }
+                | Entry::VipsTcp { .. }
+                | Entry::VipsUdp { .. }
                     if heard == Heard::Late => {}
                 Entry::Hello { unavailable } => {
                     self.handle_hello(now, from, Protocol::Tcp, unavailable);
@@ -130,6 +138,13 @@ impl Node {
                     self.handle_hello(now, from, Protocol::Udp, unavailable);
                 }
                 Entry::Heard { reports } => self.handle_reports(now, from, reports),
+                Entry::Vips { further } => self.handle_vips(now, from, further),
+                Entry::VipsTcp { unavailable } => {
+                    self.handle_further(now, from, Protocol::Tcp, unavailable);
+                }
+                Entry::VipsUdp { unavailable } => {
+                    self.handle_further(now, from, Protocol::Udp, unavailable);
+                }
             }
         }
     }
@@ -247,13 +262,33 @@ impl Node {
 
     fn handle_hello(&mut self, now: Instant, from: NodeId, protocol: Protocol, ports: &[u16]) {
         let changed = self.membership.set_unavailable(from, protocol, ports);
-        let peer = self.membership.get(from);
-        if changed && protocol == Protocol::Tcp && peer.is_some_and(Peer::live) {
-            self.changed = now;
-        }
+        self.services_changed(now, from, changed && protocol == Protocol::Tcp);
         // Who is only taken at its word counts while it is heard.
-        if peer.is_some_and(|peer| peer.heard() && peer.proven()) {
-            self.roster.heard(now, from, self.config.limits.peers);
+        let peer = self.membership.get(from).filter(|peer| peer.heard() && peer.proven());
+        if let Some(peer) = peer {
+            self.roster.heard(now, from, peer.vips(), self.config.limits.peers);
+        }
+    }
+
+    fn handle_further(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        protocol: Protocol,
+        ports: &[FurtherPort],
+    ) {
+        let changed = self.membership.set_unavailable_further(from, protocol, ports);
+        self.services_changed(now, from, changed && protocol == Protocol::Tcp);
+    }
+
+    fn handle_vips(&mut self, now: Instant, from: NodeId, further: &[VipHash]) {
+        let changed = self.membership.set_vips(from, &self.config.vips, further);
+        self.services_changed(now, from, changed);
+    }
+
+    fn services_changed(&mut self, now: Instant, peer: NodeId, changed: bool) {
+        if changed && self.membership.get(peer).is_some_and(Peer::live) {
+            self.changed = now;
         }
     }
 
@@ -315,7 +350,7 @@ impl Node {
     /// A datagram to the virtual IP is held whose flow the kernel does not know.
     pub fn handle_datagram(&mut self, now: Instant, ticket: Ticket, flow: FlowKey) {
         self.counters.datagrams += 1;
-        if self.services.get(flow.service_port()) == Listener::Absent {
+        if self.services.get(self.config.vips.service(&flow)) == Listener::Absent {
             self.counters.not_served += 1;
             self.decide(ticket, Verdict::Drop);
             self.outbox.outputs.push_back(Output::Block(flow));
@@ -373,8 +408,11 @@ impl Node {
     /// The state of a port's listener, to be said before a SYN or datagram to that port
     /// and whenever the driver looks.
     pub fn handle_listener(&mut self, now: Instant, service: ServicePort, listener: Listener) {
-        let known = self.services.knows(service);
-        if self.services.set(now, service, listener) {
+        let number = self.config.vips.number(service);
+        let known = self.services.knows(number);
+        let change = self.services.set(now, number, listener);
+        self.counters.ports_forgotten += u64::from(change.forgotten);
+        if change.announced {
             let notice = match listener {
                 Listener::Absent if known => Notice::ServiceDown(service),
                 Listener::Absent => Notice::NotServed(service),
@@ -501,10 +539,13 @@ impl Node {
         }
         self.shared = Some(now);
         let view = self.view(now);
+        let (whole, left) = view.not_divided();
         let share = KernelShare {
             own: view.own_buckets(),
             decide_syns: self.fallback.by_kernel(),
             undivided: view.partly_served(),
+            whole,
+            left,
         };
         if share != self.share {
             self.share = share.clone();
@@ -547,14 +588,35 @@ impl Node {
     }
 
     fn say_hello(&mut self, now: Instant) {
+        let Self { config: Config { vips, .. }, services, outbox, .. } = self;
+        let entries = &mut outbox.entries;
+        let further = vips.hashes();
+        let several = !further.is_empty();
+        if several {
+            // In the same frame as what makes a peer count on this node.
+            entries.push_front(Entry::Vips { further: further.to_vec() });
+        }
         // Whom this node hears comes first: a new peer believes what follows.
         let reports = self.membership.reports(now);
-        self.outbox.entries.push_front(Entry::Heard { reports });
-        let unavailable = |protocol| self.services.unavailable(protocol).collect();
-        self.outbox.entries.extend([
-            Entry::Hello { unavailable: unavailable(Protocol::Tcp) },
-            Entry::HelloUdp { unavailable: unavailable(Protocol::Udp) },
+        entries.push_front(Entry::Heard { reports });
+        let first = |protocol| {
+            let of_first = |service: &Service| service.vip == Vip::FIRST;
+            services.unavailable(protocol).filter(of_first).map(|service| service.port).collect()
+        };
+        entries.extend([
+            Entry::Hello { unavailable: first(Protocol::Tcp) },
+            Entry::HelloUdp { unavailable: first(Protocol::Udp) },
         ]);
+        if several {
+            let further = |protocol| {
+                let further = services.unavailable(protocol).filter(|it| it.vip != Vip::FIRST);
+                further.map(|it| FurtherPort { place: it.vip.place(), port: it.port }).collect()
+            };
+            entries.extend([
+                Entry::VipsTcp { unavailable: further(Protocol::Tcp) },
+                Entry::VipsUdp { unavailable: further(Protocol::Udp) },
+            ]);
+        }
     }
 
     /// The frame that tells the others that this node leaves.
@@ -604,10 +666,10 @@ impl Node {
         })
     }
 
-    /// The nodes among which the hash rule distributes beside this one, and how
-    /// long each has not been heard: to be kept for the next start.
-    pub fn roster(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
-        self.roster.ages(now)
+    /// The nodes among which the hash rule distributes beside this one: to be kept for the
+    /// next start.
+    pub fn roster(&self, now: Instant) -> impl Iterator<Item = Member> {
+        self.roster.members(now, &self.config.vips)
     }
 
     /// This node decides by hash now.

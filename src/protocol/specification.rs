@@ -11,10 +11,10 @@ use super::membership::{LOSS_SAMPLE, LOSS_WINDOW};
 use super::pace::{LEAST, SAMPLES_MAX, SAMPLES_MIN, SETTLE_MOST, SLOT_MOST};
 use super::window::WINDOW;
 use super::{Limits, Timers, roster};
-use crate::flow::{AttemptId, ClusterKey, NodeId};
+use crate::flow::{AttemptId, ClusterKey, NodeId, VipHash};
 use crate::wire::{
-    Contest, Entry, FRAME_MAX, Flags, Frame, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR, PORTS_MAX,
-    REPORTS_MAX, Report, SECRETS_MAX, TTL, encode,
+    Contest, Entry, FRAME_MAX, Flags, Frame, FurtherPort, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR,
+    PORTS_MAX, REPORTS_MAX, Report, SECRETS_MAX, TTL, VIPS_MAX, encode,
 };
 
 const SPEC: &str = include_str!("../../proto-spec/claim-protocol.md");
@@ -118,12 +118,15 @@ fn bounds_are_as_written() {
         ("held", held),
         ("adopted", adopted),
         ("peers", peers),
+        ("VIPs", 1 + VIPS_MAX),
         ("ports", PORTS_MAX),
         ("datagrams", DATAGRAMS_MAX),
         ("reports", REPORTS_MAX),
         ("window", WINDOW as usize),
         ("excluded", EXCLUDED_MAX),
         ("secrets", SECRETS_MAX),
+        // Of the rules, which the library does not know.
+        ("answering", 1024),
         ("evidence", 1000),
     ]);
     let rows = table(section("## 7."), "| table | bound |");
@@ -151,6 +154,7 @@ fn thresholds_are_as_written() {
     says(&format!("busy for {} % of a tenth of a second", Load::BUSY / 10));
     assert_eq!(Load::IDLE, 500);
     says(&format!("No frame exceeds {FRAME_MAX} bytes"));
+    says(&format!("further VIPs that I have, n at most {VIPS_MAX} |"));
     says(&format!("protocol {IP_PROTOCOL}, source"));
     says(&format!("TTL {TTL}, DSCP CS6"));
     says(&format!("magic {MAGIC:X} | major {MAJOR} | minor {MINOR} |"));
@@ -167,6 +171,7 @@ fn kinds_and_flags_are_as_written() {
     let contest = Contest { attempt: AttemptId([0; 16]), port: 0, tries: 0, rank: 0 };
     let report = Report { node: NodeId(0), incarnation: 0, highest: 0, missing: 0 };
     let ports = |n| vec![0; n];
+    let further = |n| vec![FurtherPort { place: 1, port: 0 }; n];
     // The length with no, and with one, item of those that repeat.
     let kinds = [
         ("CLAIM", Entry::Claim(contest), Entry::Claim(contest), "22"),
@@ -189,6 +194,24 @@ fn kinds_and_flags_are_as_written() {
             Entry::HelloUdp { unavailable: ports(0) },
             Entry::HelloUdp { unavailable: ports(1) },
             "2 + 2n",
+        ),
+        (
+            "VIPS",
+            Entry::Vips { further: vec![] },
+            Entry::Vips { further: vec![VipHash(0)] },
+            "2 + 4n",
+        ),
+        (
+            "VIPS-TCP",
+            Entry::VipsTcp { unavailable: further(0) },
+            Entry::VipsTcp { unavailable: further(1) },
+            "2 + 3n",
+        ),
+        (
+            "VIPS-UDP",
+            Entry::VipsUdp { unavailable: further(0) },
+            Entry::VipsUdp { unavailable: further(1) },
+            "2 + 3n",
         ),
     ];
     let rows = table(section("### 3.3"), "| kind | name | length |");

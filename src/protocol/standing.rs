@@ -117,8 +117,9 @@ mod tests {
         fn new() -> Self {
             let key = ClusterKey::public([10, 0, 0, 2].into());
             let flow = FlowKey::tcp(([192, 0, 2, 1], 1024), ([10, 0, 0, 2], 80));
-            let mut node = Node::new(Config::new(NodeId(1), 1, key), Instant::default());
-            node.handle_listener(Instant::default(), ServicePort::tcp(80), Listener::Ready);
+            let mut node = Node::new(Config::new(NodeId(1), 1, [10, 0, 0, 2]), Instant::default());
+            let service = ServicePort::tcp(([10, 0, 0, 2], 80));
+            node.handle_listener(Instant::default(), service, Listener::Ready);
             Self { node, flow, id: key.attempt(&flow, ISN) }
         }
 

@@ -10,10 +10,12 @@ use thiserror::Error;
 use super::{Header, Record};
 
 /// The first line of a recording. The number is that of the format.
-pub const MAGIC: &[u8] = b"clusterd recording 1\n";
+pub const MAGIC: &[u8] = b"clusterd recording 2\n";
 
 /// No record is longer: the longest has a frame of the greatest length.
 const RECORD_MAX: usize = 1 << 20;
+/// No node has room for more: a damaged number must not claim all memory.
+const ATTEMPTS_MAX: usize = 1 << 22;
 
 const CONFIG: Configuration<
     bincode::config::LittleEndian,
@@ -48,7 +50,7 @@ pub enum ReadError {
     #[error("read the recording: {0}")]
     Io(#[from] io::Error),
     /// The first line is not [`MAGIC`].
-    #[error("not a recording of this format: it does not begin with `clusterd recording 1`")]
+    #[error("not a recording of this format: it does not begin with `clusterd recording 2`")]
     Magic,
     /// A record is not what it should be.
     #[error("damaged at byte {at}: {what}")]
@@ -81,7 +83,13 @@ impl<R: Read> Reader<R> {
         }
         let mut reader = Self { source, at: MAGIC.len() as u64, bytes: Vec::new(), cut_off: false };
         let missing = ReadError::Damaged { at: reader.at, what: "there is no header".to_owned() };
-        let header = reader.next()?.ok_or(missing)?;
+        let at = reader.at;
+        let header: Header = reader.next()?.ok_or(missing)?;
+        let attempts = header.config.limits.attempts;
+        if attempts > ATTEMPTS_MAX {
+            let what = format!("room for {attempts} attempts, more than {ATTEMPTS_MAX}");
+            return Err(ReadError::Damaged { at, what });
+        }
         Ok((header, reader))
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::keyring::{KeyRing, TAG_LEN};
-use crate::flow::{AttemptId, NodeId};
+use crate::flow::{AttemptId, NodeId, VipHash};
 
 /// IP protocol number of claim frames. Unassigned by IANA (148 to 252 are).
 pub const IP_PROTOCOL: u8 = 150;
@@ -20,11 +20,13 @@ pub const MAGIC: u16 = 0xC15D;
 pub const MAJOR: u8 = 1;
 /// A higher minor version adds entry kinds, which are skipped by length, and fields behind
 /// the known ones.
-pub const MINOR: u8 = 1;
+pub const MINOR: u8 = 2;
 /// Longest frame in bytes, so that it fits a 1400 byte MTU with its IP header.
 pub const FRAME_MAX: usize = 1380;
-/// Most ports that one HELLO lists as unavailable.
+/// Most ports that one entry lists as unavailable.
 pub const PORTS_MAX: usize = 64;
+/// Most virtual IPs that a host answers beside the first one.
+pub const VIPS_MAX: usize = 63;
 /// Most peers that one HEARD reports on.
 pub const REPORTS_MAX: usize = 12;
 
@@ -32,6 +34,8 @@ const HEADER_LEN: usize = 32;
 const ENTRY_HEADER_LEN: usize = 2;
 const CONTEST_LEN: usize = 20;
 const REPORT_LEN: usize = 20;
+const VIP_LEN: usize = 4;
+const FURTHER_PORT_LEN: usize = 3;
 
 const KIND_CLAIM: u8 = 1;
 const KIND_OWN: u8 = 2;
@@ -39,6 +43,9 @@ const KIND_RELEASE: u8 = 3;
 const KIND_HELLO: u8 = 4;
 const KIND_HEARD: u8 = 5;
 const KIND_HELLO_UDP: u8 = 6;
+const KIND_VIPS: u8 = 7;
+const KIND_VIPS_TCP: u8 = 8;
+const KIND_VIPS_UDP: u8 = 9;
 
 const FLAG_JOINING: u8 = 1 << 0;
 const FLAG_LEAVING: u8 = 1 << 1;
@@ -136,12 +143,12 @@ pub enum Entry {
     Own(Contest),
     /// "I pass, or failed": the contest goes on without the sender.
     Release(Contest),
-    /// The TCP ports that the sender cannot serve now.
+    /// The TCP ports of the first virtual IP that the sender cannot serve now.
     Hello {
         /// Ports without a listener, at most [`PORTS_MAX`].
         unavailable: Vec<u16>,
     },
-    /// The UDP ports that the sender cannot serve now.
+    /// The UDP ports of the first virtual IP that the sender cannot serve now.
     HelloUdp {
         /// Ports without a socket, at most [`PORTS_MAX`].
         unavailable: Vec<u16>,
@@ -152,6 +159,30 @@ pub enum Entry {
         /// One for each peer in turn, at most [`REPORTS_MAX`].
         reports: Vec<Report>,
     },
+    /// The virtual IPs that the sender answers beside the first one.
+    Vips {
+        /// In an order of the sender's own, at most [`VIPS_MAX`].
+        further: Vec<VipHash>,
+    },
+    /// The TCP ports of these that the sender cannot serve now.
+    VipsTcp {
+        /// Ports without a listener, at most [`PORTS_MAX`].
+        unavailable: Vec<FurtherPort>,
+    },
+    /// The UDP ports of these that the sender cannot serve now.
+    VipsUdp {
+        /// Ports without a socket, at most [`PORTS_MAX`].
+        unavailable: Vec<FurtherPort>,
+    },
+}
+
+/// A port of a virtual IP beside the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FurtherPort {
+    /// The virtual IP: its place, from 1, in the list that the sender said last.
+    pub place: u8,
+    /// The port number.
+    pub port: u16,
 }
 
 /// What one node has heard of another.
@@ -276,6 +307,10 @@ pub fn encode_into(frame: &Frame, ring: &KeyRing, bytes: &mut Vec<u8>) {
                 bytes.extend(unavailable.iter().flat_map(|port| port.to_be_bytes()));
             }
             Entry::Heard { reports } => reports.iter().for_each(|report| put(bytes, report)),
+            Entry::Vips { further } => further.iter().for_each(|vip| put(bytes, vip)),
+            Entry::VipsTcp { unavailable } | Entry::VipsUdp { unavailable } => {
+                unavailable.iter().for_each(|port| put(bytes, port));
+            }
         }
     }
     let tag = ring.sign(bytes);
@@ -293,6 +328,10 @@ impl Entry {
                     2 * unavailable.len()
                 }
                 Entry::Heard { reports } => REPORT_LEN * reports.len(),
+                Entry::Vips { further } => VIP_LEN * further.len(),
+                Entry::VipsTcp { unavailable } | Entry::VipsUdp { unavailable } => {
+                    FURTHER_PORT_LEN * unavailable.len()
+                }
             }
     }
 
@@ -304,6 +343,9 @@ impl Entry {
             Entry::Hello { .. } => KIND_HELLO,
             Entry::Heard { .. } => KIND_HEARD,
             Entry::HelloUdp { .. } => KIND_HELLO_UDP,
+            Entry::Vips { .. } => KIND_VIPS,
+            Entry::VipsTcp { .. } => KIND_VIPS_TCP,
+            Entry::VipsUdp { .. } => KIND_VIPS_UDP,
         }
     }
 }
@@ -396,13 +438,24 @@ fn decode_entry(kind: u8, body: &[u8]) -> Option<Option<Entry>> {
         KIND_RELEASE => Entry::Release(contest()?),
         KIND_HELLO => Entry::Hello { unavailable: ports()? },
         KIND_HELLO_UDP => Entry::HelloUdp { unavailable: ports()? },
-        KIND_HEARD => {
-            let fits = body.len().is_multiple_of(REPORT_LEN);
-            let reports = || body.chunks_exact(REPORT_LEN).map(|report| Some(take(report).ok()?.0));
-            Entry::Heard { reports: fits.then(reports)?.collect::<Option<_>>()? }
-        }
+        // As many as may be said of these two fit the length byte and no more.
+        KIND_HEARD => Entry::Heard { reports: items(body, REPORT_LEN)? },
+        KIND_VIPS => Entry::Vips { further: items(body, VIP_LEN)? },
+        KIND_VIPS_TCP => Entry::VipsTcp { unavailable: further_ports(body)? },
+        KIND_VIPS_UDP => Entry::VipsUdp { unavailable: further_ports(body)? },
         _ => return Some(None),
     }))
+}
+
+fn further_ports(body: &[u8]) -> Option<Vec<FurtherPort>> {
+    let fits = body.len() <= FURTHER_PORT_LEN * PORTS_MAX;
+    fits.then(|| items(body, FURTHER_PORT_LEN))?
+}
+
+/// A list of items of `len` bytes each.
+fn items<T: serde::de::DeserializeOwned>(body: &[u8], len: usize) -> Option<Vec<T>> {
+    let items = || body.chunks_exact(len).map(|item| Some(take(item).ok()?.0));
+    body.len().is_multiple_of(len).then(items)?.collect()
 }
 
 fn take<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
@@ -421,6 +474,12 @@ impl fmt::Display for Entry {
             Entry::HelloUdp { unavailable } => {
                 return write!(f, "HELLO-UDP unavailable {unavailable:?}");
             }
+            Entry::Vips { further } => {
+                write!(f, "VIPS")?;
+                return further.iter().try_for_each(|VipHash(vip)| write!(f, " {vip:08x}"));
+            }
+            Entry::VipsTcp { unavailable } => return write_ports(f, "VIPS-TCP", unavailable),
+            Entry::VipsUdp { unavailable } => return write_ports(f, "VIPS-UDP", unavailable),
             Entry::Heard { reports } => {
                 write!(f, "HEARD")?;
                 return reports.iter().try_for_each(|Report { node, highest, missing, .. }| {
@@ -431,6 +490,11 @@ impl fmt::Display for Entry {
         let Contest { attempt, port, tries, rank } = contest;
         write!(f, "{kind} {attempt} port {port} try {tries} rank {rank}")
     }
+}
+
+fn write_ports(f: &mut fmt::Formatter<'_>, kind: &str, ports: &[FurtherPort]) -> fmt::Result {
+    write!(f, "{kind} unavailable")?;
+    ports.iter().try_for_each(|FurtherPort { place, port }| write!(f, " {place}:{port}"))
 }
 
 impl fmt::Display for Frame {
@@ -472,11 +536,20 @@ mod tests {
             ports().prop_map(|unavailable| Entry::HelloUdp { unavailable }),
             proptest::collection::vec(report(), 0..=REPORTS_MAX)
                 .prop_map(|reports| Entry::Heard { reports }),
+            proptest::collection::vec(any::<u32>().prop_map(VipHash), 0..=VIPS_MAX)
+                .prop_map(|further| Entry::Vips { further }),
+            further_ports().prop_map(|unavailable| Entry::VipsTcp { unavailable }),
+            further_ports().prop_map(|unavailable| Entry::VipsUdp { unavailable }),
         ]
     }
 
     fn ports() -> impl Strategy<Value = Vec<u16>> {
         proptest::collection::vec(any::<u16>(), 0..=PORTS_MAX)
+    }
+
+    fn further_ports() -> impl Strategy<Value = Vec<FurtherPort>> {
+        let port = any::<(u8, u16)>().prop_map(|(place, port)| FurtherPort { place, port });
+        proptest::collection::vec(port, 0..=PORTS_MAX)
     }
 
     fn report() -> impl Strategy<Value = Report> {
@@ -552,7 +625,9 @@ mod tests {
     fn each_rule_refuses_under_its_own_name() {
         let other = public([10, 0, 0, 3]).cluster_id();
         let entry = |kind, len| DecodeError::Entry { kind, len };
-        let cases: [(Vec<u8>, DecodeError); 8] = [
+        let mut too_many = vec![KIND_VIPS_TCP, 197];
+        too_many.extend([0; 195]);
+        let cases: [(Vec<u8>, DecodeError); 11] = [
             (tagged(|b| b[0] = 0), DecodeError::Magic(0x005D)),
             (tagged(|b| b[2] = 2), DecodeError::Version { major: 2, header: HEADER }),
             (
@@ -564,6 +639,9 @@ mod tests {
             (with_entry(&[KIND_CLAIM, 3, 0]), entry(KIND_CLAIM, 3)),
             (with_entry(&[KIND_HELLO, 1]), entry(KIND_HELLO, 1)),
             (with_entry(&[KIND_HEARD, 4, 0, 0]), entry(KIND_HEARD, 4)),
+            (with_entry(&[KIND_VIPS, 5, 0, 0, 0]), entry(KIND_VIPS, 5)),
+            (with_entry(&[KIND_VIPS_UDP, 4, 0, 0]), entry(KIND_VIPS_UDP, 4)),
+            (with_entry(&too_many), entry(KIND_VIPS_TCP, 197)),
         ];
         for (bytes, error) in cases {
             assert_eq!(decode(&bytes, &ring()), Err(error));

@@ -9,7 +9,8 @@ mod frame;
 mod keyring;
 
 pub use frame::{
-    Contest, DecodeError, Entry, FRAME_MAX, Flags, Frame, Header, IP_PROTOCOL, MAGIC, MAJOR, MINOR,
-    PORTS_MAX, REPORTS_MAX, Report, TTL, decode, decode_into, encode, encode_into,
+    Contest, DecodeError, Entry, FRAME_MAX, Flags, Frame, FurtherPort, Header, IP_PROTOCOL, MAGIC,
+    MAJOR, MINOR, PORTS_MAX, REPORTS_MAX, Report, TTL, VIPS_MAX, decode, decode_into, encode,
+    encode_into,
 };
 pub use keyring::{KeyRing, PUBLIC_KEY_ID, Policy, SECRETS_MAX, Secret};

@@ -14,12 +14,13 @@ mod client;
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId, ServicePort};
 use clusterd::protocol::{
-    Config, Instant, KernelShare, Limits, Listener, Load, Mode, Node, Notice, Pacing, Ticket,
-    Timers,
+    Config, Instant, KernelShare, Limits, Listener, Load, Member, Mode, Node, Notice, Pacing,
+    Ticket, Timers, Vips,
 };
 use clusterd::wire::{self, Entry, Frame, Header};
 
@@ -34,8 +35,13 @@ pub fn us(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
 
+/// The first virtual IP of a cluster.
+pub const VIP: [u8; 4] = [10, 0, 0, 2];
+/// One that hosts may answer beside it.
+pub const FURTHER: [u8; 4] = [10, 0, 0, 3];
+
 pub fn key() -> ClusterKey {
-    ClusterKey::public([10, 0, 0, 2].into())
+    ClusterKey::public(VIP.into())
 }
 
 /// SplitMix64: enough chance for a test, the same on every machine.
@@ -107,12 +113,14 @@ pub struct Host {
     pub id: NodeId,
     pub kernel: Kernel,
     /// What listens really; the node is told before each SYN unless `blind`.
-    pub listeners: BTreeMap<u16, Listener>,
+    pub listeners: BTreeMap<ServicePort, Listener>,
+    /// The virtual IPs that its kernel answers from its next start on.
+    pub vips: Vips,
     /// The driver does not look at the listener before it hands in a SYN.
     pub blind: bool,
     node: Option<Node>,
     /// What it has kept of the cluster over its crashes.
-    pub roster: Vec<(NodeId, Duration)>,
+    pub roster: Vec<Member>,
     pub share: KernelShare,
     /// From which its incarnation follows.
     pub starts: u64,
@@ -254,6 +262,7 @@ impl Cluster {
             id,
             kernel: Kernel::Answers,
             listeners: BTreeMap::new(),
+            vips: IpAddr::from(VIP).into(),
             blind: false,
             node: None,
             roster: Vec::new(),
@@ -289,7 +298,8 @@ impl Cluster {
             roster: host.roster.clone(),
             timers: self.timers,
             limits: self.limits,
-            ..Config::new(host.id, incarnation, key())
+            vips: host.vips.clone(),
+            ..Config::new(host.id, incarnation, VIP)
         };
         host.node = Some(Node::new(config, self.now));
     }
@@ -363,17 +373,32 @@ impl Cluster {
         self.hosts[host].roster = self.node(host).roster(self.now).collect();
     }
 
+    /// The host starts anew and answers these virtual IPs beside the first.
+    pub fn restart_with(&mut self, host: usize, further: &[[u8; 4]]) {
+        let further = further.iter().copied().map(IpAddr::from);
+        self.hosts[host].vips = Vips::new(VIP.into(), further).unwrap();
+        self.crash(host);
+        self.restart(host);
+    }
+
     /// What listens on `port` of `host` from now on.
     pub fn listen(&mut self, host: usize, port: u16, listener: Listener) {
-        self.hosts[host].listeners.insert(port, listener);
+        self.listen_on(host, VIP, port, listener);
+    }
+
+    pub fn listen_on(&mut self, host: usize, vip: [u8; 4], port: u16, listener: Listener) {
+        self.hosts[host].listeners.insert(ServicePort::tcp((vip, port)), listener);
     }
 
     /// The driver looks at the listener without a SYN at hand.
     pub fn look(&mut self, host: usize, port: u16) {
-        let listener = self.hosts[host].listener(port);
-        self.with_node(host, |node, now| {
-            node.handle_listener(now, ServicePort::tcp(port), listener);
-        });
+        self.look_on(host, VIP, port);
+    }
+
+    pub fn look_on(&mut self, host: usize, vip: [u8; 4], port: u16) {
+        let service = ServicePort::tcp((vip, port));
+        let listener = self.hosts[host].listener(service);
+        self.with_node(host, |node, now| node.handle_listener(now, service, listener));
     }
 
     pub fn node(&self, host: usize) -> &Node {
@@ -388,7 +413,16 @@ impl Cluster {
 
     /// A client connects from a port of its own choice.
     pub fn connect_from(&mut self, client_port: u16, port: u16) -> Conn {
-        let flow = flow_between(client_port, port);
+        self.open(flow_between(client_port, port))
+    }
+
+    /// A new client connects to `port` of some virtual IP.
+    pub fn connect_to(&mut self, vip: [u8; 4], port: u16) -> Conn {
+        let client_port = 10_000 + self.clients.len() as u16;
+        self.open(FlowKey::tcp(([10, 0, 0, 200], client_port), (vip, port)))
+    }
+
+    fn open(&mut self, flow: FlowKey) -> Conn {
         let client = self.clients.len();
         let isn = self.chance.next() as u32;
         self.clients.push(Client {
@@ -579,8 +613,14 @@ impl Cluster {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Deliver { to, packet } => {
-                if self.hosts[to].node.is_some() {
-                    self.hosts[to].inbox.push(packet);
+                let host = &mut self.hosts[to];
+                let has = |flow: &FlowKey| host.vips.all().any(|vip| vip == flow.service.ip());
+                let for_it = match &packet {
+                    Packet::Frame(_) => true,
+                    Packet::Syn { flow, .. } | Packet::Ack { flow, .. } => has(flow),
+                };
+                if host.node.is_some() && for_it {
+                    host.inbox.push(packet);
                 }
             }
             Happening::SynAck { client, from, client_isn, isn } => {
@@ -601,7 +641,11 @@ impl Cluster {
         for entry in &frame.entries {
             match entry {
                 Entry::Hello { .. } => self.hellos += 1,
-                Entry::HelloUdp { .. } | Entry::Heard { .. } => {}
+                Entry::HelloUdp { .. }
+                | Entry::Heard { .. }
+                | Entry::Vips { .. }
+                | Entry::VipsTcp { .. }
+                | Entry::VipsUdp { .. } => {}
                 Entry::Claim(_) | Entry::Own(_) | Entry::Release(_) => {
                     self.said.push(Said { host: from, entry: entry.clone() });
                 }
@@ -638,5 +682,5 @@ impl Cluster {
 }
 
 fn flow_between(client_port: u16, port: u16) -> FlowKey {
-    FlowKey::tcp(([10, 0, 0, 200], client_port), ([10, 0, 0, 2], port))
+    FlowKey::tcp(([10, 0, 0, 200], client_port), (VIP, port))
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use clusterd::flow::{AttemptId, FlowKey, NodeId, Protocol, ServicePort};
 use clusterd::protocol::{
     Config, Counters, Instant, Limits, Listener, Load, Mode, Node, Notice, Output, Pacing, Syn,
-    Ticket, Timers, Verdict,
+    Ticket, Timers, Verdict, Vips,
 };
 use clusterd::wire::{self, Contest, Entry, Frame, Header, KeyRing};
 
-use super::cluster::{key, ms};
+use super::cluster::{FURTHER, VIP, key, ms};
 
 /// Small, so that a short story reaches them.
 pub const LIMITS: Limits = Limits { attempts: 8, held: 4, peers: 3, adopted: 2 };
@@ -76,8 +76,10 @@ pub enum Op {
     Sleep(Duration),
 }
 
+/// Of two ports on each of two virtual IPs.
 pub fn flow(number: u16) -> FlowKey {
-    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), ([10, 0, 0, 2], 80 + number % 2))
+    let vip = if number & 2 == 0 { VIP } else { FURTHER };
+    FlowKey::tcp(([10, 0, 0, 200], 4_000 + number), (vip, 80 + number % 2))
 }
 
 /// Its datagrams.
@@ -97,6 +99,8 @@ pub struct Driver {
     pub others: Vec<Verdict>,
     now: Instant,
     tickets: u64,
+    /// What it was asked for.
+    flows: BTreeMap<AttemptId, FlowKey>,
     /// SYNs that wait for a verdict, and since when.
     syns: BTreeMap<Ticket, (Instant, AttemptId)>,
     /// The other packet that waits, within one input.
@@ -117,7 +121,9 @@ pub struct Driver {
 impl Driver {
     pub fn new(node: NodeId, pacing: Pacing, mode: Mode) -> Self {
         let timers = Timers { datagrams: Duration::from_secs(5), ..Timers::default() };
-        let config = Config { pacing, mode, timers, limits: LIMITS, ..Config::new(node, 1, key()) };
+        let vips = Vips::new(VIP.into(), [FURTHER.into()]).unwrap();
+        let limits = LIMITS;
+        let config = Config { pacing, mode, timers, limits, vips, ..Config::new(node, 1, VIP) };
         Self {
             node: Node::new(config, Instant::default()),
             sent: Vec::new(),
@@ -125,6 +131,7 @@ impl Driver {
             others: Vec::new(),
             now: Instant::default(),
             tickets: 0,
+            flows: BTreeMap::new(),
             syns: BTreeMap::new(),
             other: None,
             listeners: BTreeMap::new(),
@@ -147,7 +154,9 @@ impl Driver {
         match op {
             Op::Syn { flow: number, isn, incumbent } => {
                 let (ticket, flow) = (self.ticket(), flow(number));
-                self.syns.insert(ticket, (now, key().attempt(&flow, isn)));
+                let attempt = key().attempt(&flow, isn);
+                self.flows.insert(attempt, flow);
+                self.syns.insert(ticket, (now, attempt));
                 self.node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
             }
             Op::Frame { header, entries } => {
@@ -182,6 +191,7 @@ impl Driver {
                 let (ticket, flow) = (self.ticket(), datagrams(number));
                 let attempt = key().attempt(&flow, 0);
                 self.datagrams.insert(attempt);
+                self.flows.insert(attempt, flow);
                 self.syns.insert(ticket, (now, attempt));
                 self.node.handle_datagram(now, ticket, flow);
             }
@@ -306,9 +316,9 @@ impl Driver {
     fn check(&self, entry: &Entry) {
         match entry {
             Entry::Claim(Contest { attempt, port, .. }) => {
-                let datagrams = self.datagrams.contains(attempt);
-                let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
-                let service = ServicePort { protocol, port: *port };
+                let flow = self.flows.get(attempt).expect("it claims what it was asked for");
+                let service = flow.service_port();
+                assert_eq!(*port, service.port);
                 let absent = self.listeners.get(&service) == Some(&Listener::Absent);
                 assert!(!absent || self.accepted.contains(attempt), "I8: claims {service}");
             }
@@ -318,7 +328,10 @@ impl Driver {
             Entry::Release(_)
             | Entry::Hello { .. }
             | Entry::HelloUdp { .. }
-            | Entry::Heard { .. } => {}
+            | Entry::Heard { .. }
+            | Entry::Vips { .. }
+            | Entry::VipsTcp { .. }
+            | Entry::VipsUdp { .. } => {}
         }
     }
 }

@@ -94,7 +94,7 @@ impl Traffic {
     pub fn new(attempts: usize) -> Self {
         let key = ClusterKey::public(VIP);
         let timers = Timers::default();
-        let mut config = Config::new(ME, 1, key);
+        let mut config = Config::new(ME, 1, VIP);
         config.limits.attempts = attempts / 4 * 5;
         let slots = config.limits.attempts;
         let remembered = timers.owned + ACK_AFTER + timers.foreign;

@@ -3,8 +3,8 @@
 // Each test crate uses its own part of it.
 #![allow(dead_code)]
 
-use clusterd::flow::{AttemptId, NodeId};
-use clusterd::wire::{Contest, Entry, Flags, Report};
+use clusterd::flow::{AttemptId, NodeId, VipHash};
+use clusterd::wire::{Contest, Entry, Flags, FurtherPort, Report};
 
 /// An entry; `attempt` says what is written for the id of an attempt.
 pub fn entry(text: &str, attempt: impl Fn(&str) -> AttemptId) -> Entry {
@@ -12,6 +12,11 @@ pub fn entry(text: &str, attempt: impl Fn(&str) -> AttemptId) -> Entry {
     match words[..] {
         ["HELLO", ref ports @ ..] => Entry::Hello { unavailable: self::ports(ports) },
         ["HELLO-UDP", ref ports @ ..] => Entry::HelloUdp { unavailable: self::ports(ports) },
+        ["VIPS", ref hashes @ ..] => {
+            Entry::Vips { further: hashes.iter().map(|hash| vip_hash(hash)).collect() }
+        }
+        ["VIPS-TCP", ref ports @ ..] => Entry::VipsTcp { unavailable: further_ports(ports) },
+        ["VIPS-UDP", ref ports @ ..] => Entry::VipsUdp { unavailable: further_ports(ports) },
         ["HEARD", ref reports @ ..] => {
             Entry::Heard { reports: reports.chunks(4).map(report).collect() }
         }
@@ -35,6 +40,19 @@ pub fn entry(text: &str, attempt: impl Fn(&str) -> AttemptId) -> Entry {
 
 fn ports(words: &[&str]) -> Vec<u16> {
     words.iter().map(|port| port.parse().unwrap()).collect()
+}
+
+/// `PLACE:PORT` each.
+fn further_ports(words: &[&str]) -> Vec<FurtherPort> {
+    let port = |word: &&str| {
+        let (place, port) = word.split_once(':').expect("place:port");
+        FurtherPort { place: place.parse().unwrap(), port: port.parse().unwrap() }
+    };
+    words.iter().map(port).collect()
+}
+
+pub fn vip_hash(text: &str) -> VipHash {
+    VipHash(u32::from_str_radix(text, 16).unwrap())
 }
 
 fn report(words: &[&str]) -> Report {

@@ -13,13 +13,15 @@ use clusterd::flow::{AttemptId, NodeId, ServicePort};
 use clusterd::protocol::{Listener, Load, Mode, Pacing};
 use clusterd::wire::{self, DecodeError, Frame, MAGIC, MAJOR};
 
-use crate::common::cluster::{key, ms, us};
+use crate::common::cluster::{FURTHER, VIP, key, ms, us};
 use crate::common::driver::{Driver, Op, datagrams, flow, ring};
 
 /// Steps of one story: more of them find nothing new.
 const STEPS_MAX: usize = 200;
 /// A HEARD entry.
 const KIND_HEARD: u8 = 5;
+/// A VIPS entry.
+const KIND_VIPS: u8 = 7;
 
 /// One input of the fuzzer.
 pub fn run(bytes: &[u8]) {
@@ -65,7 +67,8 @@ fn step(script: &mut Script<'_>, nodes: &mut [Driver]) -> Option<()> {
             let listener = listener[usize::from(byte >> 4 & 7) % listener.len()];
             let port = port(byte);
             let udp = byte >> 7 == 1;
-            let service = if udp { ServicePort::udp(port) } else { ServicePort::tcp(port) };
+            let on = (if byte >> 2 & 1 == 0 { VIP } else { FURTHER }, port);
+            let service = if udp { ServicePort::udp(on) } else { ServicePort::tcp(on) };
             Op::Listener { service, listener }
         }
         3 => {
@@ -148,6 +151,13 @@ fn entry(script: &mut Script<'_>) -> Option<Vec<u8>> {
             body.extend(script.wide()?.to_be_bytes());
             body.extend((script.wide()? as u32).to_be_bytes());
             body.extend((script.wide()? as u32).to_be_bytes());
+        }
+        KIND_VIPS => {
+            // The one that the nodes have, one that they have not, or both.
+            let which = script.byte()?;
+            let vips = [FURTHER, VIP].into_iter().enumerate();
+            let said = vips.filter(|(bit, _)| which >> bit & 1 == 1);
+            body.extend(said.flat_map(|(_, vip)| key().vip(vip.into()).0.to_be_bytes()));
         }
         1..=3 => {
             let byte = script.byte()?;

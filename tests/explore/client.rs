@@ -80,7 +80,7 @@ impl World {
         self.client.sent += 1;
         course.tell(self.now, "client", || format!("sends {}", story::packet(&packet)));
         for host in 0..self.hosts.len() {
-            if self.hosts[host].is_none() {
+            if self.hosts[host].is_none() || course.scope.lacking.contains(&host) {
                 continue;
             }
             let lost = usize::from(self.losses > 0);

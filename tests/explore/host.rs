@@ -6,7 +6,7 @@ use clusterd::flow::NodeId;
 use clusterd::protocol::{Counters, Output, Syn, Ticket, Verdict};
 use clusterd::wire::{Contest, Entry, Frame};
 
-use crate::scope::{Guard, Variant, client_isn, key, moment, node_id, service, tick};
+use crate::scope::{Guard, Variant, client_isn, key, moment, node_id, tick};
 use crate::story;
 use crate::world::{Actor, Course, Flight, Host, Packet, Property, Socket, Sometimes, Step, World};
 
@@ -197,7 +197,7 @@ impl World {
         self.facts[usize::from(attempt)].got |= 1 << index;
         let incumbent = host.socket.is_some();
         let isn = fed_isn(course, attempt);
-        host.node.handle_listener(now, service(), host.listener);
+        host.node.handle_listener(now, course.scope.service(), host.listener);
         host.node.handle_syn(now, Syn { ticket, flow: course.flow, isn, incumbent });
     }
 

@@ -220,6 +220,29 @@ fn an_answer_noticed_too_late_is_left_to_the_client() {
     }
 }
 
+/// Race 43: hosts that do not have the virtual IP hear all that is said about its connections, and
+/// neither answer them nor keep anybody waiting, whatever their rank.
+#[test]
+fn hosts_without_the_virtual_ip_stay_out_of_it() {
+    let three = |name: String, pacing| named(name, 3, pacing);
+    for pacing in PACINGS {
+        for (lacking, views) in [
+            (&[0][..], Views::Settled),
+            (&[0], Views::Fresh),
+            (&[1], Views::Settled),
+            (&[0, 1], Views::Fresh),
+        ] {
+            let name = format!("3 {pacing:?} {views:?} {lacking:?} without the VIP");
+            holds(&Scope { lacking, views, ..three(name, pacing) });
+        }
+        let name = format!("3 {pacing:?} [0] without the VIP, 1 loss");
+        holds(&Scope { lacking: &[0], losses: 1, ..three(name, pacing) });
+    }
+    let modes = vec![Mode::Hash; 3];
+    let by_hash = three("3 by hash, [0] without the VIP, deaf".into(), Pacing::Rank);
+    holds(&Scope { lacking: &[0], modes, deaf: true, ..by_hash });
+}
+
 /// Spec 5.6: by hash over the roster one host answers, although no frame arrives at all.
 #[test]
 fn by_hash_one_host_answers_without_a_word() {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use clusterd::flow::{ClusterKey, FlowKey, NodeId, Protocol, ServicePort};
-use clusterd::protocol::{Config, Instant, Limits, Listener, Mode, Pacing, Timers};
+use clusterd::protocol::{Config, Instant, Limits, Listener, Member, Mode, Pacing, Timers, Vips};
 
 /// All times of a scope are whole ticks.
 pub const TICK: Duration = Duration::from_micros(100);
 pub const PORT: u16 = 80;
+/// The first virtual IP, and a further one.
+const VIP: [u8; 4] = [10, 0, 0, 2];
+const FURTHER: [u8; 4] = [10, 0, 0, 3];
 
 pub fn moment(tick: u64) -> Instant {
     Instant::default() + TICK * u32::try_from(tick).expect("scopes are short")
@@ -19,7 +22,7 @@ pub fn tick(moment: Instant) -> u64 {
 }
 
 pub fn key() -> ClusterKey {
-    ClusterKey::public([10, 0, 0, 2].into())
+    ClusterKey::public(VIP.into())
 }
 
 /// How a host's kernel is kept from packets of connections that are not its own (spec 9).
@@ -78,6 +81,9 @@ pub struct Scope {
     pub views: Views,
     pub guard: Guard,
     pub variant: Variant,
+    /// The client wants a further virtual IP, which these hosts do not have; of none of them, the
+    /// first one.
+    pub lacking: &'static [usize],
     /// What listens on each host.
     pub listeners: Vec<Listener>,
     /// Ticks from a SYN to its arrival at a host, each host on its own.
@@ -145,6 +151,7 @@ impl Scope {
             views: Views::Settled,
             guard: Guard::Strict,
             variant: Variant::Production,
+            lacking: &[],
             listeners: vec![Listener::Ready; hosts],
             skews: &[0, 1, 2],
             delays: &[1, 2],
@@ -164,13 +171,16 @@ impl Scope {
     /// What a host starts with.
     pub fn config(&self, host: usize) -> Config {
         let others = (0..self.hosts).filter(|&other| self.roster && other != host);
+        let has = !self.lacking.is_empty() && !self.lacking.contains(&host);
+        let further = has.then_some(FURTHER.into());
         Config {
             pacing: self.pacing,
             mode: self.modes[host],
-            roster: others.map(|other| (node_id(other), Duration::ZERO)).collect(),
+            roster: others.map(|other| member(node_id(other))).collect(),
             timers: self.timers,
+            vips: Vips::new(VIP.into(), further).expect("two addresses"),
             limits: Limits { attempts: 8, held: 4, peers: 4, adopted: 1 },
-            ..Config::new(node_id(host), 1, key())
+            ..Config::new(node_id(host), 1, VIP)
         }
     }
 
@@ -198,7 +208,7 @@ impl Scope {
         let flow = |port: u16| FlowKey {
             protocol: Protocol::Tcp,
             client: ([10, 0, 0, 200], port).into(),
-            service: ([10, 0, 0, 2], PORT).into(),
+            service: (self.vip(), PORT).into(),
         };
         let in_order = |flow: &FlowKey| {
             let weights = (0..self.hosts).map(|host| key().weight(key().flow(flow), node_id(host)));
@@ -206,10 +216,19 @@ impl Scope {
         };
         (4_000..).map(flow).find(in_order).expect("one port in six")
     }
+
+    fn vip(&self) -> [u8; 4] {
+        if self.lacking.is_empty() { VIP } else { FURTHER }
+    }
+
+    pub fn service(&self) -> ServicePort {
+        ServicePort::tcp((self.vip(), PORT))
+    }
 }
 
-pub fn service() -> ServicePort {
-    ServicePort::tcp(PORT)
+/// Who was heard in an earlier life until its end.
+fn member(node: NodeId) -> Member {
+    Member { node, unheard: Duration::ZERO, vips: Vec::new() }
 }
 
 pub fn node_id(host: usize) -> NodeId {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant as Clock};
 use clusterd::protocol::{Listener, Node};
 
 use crate::choices::Choices;
-use crate::scope::{SPAN, Scope, Views, moment, node_id, service};
+use crate::scope::{SPAN, Scope, Views, moment, node_id};
 use crate::world::{
     Actor, Client, Course, Facts, Host, Pool, Property, Sometimes, World, all_links,
 };
@@ -247,7 +247,7 @@ fn warm_up(scope: &Scope) -> World {
             let host = world.hosts[index].as_deref().expect("nobody has crashed");
             let mut host = host.clone();
             host.listener = scope.listeners[index];
-            host.node.handle_listener(moment(world.now), service(), host.listener);
+            host.node.handle_listener(moment(world.now), scope.service(), host.listener);
             world.put(index, Some(host), &mut course);
         }
         run(&mut world, &mut course, 600);

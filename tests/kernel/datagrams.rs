@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,20 +17,23 @@ use crate::rig::{FAMILIES, Lab, PATIENCE, VIP, VIP6, end, note, signal, wait_unt
 use crate::sockets::{download, hello};
 
 const HOSTS: usize = 3;
-const ECHO_PORT: u16 = 7000;
+pub const ECHO_PORT: u16 = 7000;
 /// No service of a test is here.
 const CLOSED_PORT: u16 = 7001;
 
 /// A service on a host that says every datagram back; it ends with this value.
-struct Echo {
+pub struct Echo {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Echo {
     fn start(lab: &Lab, host: usize) -> Self {
-        // Answers must come from the virtual IP, so it is bound to that.
-        let vip = lab.vip();
+        Self::start_at(lab, host, lab.vip())
+    }
+
+    /// Answers must come from the virtual IP, so it is bound to that.
+    pub fn start_at(lab: &Lab, host: usize, vip: IpAddr) -> Self {
         let socket = lab.within(&format!("h{host}"), || UdpSocket::bind((vip, ECHO_PORT)));
         let socket = socket.expect("bind to the virtual IP");
         socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a read timeout");
@@ -171,7 +174,7 @@ fn port(socket: &UdpSocket) -> u16 {
 }
 
 /// Sends a datagram and takes its answer.
-fn ask(socket: &UdpSocket, question: &[u8]) -> io::Result<()> {
+pub fn ask(socket: &UdpSocket, question: &[u8]) -> io::Result<()> {
     let mut answer = vec![0; 1 << 16];
     socket.send(question)?;
     loop {
@@ -401,7 +404,7 @@ fn hosts_ask_in_turn_from_one_port() {
         question.recv(&mut [0; 4]).expect("answered");
     };
     ask_from("h1");
-    let flow = format!("{} . {port} . {PORT}", crate::sender::CLIENT);
+    let flow = format!("{} . {port} . {VIP} . {PORT}", crate::sender::CLIENT);
     wait_until("h2 has heard the answer, too", || {
         lab.shell("h2", "nft list ruleset").contains(&flow)
     });

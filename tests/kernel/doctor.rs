@@ -1,24 +1,24 @@
-//! `clusterd doctor` on the hosts of a lab, and `--mac auto`.
+//! `clusterd doctor` on the hosts of a lab.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::capture::packet_socket;
 use crate::dumps::assert_unchanged;
-use crate::rig::{Lab, VIP, cluster_mac, end, mac_text, note, wait_until};
+use crate::rig::{FAMILIES, Lab, VIP, cluster_mac, end, mac_text, note, wait_until};
 use crate::sender::Sender;
 
 /// The type of the doctor's broadcasts.
 const ETHERTYPE: u16 = 0x88b5;
 
 /// What a run said: exit code and report.
-type Said = (i32, Value);
+pub type Said = (i32, Value);
 
 /// Runs doctors on these hosts at the same time.
-fn doctors(lab: &Lab, hosts: &[usize], options: &[&str]) -> Vec<Said> {
-    let vip = VIP.to_string();
+pub fn doctors(lab: &Lab, hosts: &[usize], options: &[&str]) -> Vec<Said> {
+    let vip = lab.vip().to_string();
     let words = [&["clusterd", "doctor", "eth0", &vip, "--json"], options].concat();
     let start = |host: &usize| {
         let mut command = lab.command(&format!("h{host}"), &words);
@@ -29,32 +29,41 @@ fn doctors(lab: &Lab, hosts: &[usize], options: &[&str]) -> Vec<Said> {
 }
 
 fn finish(child: Child) -> Said {
-    let output = child.wait_with_output().expect("wait for a doctor");
+    read(&child.wait_with_output().expect("wait for a doctor"))
+}
+
+/// What a doctor has printed.
+pub fn read(output: &Output) -> Said {
     let (stdout, stderr) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(stdout).unwrap_or_else(|_| panic!("{stderr}"));
-    note(&format!("{} {} {stderr}", report["modes"], report["findings"]));
+    let took = report["seconds"].as_f64().expect("how long it took");
+    note(&format!("{took} s: {} {} {stderr}", report["modes"], report["findings"]));
     (output.status.code().expect("an exit code"), report)
 }
 
 /// The culprits of what is found, problems and notes.
-fn culprits(report: &Value) -> Vec<&str> {
+pub fn culprits(report: &Value) -> Vec<&str> {
     let findings = report["findings"].as_array().expect("findings");
     findings.iter().map(|finding| finding["culprit"].as_str().expect("a culprit")).collect()
 }
 
 /// The culprit of each mode.
-fn by_mode(report: &Value) -> Vec<Option<&str>> {
+pub fn by_mode(report: &Value) -> Vec<Option<&str>> {
     report["modes"].as_array().expect("modes").iter().map(|mode| mode["culprit"].as_str()).collect()
 }
 
-fn stop_daemons(lab: &Lab) {
+pub fn stop_daemons(lab: &Lab) {
     (1..=lab.nodes()).for_each(|host| end(lab.daemon(host), libc::SIGTERM));
 }
 
 /// The other kinds of switches are `lab reach`'s, see `mac`.
 #[test]
 fn before_going_live_the_switch_is_recognised() {
-    let options = ["--topology", "snooping", "--mac", "stealth"];
+    FAMILIES.into_iter().for_each(before_going_live_with);
+}
+
+fn before_going_live_with(family: &[&str]) {
+    let options = [&["--topology", "snooping", "--mac", "stealth"], family].concat();
     let Some(lab) = Lab::up_with(3, &options) else { return };
     stop_daemons(&lab);
     let before = lab.dump("h1");
@@ -62,7 +71,9 @@ fn before_going_live_the_switch_is_recognised() {
     for (code, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s"]) {
         assert_eq!(by_mode(&report), [snooping, snooping, None]);
         assert_eq!((code, &report["recommended"]), (0, &"stealth".into()));
-        assert_eq!(report["others"], 2);
+        assert_eq!((&report["others"], &report["port"]), (&2.into(), &"forwards".into()));
+        // The switch asks whether there are other members of a group that was left.
+        assert!(report["querier"].is_string(), "{report}");
     }
     assert_unchanged(&before, &lab.dump("h1"));
 
@@ -74,8 +85,28 @@ fn before_going_live_the_switch_is_recognised() {
 }
 
 #[test]
+fn a_switch_that_snoops_without_a_querier_forgets_its_members() {
+    for family in FAMILIES {
+        let options = [&["--topology", "mac-snooping", "--mac", "igmp"], family].concat();
+        let Some(lab) = Lab::up_with(2, &options) else { return };
+        let (code, report) = doctors(&lab, &[1], &["--for", "3s"]).remove(0);
+        assert_eq!((code, culprits(&report)), (0, vec!["no_querier"]), "{report}");
+        stop_daemons(&lab);
+        for (_, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
+            assert_eq!(by_mode(&report), [Some("mac_snooping"), None, None]);
+            assert_eq!(report["recommended"], "igmp");
+            assert!(culprits(&report).contains(&"no_querier"), "{report}");
+        }
+    }
+}
+
+#[test]
 fn a_router_that_refuses_group_macs() {
-    let options = ["--topology", "router", "--mac", "stealth"];
+    FAMILIES.into_iter().for_each(a_router_that_refuses_with);
+}
+
+fn a_router_that_refuses_with(family: &[&str]) {
+    let options = [&["--topology", "router", "--mac", "stealth"], family].concat();
     let Some(lab) = Lab::up_with(3, &options) else { return };
     // The daemons of a cluster that is live answer the router themselves.
     let (code, report) = doctors(&lab, &[2], &[]).remove(0);
@@ -83,24 +114,108 @@ fn a_router_that_refuses_group_macs() {
     assert_eq!(report["modes"][2]["gateway"], "accepts");
 
     stop_daemons(&lab);
-    lab.shell("router", &format!("ip neigh del {VIP} dev eth0; true"));
+    let vip = lab.vip();
+    lab.shell("router", &format!("ip neigh del {vip} dev eth0; true"));
+    let refuses = Some("router_refuses");
     for (code, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s", "--mac", "all"]) {
-        let refuses = Some("router_refuses");
         assert_eq!(by_mode(&report), [refuses, refuses, None, Some("learning")]);
         assert_eq!((code, &report["recommended"]), (0, &"stealth".into()));
     }
+    assert_eq!(entry(&lab), Some(mac_text(cluster_mac(vip, "stealth"))), "not that tried last");
+
+    // One host has a way to it, and all hear what it says.
+    let route = if vip.is_ipv4() { "10.78.0.0/24" } else { "fd00:78::/64" };
+    for host in ["h1", "h2"] {
+        lab.shell(host, &format!("ip route del {route}"));
+    }
+    for (_, report) in doctors(&lab, &[1, 2, 3], &["--for", "4s"]) {
+        assert_eq!(by_mode(&report), [refuses, refuses, None], "{report}");
+    }
+
     // One that has been told another MAC by hand never asks.
     lab.shell(
         "router",
-        &format!("ip neigh replace {VIP} lladdr 02:00:00:00:00:09 dev eth0 nud permanent"),
+        &format!("ip neigh replace {vip} lladdr 02:00:00:00:00:09 dev eth0 nud permanent"),
     );
-    let (code, report) = doctors(&lab, &[1], &["--for", "1s", "--mac", "stealth"]).remove(0);
+    let (code, report) = doctors(&lab, &[3], &["--for", "1s", "--mac", "stealth"]).remove(0);
     assert_eq!((code, culprits(&report)), (3, vec!["router_entry"]));
+}
+
+/// The MAC that the router has for the virtual IP.
+fn entry(lab: &Lab) -> Option<String> {
+    let known = lab.shell("router", &format!("ip neigh show {} dev eth0", lab.vip()));
+    let mut words = known.split_whitespace().skip_while(|&word| word != "lladdr");
+    words.nth(1).map(str::to_owned)
+}
+
+#[test]
+fn a_router_that_accepts_each_mac_is_left_with_that_to_use() {
+    for family in FAMILIES {
+        let options = [&["--topology", "router", "--mac", "stealth"], family].concat();
+        let Some(lab) = Lab::up_with(2, &options) else { return };
+        stop_daemons(&lab);
+        lab.shell("router", "nft flush ruleset");
+        lab.shell("router", &format!("ip neigh del {} dev eth0; true", lab.vip()));
+        for (_, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
+            let answers: Vec<_> =
+                (0..3).map(|mode| report["modes"][mode]["gateway"].as_str()).collect();
+            assert_eq!(answers, [Some("accepts"); 3], "{report}");
+            assert_eq!(report["recommended"], "multicast");
+        }
+        assert_eq!(entry(&lab), Some(mac_text(cluster_mac(lab.vip(), "multicast"))));
+    }
+}
+
+/// As routers do that share an address (VRRP, HSRP): they ask from their own address and MAC.
+#[test]
+fn a_router_that_asks_from_another_address() {
+    let Some(lab) = Lab::up_with(2, &["--topology", "router", "--mac", "stealth"]) else { return };
+    stop_daemons(&lab);
+    lab.shell(
+        "router",
+        &format!(
+            "ip addr del 10.77.0.1/24 dev eth0; ip addr add 10.77.0.3/24 dev eth0
+             ip addr add 10.77.0.1/24 dev eth0; sysctl -qw net.ipv4.conf.eth0.arp_announce=2
+             ip neigh del {VIP} dev eth0; nft add table arp own; nft add table netdev own
+             nft 'add chain arp own out {{ type filter hook output priority 0; }}'
+             nft add rule arp own out arp operation request arp saddr ether set 02:00:00:00:00:77
+             nft 'add chain netdev own in {{ type filter hook ingress device eth0 priority 0; }}'
+             nft add rule netdev own in ether daddr 02:00:00:00:00:77 meta pkttype set host"
+        ),
+    );
+    let refuses = Some("router_refuses");
+    for (code, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
+        assert_eq!(by_mode(&report), [refuses, refuses, None], "{report}");
+        assert_eq!((code, &report["recommended"]), (0, &"stealth".into()));
+    }
+}
+
+/// As Dell OS9 does.
+#[test]
+fn a_router_that_believes_the_frame_instead_of_the_answer() {
+    let Some(lab) = Lab::up_with(1, &["--topology", "router", "--mac", "stealth"]) else { return };
+    stop_daemons(&lab);
+    lab.shell(
+        "router",
+        &format!(
+            "nft flush ruleset; ip neigh del {VIP} dev eth0
+             nft add table arp learn
+             nft 'add chain arp learn in {{ type filter hook input priority 0; }}'
+             nft add rule arp learn in arp saddr ip {VIP} arp saddr ether set 02:00:00:00:00:01"
+        ),
+    );
+    let (code, report) = doctors(&lab, &[1], &["--for", "1s"]).remove(0);
+    assert_eq!(by_mode(&report), [Some("router_learns_source"); 3], "{report}");
+    assert_eq!((code, &report["recommended"]), (3, &Value::Null));
 }
 
 #[test]
 fn while_live_the_daemons_answer() {
-    let Some(lab) = Lab::up(3, "rst") else { return };
+    FAMILIES.into_iter().for_each(while_live_with);
+}
+
+fn while_live_with(family: &[&str]) {
+    let Some(lab) = Lab::up_with(3, family) else { return };
     let kept = lab.connect_to_host(2);
     let (code, report) = doctors(&lab, &[1], &[]).remove(0);
     assert_eq!((code, &report["live"]), (0, &"multicast".into()), "{report}");
@@ -114,114 +229,65 @@ fn while_live_the_daemons_answer() {
         let status = lab.status(host);
         assert_eq!(status["by_hash"], false, "{status}");
     }
+    // Whoever tries another one only has not seen whether the cluster works.
+    let (code, report) = doctors(&lab, &[1], &["--for", "1s", "--mac", "stealth"]).remove(0);
+    assert_eq!((code, &report["live"]), (3, &"multicast".into()), "{report}");
     drop(kept);
 
     // A host that hears nobody: its port drops what goes to the group MAC.
-    let mac = mac_text(cluster_mac(VIP.into(), "multicast"));
+    let mac = mac_text(cluster_mac(lab.vip(), "multicast"));
     lab.shell("switch", &format!(
         "nft add table netdev deaf; nft \"add chain netdev deaf c {{ type filter hook egress device h3 priority 0; }}\"; \
          nft add rule netdev deaf c ether daddr {mac} drop"
     ));
     let (code, report) = doctors(&lab, &[1], &[]).remove(0);
     assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
-    assert!(report["findings"][0]["text"].as_str().expect("a text").contains("10.77.0.13"));
+    let deaf = if family.is_empty() { "10.77.0.13" } else { "fe80::ff:fe00:3" };
+    assert!(report["findings"][0]["text"].as_str().expect("a text").contains(deaf), "{report}");
     assert_eq!(report["recommended"], Value::Null, "nothing else was tried");
 
     // Daemons remember what they have seen of each of several doctors.
     for (code, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
         assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
     }
+
+    // From there hosts speak to each other.
+    if !family.is_empty() {
+        lab.shell("h1", "ip addr flush dev eth0 scope link");
+        let (code, report) = doctors(&lab, &[1], &["--for", "1s"]).remove(0);
+        assert_eq!((code, culprits(&report)), (3, vec!["interface"]));
+    }
 }
 
 #[test]
-fn what_is_wrong_on_a_host_is_named() {
-    let Some(lab) = Lab::bare() else { return };
-    let look = || doctors(&lab, &[1], &["--for", "1s"]).remove(0);
-    let (code, report) = look();
-    assert_eq!((code, culprits(&report)), (4, vec![]), "alone, and nothing is wrong");
-    assert_eq!(report["recommended"], "multicast");
-
-    // Each culprit: what makes it, what takes it back, and whether it is a problem.
-    for (make, undo, culprit, is_problem) in [
-        (
-            "nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; policy drop; }'",
-            "nft delete table inet fw",
-            "firewall",
-            true,
-        ),
-        (
-            "nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; }; \
-             add rule inet fw in ip daddr 10.77.0.0/24 tcp dport 22 accept; add rule inet fw in ip daddr 10.77.0.0/24 reject'",
-            "nft delete table inet fw",
-            "firewall",
-            false,
-        ),
-        (
-            "nft 'add table netdev fw; add chain netdev fw in { type filter hook ingress device eth0 priority 0; }; \
-             add rule netdev fw in ip protocol 150 drop'",
-            "nft delete table netdev fw",
-            "firewall",
-            true,
-        ),
-        (
-            "nft 'add table ip fw; add chain ip fw raw { type filter hook prerouting priority -300; }; \
-             add rule ip fw raw ip daddr 10.77.0.2 notrack'",
-            "nft delete table ip fw",
-            "conntrack_off",
-            true,
-        ),
-        (
-            "ip neigh add 10.77.0.2 lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
-            "ip neigh del 10.77.0.2 dev eth0",
-            "neighbour_entry",
-            true,
-        ),
-        (
-            "sysctl -qw net.ipv4.conf.eth0.drop_unicast_in_l2_multicast=1",
-            "sysctl -qw net.ipv4.conf.eth0.drop_unicast_in_l2_multicast=0",
-            "drop_unicast_in_multicast",
-            false,
-        ),
-        (
-            "sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ip route add default dev lo",
-            "sysctl -qw net.ipv4.conf.eth0.rp_filter=0; ip route del default dev lo",
-            "rp_filter",
-            true,
-        ),
-        (
-            "ip addr add 10.77.0.2/32 dev eth0",
-            "ip addr del 10.77.0.2/32 dev eth0",
-            "vip_configured",
-            true,
-        ),
-        (
-            "ip addr del 10.77.0.11/24 dev eth0",
-            "ip addr add 10.77.0.11/24 dev eth0",
-            "interface",
-            true,
-        ),
-        ("ip link set eth0 down", "ip link set eth0 up", "interface", true),
-    ] {
-        lab.shell("h1", make);
-        let (code, report) = look();
-        assert_eq!(culprits(&report), [culprit], "{make}");
-        assert_eq!(code, if is_problem { 3 } else { 4 }, "{make}");
-        lab.shell("h1", undo);
+fn a_cluster_in_two_modes_is_named() {
+    let Some(lab) = Lab::up(3, "rst") else { return };
+    end(lab.daemon(2), libc::SIGTERM);
+    // Where the others answer it would not start.
+    lab.shell("switch", "ip link set h2 down");
+    lab.start_daemon(2, VIP, &["--mac", "igmp"]);
+    lab.shell("switch", "ip link set h2 up");
+    for host in 1..=3 {
+        let (code, report) = doctors(&lab, &[host], &["--for", "3s"]).remove(0);
+        assert_eq!(code, 3, "{report}");
+        assert!(culprits(&report).contains(&"mixed_modes"), "{report}");
     }
+}
 
-    lab.shell("client", "ip link set eth0 down");
-    let (code, report) = look();
-    assert_eq!((code, culprits(&report)), (3, vec!["carrier"]));
-    lab.shell("client", "ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0");
-    let (code, report) = look();
-    assert_eq!((code, culprits(&report)), (3, vec!["duplicate_vip"]));
-
-    // Nothing is tried with a gateway then: it would take the address away from its owner.
-    lab.shell("h1", "ip route add default via 10.77.0.200");
-    let (code, report) = look();
-    assert_eq!((code, culprits(&report)), (3, vec!["duplicate_vip"]));
-    let modes = report["modes"].as_array().expect("modes");
-    assert!(modes.iter().all(|mode| mode["gateway"] == "untested"), "{report}");
+#[test]
+fn a_further_virtual_ip_is_examined_with_the_first() {
+    let Some(lab) = Lab::bare() else { return };
+    lab.start_daemon(1, VIP, &["10.77.0.3"]);
+    let examine =
+        |role: &str| lab.run(role, &["clusterd", "doctor", "eth0", "10.77.0.3", "--for", "1s"]);
+    let output = examine("h1");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("further virtual IP of the cluster 10.77.0.2 on this host"), "{said}");
+    let output = examine("client");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("further virtual IP of the cluster that 10.77.0.2 names"), "{said}");
 }
 
 #[test]
@@ -267,49 +333,4 @@ fn a_daemon_sends_no_more_than_it_is_sent() {
     note(&format!("{} answers to {COPIES} questions", answers.len()));
     assert!(answers.len() < COPIES / 2);
     assert!(answers.iter().all(|answer| answer.len() <= question.len()));
-}
-
-#[test]
-fn hosts_that_start_together_find_one_mode_and_later_ones_follow() {
-    let options = ["--topology", "snooping", "--mac", "stealth"];
-    let Some(lab) = Lab::up_with(3, &options) else { return };
-    stop_daemons(&lab);
-    // Ended by the lab, which kills what runs in it.
-    let start = |host: usize| -> Child {
-        let words = ["clusterd", "eth0", "10.77.0.2", "--mac", "auto", "--no-state"];
-        let mut command: Command = lab.command(&format!("h{host}"), &words);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a daemon")
-    };
-    let mode = |host: usize| {
-        let output = lab.run(&format!("h{host}"), &["clusterd", "status", "--json"]);
-        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (status["joined"] == true).then(|| status["mac_mode"].as_str().map(str::to_owned))?
-    };
-    let mut daemons = vec![start(1), start(2)];
-    for host in [1, 2] {
-        wait_until("the daemons have chosen", || mode(host).is_some());
-        assert_eq!(mode(host).as_deref(), Some("stealth"));
-    }
-    daemons.push(start(3));
-    wait_until("the third follows", || mode(3).is_some());
-    assert_eq!(mode(3).as_deref(), Some("stealth"));
-    for host in 1..=3 {
-        lab.connect_to_host(host);
-    }
-    for daemon in &mut daemons {
-        end(daemon.id(), libc::SIGTERM);
-        daemon.wait().expect("wait for a daemon");
-    }
-}
-
-#[test]
-fn a_host_that_starts_alone_takes_the_default() {
-    let Some(lab) = Lab::bare() else { return };
-    let output = lab.run("h1", &["clusterd", "rules", "eth0", "10.77.0.2", "--mac", "auto"]);
-    assert_eq!(output.status.code(), Some(78), "{output:?}");
-    let before = lab.dump("h1");
-    let daemon = lab.start_daemon(1, VIP, &["--mac", "auto"]);
-    assert_eq!(lab.status(1)["mac_mode"], "multicast");
-    end(daemon, libc::SIGTERM);
-    assert_unchanged(&before, &lab.dump("h1"));
 }

@@ -11,16 +11,19 @@ mod load;
 mod rig;
 mod sender;
 mod sockets;
+mod tools;
 #[path = "../common/tshark.rs"]
 mod tshark;
 
 mod arp;
 mod auth;
+mod auto;
 mod buckets;
 mod coexist;
 mod datagrams;
 mod dissector;
 mod doctor;
+mod doctor_host;
 mod dumps;
 mod errors;
 mod fallback;
@@ -43,3 +46,4 @@ mod survival;
 mod traffic;
 mod upgrade;
 mod verify;
+mod vips;

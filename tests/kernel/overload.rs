@@ -22,7 +22,7 @@ fn host_of(Bucket(number): Bucket) -> usize {
 }
 
 /// The host that answers this port, or echo identifier, of the client.
-fn host_for(lab: &Lab, port: u16) -> usize {
+pub fn host_for(lab: &Lab, port: u16) -> usize {
     let seed = ClusterKey::public(lab.vip()).bucket_seed();
     host_of(bucket(seed, (lab.client_address(), port).into()))
 }
@@ -35,12 +35,12 @@ fn connect(lab: &Lab, port: u16) -> String {
 }
 
 /// The table of the daemons' rules, as nft names it.
-fn table(lab: &Lab) -> String {
+pub fn table(lab: &Lab) -> String {
     format!("inet clusterd_{}", lab.vip().to_string().replace(':', "_"))
 }
 
 /// Divides the buckets among the hosts, and says whether SYNs go by them.
-fn divide(lab: &Lab, decide_syns: bool) {
+pub fn divide(lab: &Lab, decide_syns: bool) {
     for host in 1..=HOSTS {
         let own = Bucket::all().filter(|&bucket| host_of(bucket) == host);
         let own: Vec<_> = own.map(|Bucket(number)| number.to_string()).collect();
@@ -170,8 +170,9 @@ fn a_port_that_a_host_does_not_serve_is_not_divided() {
     assert_ne!(connect(&lab, its), "h2");
     for host in 1..=HOSTS {
         wait_until("the kernel knows", || {
-            let list = format!("nft list set {} undivided", table(&lab));
-            lab.shell(&format!("h{host}"), &list).contains(&format!("elements = {{ {PORT} }}"))
+            let list = format!("nft list set {} undivided4", table(&lab));
+            lab.shell(&format!("h{host}"), &list)
+                .contains(&format!("elements = {{ {VIP} . {PORT} }}"))
         });
     }
     divide(&lab, true);

@@ -306,9 +306,18 @@ impl Lab {
 
     /// Starts the lab's service and waits for its ready line.
     pub fn start_service(&self, host: usize) {
+        self.start_service_with(host, self.vip.is_ipv6());
+    }
+
+    /// The same on addresses of both families.
+    pub fn start_service_of_both(&self, host: usize) {
+        self.start_service_with(host, true);
+    }
+
+    fn start_service_with(&self, host: usize, ipv6: bool) {
         let name = format!("h{host}");
         let mut words = vec!["clusterd", "lab", "serve", "--name", &name];
-        if self.vip.is_ipv6() {
+        if ipv6 {
             words.push("--ipv6");
         }
         let pid = self.start(host, &words);

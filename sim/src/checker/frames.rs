@@ -72,7 +72,12 @@ impl Checker {
                     }
                 }
                 Entry::Release(contest) => self.speaks(at, host, contest, "RELEASE"),
-                Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => {}
+                Entry::Hello { .. }
+                | Entry::HelloUdp { .. }
+                | Entry::Heard { .. }
+                | Entry::Vips { .. }
+                | Entry::VipsTcp { .. }
+                | Entry::VipsUdp { .. } => {}
             }
         }
         if let Some(known) = self.hosts.known(host) {
@@ -194,7 +199,12 @@ impl Checker {
                 }
                 Entry::Own(contest) => (contest, Word::Own(from)),
                 Entry::Release(contest) => (contest, Word::Release(from)),
-                Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => continue,
+                Entry::Hello { .. }
+                | Entry::HelloUdp { .. }
+                | Entry::Heard { .. }
+                | Entry::Vips { .. }
+                | Entry::VipsTcp { .. }
+                | Entry::VipsUdp { .. } => continue,
             };
             if let Some((about, attempt)) = self.attempts.find(contest.attempt) {
                 let local = attempt.at.entry(host).or_default();

@@ -191,7 +191,12 @@ impl<'a> Story<'a> {
             Entry::Claim(contest) => Some(("CLAIM", contest)),
             Entry::Own(contest) => Some(("OWN", contest)),
             Entry::Release(contest) => Some(("RELEASE", contest)),
-            Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => None,
+            Entry::Hello { .. }
+            | Entry::HelloUdp { .. }
+            | Entry::Heard { .. }
+            | Entry::Vips { .. }
+            | Entry::VipsTcp { .. }
+            | Entry::VipsUdp { .. } => None,
         });
         said.filter(move |(_, contest)| Some(contest.attempt) == id)
     }

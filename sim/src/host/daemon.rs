@@ -12,7 +12,7 @@ use clusterd::protocol::{Instant, Listener, Load, Output, Syn, Ticket, Verdict};
 use super::{Deed, HeldPacket, Host, Logged, Measured, Stage, Step};
 use crate::chance::after;
 use crate::kernel::Opened;
-use crate::packet::{FlowId, PORT, Segment};
+use crate::packet::{FlowId, PORT, Segment, VIP};
 use crate::scenario::Scenario;
 
 /// Held packets and log entries taken in one step, as the daemon does.
@@ -176,7 +176,7 @@ impl Host {
         };
         if self.told != Some(listener) {
             self.told = Some(listener);
-            self.decider.handle_listener(now, ServicePort::tcp(PORT), listener);
+            self.decider.handle_listener(now, ServicePort::tcp((VIP, PORT)), listener);
         }
     }
 

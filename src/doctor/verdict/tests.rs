@@ -1,13 +1,16 @@
 //! Each culprit by what is seen of it.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::*;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const ALL: PerMode<bool> = PerMode([true; 4]);
 
 fn host(number: u8, role: Role, mode: Option<MacMode>) -> Host {
     let address = Ipv4Addr::new(10, 0, 0, 10 + number).into();
-    Host { id: Id(number.into()), address, role, mode }
+    Host { id: Id(number.into()), address, role, mode, modes: ModeSet::of(&MacMode::ALL) }
 }
 
 /// Three doctors, each of which hears the others in these modes.
@@ -29,16 +32,19 @@ fn seen_if(works: impl Fn(MacMode, u8, u8) -> bool) -> Observations {
         modes: ModeSet::of(&MacMode::ALL),
         hosts: (1..=3).map(|number| host(number, Role::Doctor, None)).collect(),
         ways,
-        gateway: None,
+        gateways: Vec::new(),
+        port: Port::Forwards,
+        querier: None,
+        listened: Duration::from_secs(10),
         holders: BTreeSet::new(),
         own_mode: None,
+        obstacles: Obstacles::default(),
         host_findings: Vec::new(),
     }
 }
 
-fn gateway(reach: Reach, answers: [GatewayAnswer; 4]) -> Option<Gateway> {
-    let address = Ipv4Addr::new(10, 0, 0, 1);
-    Some(Gateway { address, reach: Some(reach), answers: PerMode(answers) })
+fn gateway(answers: [GatewayAnswer; 4]) -> Vec<Gateway> {
+    vec![Gateway { address: ROUTER, answers: PerMode(answers) }]
 }
 
 fn culprits(verdict: &Verdict) -> Vec<Option<Culprit>> {
@@ -114,8 +120,8 @@ fn one_host_may_be_deaf_or_mute() {
 #[test]
 fn a_router_that_refuses_group_macs_leaves_stealth() {
     use GatewayAnswer::{Accepts, Refuses};
-    let gateway = gateway(Reach::Answers, [Refuses, Refuses, Accepts, Accepts]);
-    let verdict = Observations { gateway, ..seen(ALL) }.verdict();
+    let gateways = gateway([Refuses, Refuses, Accepts, Accepts]);
+    let verdict = Observations { gateways, ..seen(ALL) }.verdict();
     let refuses = Some(Culprit::RouterRefuses);
     assert_eq!(culprits(&verdict), [refuses, refuses, None, None]);
     assert_eq!(verdict.recommended, Some(MacMode::Stealth));
@@ -123,26 +129,120 @@ fn a_router_that_refuses_group_macs_leaves_stealth() {
 }
 
 #[test]
+fn of_several_routers_each_must_accept() {
+    use GatewayAnswer::{Accepts, Refuses, Untested};
+    let mut gateways = gateway([Accepts; 4]);
+    let address = Ipv4Addr::new(10, 0, 0, 254).into();
+    let answers = PerMode([Refuses, Refuses, Accepts, Untested]);
+    gateways.push(Gateway { address, answers });
+    let verdict = Observations { gateways, ..seen(ALL) }.verdict();
+    assert_eq!(verdict.recommended, Some(MacMode::Stealth));
+    let answers: Vec<_> = verdict.modes.iter().map(|mode| mode.gateway).collect();
+    assert_eq!(answers, [Refuses, Refuses, Accepts, Accepts]);
+    assert!(verdict.findings[0].text.contains("10.0.0.254"), "{:?}", verdict.findings);
+}
+
+#[test]
 fn of_a_router_only_that_is_said_which_can_be_told() {
-    use GatewayAnswer::{Elsewhere, Lost, NeverAsks};
+    use GatewayAnswer::{Elsewhere, LearnsSource, Lost, NeverAsks, NoPing, Silent};
     for (answer, culprit) in [
         (Lost, Culprit::RouterRefuses),
         (NeverAsks, Culprit::RouterEntry),
         (Elsewhere, Culprit::RouterEntry),
+        (LearnsSource, Culprit::RouterLearnsSource),
     ] {
-        let verdict =
-            Observations { gateway: gateway(Reach::Answers, [answer; 4]), ..seen(ALL) }.verdict();
+        let verdict = Observations { gateways: gateway([answer; 4]), ..seen(ALL) }.verdict();
         assert_eq!(culprits(&verdict), [Some(culprit); 4]);
         assert_eq!(verdict.recommended, None);
-        // Where pings are not answered at all, that one is not says nothing.
-        let verdict =
-            Observations { gateway: gateway(Reach::NoPing, [answer; 4]), ..seen(ALL) }.verdict();
+    }
+    // A dead one is no concern of clients on the segment.
+    for answer in [NoPing, Silent] {
+        let verdict = Observations { gateways: gateway([answer; 4]), ..seen(ALL) }.verdict();
         assert_eq!(culprits(&verdict), [None; 4]);
         assert!(!verdict.has_problems() && verdict.findings[0].culprit == Culprit::RouterSilent);
     }
-    let silent = gateway(Reach::Silent, [GatewayAnswer::Untested; 4]);
-    let verdict = Observations { gateway: silent, ..seen(ALL) }.verdict();
-    assert_eq!(problems(&verdict), [Culprit::RouterSilent]);
+}
+
+#[test]
+fn alone_behind_a_port_that_is_silent() {
+    let silent = gateway([GatewayAnswer::Silent; 4]);
+    let alone = |port, gateways| {
+        let mut alone = Observations { port, gateways, ..seen(ALL) };
+        alone.hosts.truncate(1);
+        alone.ways.clear();
+        let findings = alone.verdict().findings;
+        findings.iter().any(|finding| finding.culprit == Culprit::PortSilent)
+    };
+    for (port, without_gateway, with_silent_gateway) in [
+        (Port::Quiet, false, true),
+        (Port::Forwards, false, false),
+        (Port::SpanningTree, true, true),
+        (Port::Lacp, true, true),
+    ] {
+        assert_eq!(alone(port, Vec::new()), without_gateway, "{port:?}");
+        assert_eq!(alone(port, silent.clone()), with_silent_gateway, "{port:?}");
+    }
+    let verdict = Observations { port: Port::SpanningTree, ..seen(ALL) }.verdict();
+    assert_eq!(verdict.findings, [], "others were heard");
+}
+
+#[test]
+fn without_a_querier_igmp_is_doubtful() {
+    let only_igmp = PerMode([false, true, true, false]);
+    let found = |seen: Observations| {
+        let findings = seen.verdict().findings;
+        findings.into_iter().find(|finding| finding.culprit == Culprit::NoQuerier)
+    };
+    let text = found(seen(only_igmp)).expect("the mode is recommended").text;
+    assert!(text.contains("in 10 s") && text.contains("the switch, which snoops,"), "{text}");
+    assert_eq!(found(Observations { querier: Some(ROUTER), ..seen(only_igmp) }), None);
+    assert_eq!(found(seen(ALL)), None, "another mode is recommended");
+    let live = found(Observations { own_mode: Some(MacMode::Igmp), ..seen(ALL) });
+    assert!(live.expect("the mode runs").text.contains("a switch that snoops"));
+}
+
+#[test]
+fn a_mode_that_a_host_cannot_use_is_not_recommended() {
+    let mut some = seen(ALL);
+    let finding = Finding::problem(Culprit::DropUnicastInMulticast, "a text");
+    some.obstacles[MacMode::Multicast] = Some(finding.clone());
+    some.obstacles[MacMode::Igmp] = Some(finding);
+    let verdict = some.verdict();
+    assert_eq!(verdict.recommended, Some(MacMode::Stealth));
+    assert!(!verdict.has_problems());
+    some.hosts[2].role = Role::Starting;
+    some.hosts[2].modes = ModeSet::of(&[MacMode::Multicast]);
+    let verdict = some.verdict();
+    assert_eq!(culprits(&verdict)[2], Some(Culprit::HostCannot));
+    assert_eq!(verdict.recommended, Some(MacMode::Shared), "which has been tried, too");
+    // A doctor that tries one mode says nothing of the others.
+    some.hosts[2].role = Role::Doctor;
+    assert_eq!(some.verdict().recommended, Some(MacMode::Stealth));
+}
+
+#[test]
+fn a_live_mode_that_was_not_tried_is_unexamined() {
+    let live = |role, mode| {
+        let mut live = seen(ALL);
+        live.hosts[1] = host(2, role, Some(mode));
+        live.modes = ModeSet::of(&[MacMode::Stealth]);
+        live.verdict().live_is_unexamined()
+    };
+    assert!(live(Role::Daemon, MacMode::Multicast));
+    assert!(!live(Role::Daemon, MacMode::Stealth));
+    assert!(!live(Role::Starting, MacMode::Multicast), "nothing is live");
+}
+
+#[test]
+fn the_protocols_are_those_of_the_family() {
+    let vip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2).into();
+    let works = PerMode([false, true, true, false]);
+    let gateways = gateway([GatewayAnswer::Refuses; 4]);
+    let verdict = Observations { vip, gateways, ..seen(works) }.verdict();
+    let texts: Vec<_> = verdict.findings.iter().map(|finding| &finding.text[..]).collect();
+    let text = texts.join("\n");
+    assert!(text.contains("MLD") && text.contains("a neighbour advertisement"), "{text}");
+    assert!(!text.contains("IGMP") && !text.contains("ARP"), "{text}");
 }
 
 #[test]
@@ -153,7 +253,7 @@ fn alone_the_gateway_decides_and_without_one_nothing_speaks_against_the_default(
     alone.ways.clear();
     let verdict = alone.verdict();
     assert_eq!((verdict.others, verdict.recommended), (0, Some(MacMode::Multicast)));
-    alone.gateway = gateway(Reach::Answers, [Refuses, GatewayAnswer::Lost, Accepts, Accepts]);
+    alone.gateways = gateway([Refuses, GatewayAnswer::Lost, Accepts, Accepts]);
     let verdict = alone.verdict();
     assert_eq!(verdict.recommended, Some(MacMode::Stealth));
     // Who is to blame for a lost answer cannot be told alone.
@@ -175,7 +275,7 @@ fn a_live_cluster_keeps_its_mode_if_that_works() {
     assert!(!verdict.has_problems());
 
     // A daemon too old to take part in this answers ARP all the same.
-    let holders = BTreeSet::from([MacMode::Multicast.address(VIP.into())]);
+    let holders = BTreeSet::from([MacMode::Multicast.address(VIP)]);
     let works = PerMode([false, false, true, false]);
     let verdict = Observations { holders, ..seen(works) }.verdict();
     assert_eq!(
@@ -207,6 +307,12 @@ fn strangers_and_mixed_modes_are_named() {
     let verdict = Observations { holders: BTreeSet::from([mac]), ..seen(ALL) }.verdict();
     assert_eq!((problems(&verdict), verdict.live), (vec![Culprit::DuplicateVip], None));
     assert!(verdict.findings[0].text.contains("02:00:00:00:00:09"));
+
+    // One of which this is a further address.
+    let mac = MacMode::Stealth.address(Ipv4Addr::new(10, 0, 0, 3).into());
+    let verdict = Observations { holders: BTreeSet::from([mac]), ..seen(ALL) }.verdict();
+    assert_eq!(problems(&verdict), [Culprit::DuplicateVip]);
+    assert!(verdict.findings[0].text.contains("the cluster that 10.0.0.3 names"));
 
     let mut mixed = Observations { own_mode: Some(MacMode::Igmp), ..seen(ALL) };
     mixed.hosts[2] = host(3, Role::Daemon, Some(MacMode::Shared));

@@ -1,8 +1,10 @@
-//! This host's own address on an interface, beside a virtual IP; and whether the segment can have that.
+//! This host's own address on an interface, beside each virtual IP; and whether the segment can have
+//! that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
+use clusterd::protocol::Vips;
 use futures_util::StreamExt;
 use netlink_packet_route::address::AddressFlags;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteType};
@@ -11,33 +13,48 @@ use rtnetlink::RouteMessageBuilder;
 use super::{Address, Addresses, Links};
 use crate::failure::Failure;
 
+/// What is known of the segment behind an interface.
+pub(super) struct Segment<'a> {
+    /// The name of the interface.
+    name: &'a str,
+    /// This host's addresses there.
+    addresses: Vec<Address>,
+    /// The IPv6 prefixes on the link, with their lengths; not looked for without an IPv6 virtual IP.
+    prefixes: Vec<(Ipv6Addr, u8)>,
+}
+
 impl Links {
-    /// The address from which this host speaks for `vip`. Fails if the segment cannot have that.
-    pub(super) async fn addresses_with(
+    /// Looks at the segment of which these are to be virtual IPs.
+    pub(super) async fn segment<'a>(
         &self,
-        name: &str,
+        name: &'a str,
         index: u32,
-        vip: IpAddr,
-    ) -> Result<Addresses> {
-        let addresses: Vec<_> =
-            self.addresses().await?.into_iter().filter(|a| a.index == index).collect();
-        if vip.is_loopback() || vip.is_unspecified() || vip.is_multicast() || is_special(vip) {
-            return Err(Failure::config(&format!(
-                "{vip} is not the unicast address of a host; choose another one"
-            )));
-        }
-        match vip {
-            IpAddr::V4(vip) => Ok(Addresses::V4 { own: own_ipv4(name, &addresses, vip)?, vip }),
-            IpAddr::V6(vip) => {
-                self.require_on_link(name, index, vip).await?;
-                Ok(Addresses::V6 { own: link_local(name, &addresses)?, vip })
-            }
-        }
+        vips: &Vips,
+    ) -> Result<Segment<'a>> {
+        let here = |address: &Address| address.index == index;
+        let addresses = self.addresses().await?.0.into_iter().filter(here).collect();
+        let prefixes = match vips.all().any(|vip| vip.is_ipv6()) {
+            true => self.prefixes(index).await?,
+            false => Vec::new(),
+        };
+        Ok(Segment { name, addresses, prefixes })
     }
 
-    /// Fails unless neighbours take `vip` for a neighbour. That is said by routes: the addresses of
-    /// a host may have another prefix (RFC 5942), those by DHCPv6 have none.
-    async fn require_on_link(&self, name: &str, index: u32, vip: Ipv6Addr) -> Result<()> {
+    /// Whether the kernel has an IPv6 address to speak from to hosts beyond the link. Virtual IPs are
+    /// none: they are marked as deprecated, and it takes one of them only if there is no other (RFC 6724 5).
+    pub async fn has_preferred_ipv6(&self) -> Result<bool> {
+        let unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+        Ok(self.addresses().await?.0.iter().any(|address| match address.ip {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(ip) => {
+                !ip.is_loopback() && !ip.is_unicast_link_local() && !address.flags.intersects(unfit)
+            }
+        }))
+    }
+
+    /// Which IPv6 addresses neighbours take for a neighbour's. That is said by routes: the addresses
+    /// of a host may have another prefix (RFC 5942), those by DHCPv6 have none.
+    async fn prefixes(&self, index: u32) -> Result<Vec<(Ipv6Addr, u8)>> {
         let request = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut listing = self.handle.route().get(request).execute();
         let mut prefixes = Vec::new();
@@ -65,6 +82,31 @@ impl Links {
                 prefixes.push((prefix, length));
             }
         }
+        Ok(prefixes)
+    }
+}
+
+impl Segment<'_> {
+    /// The address from which this host speaks for `vip`. Fails if the segment cannot have that.
+    pub fn addresses_with(&self, vip: IpAddr) -> Result<Addresses> {
+        let Self { name, addresses, .. } = self;
+        if vip.is_loopback() || vip.is_unspecified() || vip.is_multicast() || is_special(vip) {
+            return Err(Failure::config(&format!(
+                "{vip} is not the unicast address of a host; choose another one"
+            )));
+        }
+        match vip {
+            IpAddr::V4(vip) => Ok(Addresses::V4 { own: own_ipv4(name, addresses, vip)?, vip }),
+            IpAddr::V6(vip) => {
+                self.require_on_link(vip)?;
+                Ok(Addresses::V6 { own: link_local(name, addresses)?, vip })
+            }
+        }
+    }
+
+    /// Fails unless neighbours take `vip` for a neighbour.
+    fn require_on_link(&self, vip: Ipv6Addr) -> Result<()> {
+        let Self { name, prefixes, .. } = self;
         let host_part = |&(prefix, length): &(Ipv6Addr, u8)| {
             let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             ((u128::from(prefix) ^ u128::from(vip)) & !host == 0).then_some(u128::from(vip) & host)

@@ -1,6 +1,8 @@
 //! What an interface receives beside its own MAC, which MAC that is, and the marks of daemons.
 
+use std::fmt::Display;
 use std::fs;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
@@ -13,9 +15,9 @@ use pnet::util::MacAddr;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_core::ErrorMessage;
 
-use super::{Addresses, Link, Links, canonical_name, mac_of};
+use super::{Link, Links, canonical_name, mac_of};
 use crate::failure::Failure;
-use crate::io::mark::Mark;
+use crate::io::mark::{FurtherMark, Mark};
 
 /// An interface with a mark.
 #[derive(Debug)]
@@ -28,6 +30,15 @@ pub struct Marked {
     pub mac: MacAddr,
     /// What a daemon does, or did, to it.
     pub mark: Mark,
+    /// The further virtual IPs that the same daemon gives, or gave, to it.
+    pub further: Vec<IpAddr>,
+}
+
+impl Marked {
+    /// All virtual IPs of the daemon, the first one first.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.mark.vip).chain(self.further.iter().copied())
+    }
 }
 
 impl Links {
@@ -41,14 +52,19 @@ impl Links {
                 continue;
             };
             let index = link.header.index;
-            let marked = |mark| Marked { index, interface: interface.clone(), mac, mark };
+            let marked = |mark: Mark| {
+                let further = names_of(&link).filter_map(|name| name.parse::<FurtherMark>().ok());
+                let further = further.filter(|further| further.first == mark.vip);
+                let further = further.map(|further| further.vip).collect();
+                Marked { index, interface: interface.clone(), mac, mark, further }
+            };
             all.extend(marks_of(&link).map(marked));
         }
         Ok(all)
     }
 
-    /// Puts a mark on an interface. It may be there already.
-    pub async fn mark(&self, index: u32, mark: &Mark) -> Result<()> {
+    /// Puts a mark, or that of a further virtual IP, on an interface. It may be there already.
+    pub async fn mark(&self, index: u32, mark: &impl Display) -> Result<()> {
         let name = mark.to_string();
         let request = self.handle.link().property_add(index).alt_ifname(&[&name]);
         unless(libc::EEXIST, request.execute().await)
@@ -56,7 +72,7 @@ impl Links {
     }
 
     /// Takes a mark from an interface. It may be gone already.
-    pub async fn unmark(&self, index: u32, mark: &Mark) -> Result<()> {
+    pub async fn unmark(&self, index: u32, mark: &impl Display) -> Result<()> {
         let name = mark.to_string();
         let request = self.handle.link().property_del(index).alt_ifname(&[&name]);
         unless(libc::ENOENT, request.execute().await)
@@ -111,14 +127,15 @@ impl Links {
     }
 }
 
-/// Fails if IPv6 drops what comes to one host in frames to many. For IPv4 the same setting is no
-/// obstacle, since that looks after the rules have changed the packet type; `ip6_rcv_core` looks
-/// before any rule.
+/// Fails if IPv6 drops what comes to one host in frames to many, and there is an IPv6 virtual IP. For
+/// IPv4 the same setting is no obstacle, since that looks after the rules have changed the packet type;
+/// `ip6_rcv_core` looks before any rule.
 pub fn require_packets_in_group_frames(link: &Link) -> Result<()> {
     let name = &link.name;
     let setting = format!("/proc/sys/net/ipv6/conf/{name}/drop_unicast_in_l2_multicast");
-    match (link.addresses, fs::read_to_string(setting)) {
-        (Addresses::V6 { .. }, Ok(value)) if value.trim() != "0" => Err(Failure::config(&format!(
+    let has_v6 = link.all().any(|addresses| addresses.vip().is_ipv6());
+    match fs::read_to_string(setting) {
+        Ok(value) if has_v6 && value.trim() != "0" => Err(Failure::config(&format!(
             "the kernel drops IPv6 packets in frames to a group MAC; let it take them (sysctl \
                  net.ipv6.conf.{name}.drop_unicast_in_l2_multicast=0), or use --mac stealth"
         ))),
@@ -128,12 +145,16 @@ pub fn require_packets_in_group_frames(link: &Link) -> Result<()> {
 
 /// The marks on an interface.
 pub(super) fn marks_of(link: &LinkMessage) -> impl Iterator<Item = Mark> {
+    names_of(link).filter_map(|name| name.parse().ok())
+}
+
+fn names_of(link: &LinkMessage) -> impl Iterator<Item = &str> {
     let properties = link.attributes.iter().filter_map(|attribute| match attribute {
         LinkAttribute::PropList(properties) => Some(properties),
         _ => None,
     });
     properties.flatten().filter_map(|property| match property {
-        Prop::AltIfName(name) => name.parse().ok(),
+        Prop::AltIfName(name) => Some(name.as_str()),
         _ => None,
     })
 }

@@ -1,6 +1,6 @@
 //! Which way packets go to an address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt};
@@ -35,9 +35,11 @@ pub struct Hop {
     /// Index of the interface.
     pub index: u32,
     /// The next hop, if there is one.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Length of the destination's prefix; 0 for the default route.
     pub prefix: u8,
+    /// Of several to one destination the kernel takes that with the lowest.
+    pub metric: u32,
 }
 
 impl Links {
@@ -79,39 +81,50 @@ impl Links {
         })
     }
 
-    /// All unicast routes of IPv4.
-    pub async fn routes(&self) -> Result<Vec<Hop>> {
-        let question = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    /// All unicast routes of the family of `address`, each way of one with several.
+    pub async fn routes(&self, address: IpAddr) -> Result<Vec<Hop>> {
+        let question = match address {
+            IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
         let mut listing = self.handle.route().get(question).execute();
         let mut routes = Vec::new();
         while let Some(route) = listing.next().await {
             let route = route.context("list the routes")?;
+            if route.header.kind != RouteType::Unicast {
+                continue;
+            }
             let prefix = route.header.destination_prefix_length;
-            let is_unicast = route.header.kind == RouteType::Unicast;
-            let (mut index, mut gateway) = (None, None);
+            let (mut only, mut gateway, mut metric, mut several) = (None, None, 0, &[][..]);
             for attribute in &route.attributes {
                 match attribute {
-                    RouteAttribute::Oif(oif) => index = Some(*oif),
-                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
-                        gateway = Some(*address);
-                    }
+                    RouteAttribute::Oif(oif) => only = Some(*oif),
+                    RouteAttribute::Gateway(address) => gateway = ip(address),
+                    RouteAttribute::Priority(priority) => metric = *priority,
+                    RouteAttribute::MultiPath(hops) => several = hops,
                     _ => {}
                 }
             }
-            let hop = |index| Hop { index, gateway, prefix };
-            routes.extend(index.filter(|_| is_unicast).map(hop));
+            routes.extend(only.map(|index| Hop { index, gateway, prefix, metric }));
+            for hop in several {
+                let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(address) => ip(address),
+                    _ => None,
+                });
+                routes.push(Hop { index: hop.interface_index, gateway, prefix, metric });
+            }
         }
         Ok(routes)
     }
 
     /// What this host believes to be the MAC of `address` on an interface, and whether somebody has
     /// said so by hand.
-    pub async fn neighbour(
-        &self,
-        index: u32,
-        address: Ipv4Addr,
-    ) -> Result<Option<(MacAddr, bool)>> {
-        let neighbours = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+    pub async fn neighbour(&self, index: u32, address: IpAddr) -> Result<Option<(MacAddr, bool)>> {
+        let family = match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let neighbours = self.handle.neighbours().get().set_address_family(family);
         let mut listing = neighbours.execute();
         let mut found = None;
         while let Some(entry) = listing.next().await {

@@ -25,16 +25,15 @@ pub struct Doctors {
 
 impl Doctors {
     /// Raises a segment and calls the doctors.
-    pub fn call(medium: Medium, nodes: usize) -> Result<Self> {
-        let plan =
-            Plan { nodes, client_addresses: 1, medium, isn: Isn::Shared, family: Family::V4 };
+    pub fn call(medium: Medium, nodes: usize, family: Family) -> Result<Self> {
+        let plan = Plan { nodes, client_addresses: 1, medium, isn: Isn::Shared, family };
         let topology = Topology::raise(&plan, |_role| Namespace::unnamed())?;
         let start = |host: &Namespace| {
             let mut command = this_program_in(host)?;
             command.args([
                 "doctor",
                 "eth0",
-                &Family::V4.vip().to_string(),
+                &family.vip().to_string(),
                 "--json",
                 "--mac",
                 "all",

@@ -16,10 +16,11 @@ use super::super::membership::Membership;
 use super::super::pace::Pace;
 use super::super::roster::Roster;
 use super::super::services::Services;
+use super::super::vips::Vips;
 use super::super::{Config, Pacing};
 use super::*;
 use crate::flow::ClusterKey;
-use crate::wire::{Flags, Header, MAJOR, MINOR, Report};
+use crate::wire::{Flags, FurtherPort, Header, MAJOR, MINOR, Report};
 
 const ME: NodeId = NodeId(1);
 const A: NodeId = NodeId(2);
@@ -28,6 +29,9 @@ const HELD: Ticket = Ticket(1);
 const IT: Ticket = Ticket(2);
 /// The next number wraps round.
 const ISN: u32 = u32::MAX;
+/// The first virtual IP, and a further one.
+const VIP: [u8; 4] = [10, 0, 0, 2];
+const FURTHER: [u8; 4] = [10, 0, 0, 3];
 const NOW: Instant = Instant::from_micros(2_000_000);
 const LEFT: Duration = Duration::from_millis(7);
 
@@ -83,6 +87,10 @@ struct World {
     first: NodeId,
     /// Ports of the peers are closed as well.
     all_absent: bool,
+    /// The virtual IP of the service.
+    vip: [u8; 4],
+    /// The peers that answer the further virtual IP, too.
+    having: &'static [NodeId],
     /// Frames of the peers get lost.
     lossy: bool,
     protocol: Protocol,
@@ -108,6 +116,8 @@ impl Default for World {
             left: LEFT,
             first: A,
             all_absent: false,
+            vip: VIP,
+            having: &[],
             lossy: false,
             protocol: Protocol::Tcp,
             mode: Mode::Claim,
@@ -138,6 +148,8 @@ fn every_circumstance_has_its_rows() {
     let absent = |changed| World { listener: Listener::Absent, changed, ..new() };
     let by_hash = |designated| World { mode: Mode::Hash, peers_by_hash: true, designated, ..new() };
     let udp = || World { protocol: Protocol::Udp, ..new() };
+    let further = |having| World { vip: FURTHER, having, ..new() };
+    let further_by_hash = |having| World { vip: FURTHER, having, ..by_hash(A) };
     let cases = [
         ("first in rank", World { first: ME, ..new() }, "timeout"),
         ("first, views moving", World { changed: moving, first: ME, ..new() }, "timeout"),
@@ -184,6 +196,47 @@ fn every_circumstance_has_its_rows() {
             World { listener: Listener::Busy, ..by_hash(ME) },
             "timeout",
         ),
+        ("a virtual IP that all have", further(&[A, B]), "SYN"),
+        ("a virtual IP that a has not", further(&[B]), "SYN"),
+        ("a virtual IP that a has not", further(&[B]), "timeout"),
+        ("a virtual IP that no peer has", further(&[]), "SYN"),
+        (
+            "a virtual IP that no peer has, views moving",
+            World { changed: moving, tries: 1, ..further(&[]) },
+            "timeout",
+        ),
+        (
+            "a virtual IP that no peer has, listener gone for a while",
+            World { listener: Listener::Absent, changed: quiet, ..further(&[]) },
+            "SYN",
+        ),
+        (
+            "a virtual IP that no peer has, listener gone for a while",
+            World { listener: Listener::Absent, changed: quiet, ..further(&[]) },
+            "timeout",
+        ),
+        (
+            "a virtual IP that all have, listeners gone for a while",
+            World {
+                listener: Listener::Absent,
+                changed: quiet,
+                all_absent: true,
+                ..further(&[A, B])
+            },
+            "SYN",
+        ),
+        ("a virtual IP that all have, by hash", further_by_hash(&[A, B]), "SYN"),
+        ("a virtual IP that a has not, by hash", further_by_hash(&[B]), "SYN"),
+        (
+            "a virtual IP that no peer has, by hash since just now, others claim",
+            World { peers_by_hash: false, changed: moving, ..further_by_hash(&[]) },
+            "SYN",
+        ),
+        (
+            "datagrams to a virtual IP that no peer has",
+            World { protocol: Protocol::Udp, ..further(&[]) },
+            "timeout",
+        ),
         ("datagrams", udp(), "SYN"),
         ("datagrams", udp(), "OWN of a"),
         ("datagrams", udp(), "OWN of b"),
@@ -222,8 +275,9 @@ fn compare(expected: &str, actual: &str) {
 
 /// Takes an attempt in `state` through `event`; says what comes of it.
 fn row(world: &World, state: &str, event: &str) -> String {
-    let key = ClusterKey::public([10, 0, 0, 2].into());
-    let config = Config { pacing: world.pacing, mode: world.mode, ..Config::new(ME, 1, key) };
+    let (pacing, mode) = (world.pacing, world.mode);
+    let vips = Vips::new(VIP.into(), [FURTHER.into()]).unwrap();
+    let config = Config { pacing, mode, vips, ..Config::new(ME, 1, VIP) };
     let flow = flow_ranked(&config.key, world);
     let changed = NOW - world.changed;
     let (mut membership, mut roster) = (Membership::default(), Roster::default());
@@ -233,17 +287,25 @@ fn row(world: &World, state: &str, event: &str) -> String {
         membership.hear(changed, MAJOR, &header, 64, |_| {});
         let me = Report { node: ME, incarnation: 1, highest: 1, missing: 0 };
         membership.report(node, Some(&me), true, None);
-        roster.heard(changed, node, 64);
+        if world.having.contains(&node) {
+            let said = [config.key.vip(FURTHER.into())];
+            membership.set_vips(node, &config.vips, &said);
+        }
+        let peer = membership.get(node).expect("it was heard");
+        roster.heard(changed, node, peer.vips(), 64);
         if world.lossy {
             let later = Header { sequence: 7, ..header };
             membership.hear(changed, MAJOR, &later, 64, |_| {});
         }
         if world.all_absent {
-            membership.set_unavailable(node, world.protocol, &[flow.service.port()]);
+            let port = flow.service.port();
+            membership.set_unavailable(node, world.protocol, &[port]);
+            let further = FurtherPort { place: 1, port };
+            membership.set_unavailable_further(node, world.protocol, &[further]);
         }
     }
     let mut services = Services::default();
-    services.set(changed, flow.service_port(), world.listener);
+    services.set(changed, config.vips.service(&flow), world.listener);
     let (fallback, pace) = (Fallback::new(world.mode), Pace::new(&config.timers));
     let view = View {
         now: NOW,
@@ -307,7 +369,7 @@ fn flow_ranked(key: &ClusterKey, world: &World) -> FlowKey {
     let (by_claim, by_hash) = (order(world.first), order(world.designated));
     let flows = (1..=u16::MAX).map(|port| FlowKey {
         protocol: world.protocol,
-        ..FlowKey::tcp(([10, 0, 0, 200], port), ([10, 0, 0, 2], 80))
+        ..FlowKey::tcp(([10, 0, 0, 200], port), (world.vip, 80))
     });
     let weight = |flow: &FlowKey, node| key.weight(key.flow(flow), node);
     let by_bucket = |flow: &FlowKey, node| key.bucket_weight(key.bucket(flow), node);
@@ -428,9 +490,12 @@ fn entry_text(entry: &Entry) -> String {
         Entry::Claim(contest) => ("CLAIM", contest),
         Entry::Own(contest) => ("OWN", contest),
         Entry::Release(contest) => ("RELEASE", contest),
-        Entry::Hello { .. } | Entry::HelloUdp { .. } | Entry::Heard { .. } => {
-            panic!("an attempt says no HELLO")
-        }
+        Entry::Hello { .. }
+        | Entry::HelloUdp { .. }
+        | Entry::Heard { .. }
+        | Entry::Vips { .. }
+        | Entry::VipsTcp { .. }
+        | Entry::VipsUdp { .. } => panic!("an attempt says no HELLO"),
     };
     format!("{kind} {}/{}", contest.rank, contest.tries)
 }

@@ -1,6 +1,6 @@
 //! The model hosts of a [`Cluster`]: the driver of a node, and its kernel.
 
-use clusterd::flow::FlowKey;
+use clusterd::flow::{FlowKey, ServicePort};
 use clusterd::protocol::{Instant, Listener, Node, Output, Syn, Ticket, Verdict};
 use clusterd::wire;
 
@@ -52,7 +52,7 @@ impl Cluster {
                 let incumbent = host.sockets.contains_key(&flow);
                 if !host.blind {
                     let service = flow.service_port();
-                    let listener = host.listener(service.port);
+                    let listener = host.listener(service);
                     self.with_node(index, |node, now| {
                         node.handle_listener(now, service, listener);
                     });
@@ -133,7 +133,7 @@ impl Cluster {
 
     fn kernel_gets_syn(&mut self, index: usize, flow: FlowKey, client_isn: u32) {
         let host = &mut self.hosts[index];
-        match (host.kernel, host.listener(flow.service.port())) {
+        match (host.kernel, host.listener(flow.service_port())) {
             (Kernel::Silent, _) | (Kernel::Answers, Listener::Busy) => {}
             (Kernel::Answers, Listener::Absent) => {
                 let rst = self.hold(index, Held::Rst { flow });
@@ -180,7 +180,7 @@ impl Cluster {
 }
 
 impl Host {
-    pub(super) fn listener(&self, port: u16) -> Listener {
-        self.listeners.get(&port).copied().unwrap_or(Listener::Ready)
+    pub(super) fn listener(&self, service: ServicePort) -> Listener {
+        self.listeners.get(&service).copied().unwrap_or(Listener::Ready)
     }
 }

@@ -9,6 +9,7 @@ use crate::inside::world::{unload, wait_until};
 use crate::inside::{is_guest, is_loaded, say, shell};
 
 const VIP: &str = "10.77.0.2";
+const SECOND: &str = "10.77.0.3";
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 
 #[test]
@@ -39,7 +40,29 @@ fn the_daemon_uses_the_module_and_says_so() {
     assert_eq!(in_module("h2"), "");
     assert!(is_loaded());
     shell("clusterd lab down");
+    further_virtual_ips_go_too();
     unload();
+}
+
+/// Also if the interface goes first, by which the daemon ends, and with it the notes of a killed one.
+fn further_virtual_ips_go_too() {
+    let up = format!("clusterd lab up --json --nodes 2 --guard strict --daemon-arg={SECOND}");
+    let lab: Value = serde_json::from_str(&shell(&up)).expect("lab up is JSON");
+    for host in &HOSTS[..2] {
+        let listed = in_module(host);
+        assert!(listed.contains(&format!("{VIP} ")) && listed.contains(&format!("{SECOND} ")));
+    }
+    let pid = lab["hosts"][1]["daemon_pid"].as_u64().expect("a process id");
+    shell(&format!("kill -KILL {pid}"));
+    HOSTS[..2]
+        .iter()
+        .for_each(|host| drop(shell(&format!("clusterd lab exec {host} ip link del eth0"))));
+    wait_until("the daemon has ended", || in_module("h1").is_empty());
+    wait_until("the killed daemon is gone", || {
+        shell("clusterd lab exec h2 clusterd cleanup").contains("removed what was left")
+    });
+    assert_eq!(in_module("h2"), "");
+    shell("clusterd lab down");
 }
 
 /// In its status and in its log.
