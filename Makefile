@@ -3,7 +3,7 @@
 
 SHELL    := /bin/bash
 PACKAGES := bind9-dnsutils build-essential busybox-static cpio dnsmasq-base gcc-12 iproute2 iptables \
-            iputils-ping kmod libelf1 libpcap-dev nftables procps qemu-system-x86 socat sparse tftp-hpa tshark
+            iputils-ping ipvsadm kmod libelf1 libpcap-dev nftables procps qemu-system-x86 socat sparse tftp-hpa tshark
 CARGO    ?= cargo
 
 .PHONY: all build lab test upgrade-test fuzz corpus mutants swarm guest guest-figures lint deny bench bench-core packages toolchain \
@@ -77,11 +77,12 @@ mutants: packages toolchain
 	$(CARGO) test --no-default-features --test mutants -- --ignored --nocapture
 
 # The part of the tests that boots Debian's kernels under QEMU; and what a packet to a virtual IP
-# costs there, in instructions.
+# costs there, in instructions, and clusterd beside CLUSTERIP.
 guest: packages toolchain
 	$(CARGO) test --release --workspace --test guest
 guest-figures: packages toolchain
-	$(CARGO) test --release --workspace --test guest what_a_packet_costs -- --ignored --nocapture
+	$(CARGO) test --release --workspace --test guest -- --ignored --nocapture --test-threads 1 \
+		what_a_packet_costs clusterd_beside_clusterip
 
 bench: build
 	target/release/clusterd lab bench

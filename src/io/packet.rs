@@ -22,16 +22,16 @@ pub enum Segment {
         /// The client's initial sequence number.
         isn: u32,
     },
-    /// This host answers.
+    /// This host answers, or a server behind it.
     SynAck {
         /// The connection.
         flow: FlowKey,
         /// The client's initial sequence number.
         client_isn: u32,
-        /// This host's initial sequence number.
+        /// The answer's initial sequence number.
         isn: u32,
     },
-    /// This host refuses a SYN.
+    /// This host refuses a SYN, or a server behind it.
     Refusal {
         /// The connection.
         flow: FlowKey,
@@ -166,7 +166,7 @@ fn segment(
             }
             _ => None,
         }
-    } else if i32::from(hook) == libc::NF_INET_LOCAL_OUT {
+    } else if matches!(i32::from(hook), libc::NF_INET_LOCAL_OUT | libc::NF_INET_POST_ROUTING) {
         match flags {
             SYN_ACK => {
                 Some(Segment::SynAck { flow: outbound, client_isn, isn: tcp.get_sequence() })
@@ -286,14 +286,16 @@ mod tests {
 
     #[test]
     fn each_segment_has_its_meaning() {
-        let hook = |inbound| if inbound { PRE_ROUTING } else { LOCAL_OUT };
+        const BEHIND: u8 = libc::NF_INET_POST_ROUTING as u8;
+        let hooks = |inbound| if inbound { vec![PRE_ROUTING] } else { vec![LOCAL_OUT, BEHIND] };
+        let check = |bytes: &[u8], inbound, expected| {
+            hooks(inbound).iter().for_each(|&hook| assert_eq!(parse(bytes, hook), expected));
+        };
         for (inbound, flags, expected) in meanings(FlowKey::tcp((CLIENT, 4000), (VIP, 80))) {
-            let bytes = segment(inbound, flags);
-            assert_eq!(parse(&bytes, hook(inbound)), expected, "{inbound} {flags:#x}");
+            check(&segment(inbound, flags), inbound, expected);
         }
         for (inbound, flags, expected) in meanings(FlowKey::tcp((CLIENT6, 4000), (VIP6, 80))) {
-            let bytes = segment6(inbound, flags, &[]);
-            assert_eq!(parse(&bytes, hook(inbound)), expected, "{inbound} {flags:#x}");
+            check(&segment6(inbound, flags, &[]), inbound, expected);
         }
         assert_eq!(parse(&segment(true, TcpFlags::SYN), LOCAL_OUT), None);
     }

@@ -253,7 +253,9 @@ impl Ruleset {
             self.datagrams(text, &part)?;
             self.inbound(text, &part)?;
             self.local(text, &part)?;
+            self.answers(text, &part)?;
             self.outbound(text, &part)?;
+            self.forwarded(text, &part)?;
         }
         writeln!(text, "}}")
     }
@@ -339,7 +341,6 @@ impl Ruleset {
 
     fn outbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
         let Words { ip, icmp, errors, .. } = part.family.words();
-        let log = self.log();
         writeln!(text, "  chain {} {{", part.family.name("outbound"))?;
         writeln!(text, "    type filter hook output priority filter; policy accept;")?;
         writeln!(text, "    meta nfproto != {} accept", part.family.name("ipv"))?;
@@ -362,6 +363,14 @@ impl Ruleset {
             "    udp sport @{ANSWERING} meta l4proto != @{BY_BUCKET} ct state new \
              ct status ! confirmed goto contest"
         )?;
+        writeln!(text, "    goto {}\n  }}", part.family.name("answers"))
+    }
+
+    /// Segments from virtual IPs that tell the daemon something, or that only the host may send
+    /// whom the client chose.
+    fn answers(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let log = self.log();
+        writeln!(text, "  chain {} {{", part.family.name("answers"))?;
         // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
         // would keep it from everything else. Nobody could weigh a refusal against the
         // services of the others, so it stays here, and the daemon looks whether there is
@@ -384,6 +393,17 @@ impl Ruleset {
         writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
         writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
         writeln!(text, "  }}")
+    }
+
+    /// What a server behind this host says, as soon as IPVS or DNAT has put the virtual IP in the place
+    /// of its address: this host speaks for it. What comes from this host itself, or passes a
+    /// bridge of it (`bridge-nf-call-iptables`) on its way from another one, has no input interface here.
+    fn forwarded(&self, text: &mut String, part: &Part) -> std::fmt::Result {
+        let Words { ip, .. } = part.family.words();
+        writeln!(text, "  chain {} {{", part.family.name("forwarded"))?;
+        writeln!(text, "    type filter hook postrouting priority srcnat + 1; policy accept;")?;
+        writeln!(text, "    iif 0 accept")?;
+        writeln!(text, "    {ip} saddr {} goto {}\n  }}", part.vips(), part.family.name("answers"))
     }
 
     /// What comes before connection tracking, which would make an entry for each packet.

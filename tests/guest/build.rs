@@ -12,8 +12,9 @@ pub fn module(kernel: &Kernel) -> Outcome<PathBuf> {
     for (name, package) in [("make", "make"), ("gcc", "gcc"), ("sparse", "sparse")] {
         program(name, package)?;
     }
-    // Builds of several tests would meet in one directory.
-    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    // Builds of several tests would meet in one directory. (The kernel's makefiles take no colon in it.)
+    let thread = std::thread::current();
+    let name = thread.name().and_then(|name| name.rsplit(':').next()).unwrap_or("test");
     let directory = cache().join("module").join(&kernel.release).join(name);
     if directory.exists() {
         fs::remove_dir_all(&directory).expect("remove an earlier build");

@@ -17,26 +17,37 @@ const APPLETS: [&str; 22] = [
     "poweroff", "rm", "sed", "seq", "sleep", "sysctl", "tail", "timeout", "tr", "wc",
 ];
 /// Programs with the packages that bring them.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 7] = [
     (BUSYBOX, "busybox-static"),
     ("dash", "dash"),
     ("ip", "iproute2"),
+    ("ipvsadm", "ipvsadm"),
     ("kmod", "kmod"),
     ("nft", "nftables"),
+    // Not the one that speaks nftables, which does not take each target.
+    (IPTABLES, "iptables"),
 ];
+const IPTABLES: &str = "xtables-legacy-multi";
+/// What iptables knows of targets and matches.
+const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";
+
 const KMOD_NAMES: [&str; 5] = ["depmod", "insmod", "lsmod", "modprobe", "rmmod"];
 /// What the network may need, below `kernel/`; what is loaded is for modprobe to find.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 14] = [
     "crypto",
+    "drivers/net/net_failover.ko*",
+    "drivers/net/veth.ko*",
+    "drivers/net/virtio_net.ko*",
+    "drivers/virtio",
     "lib",
     "net/802",
     "net/bridge",
+    "net/core",
     "net/ipv4",
     "net/ipv6",
     "net/llc",
     "net/netfilter",
     "net/sched",
-    "drivers/net/veth.ko*",
 ];
 
 /// An initramfs; not compressed, since the emulated processor would unpack it.
@@ -70,6 +81,12 @@ impl Image {
         }
         for name in KMOD_NAMES {
             symlink("kmod", bin.join(name)).expect("make a link");
+        }
+        symlink(IPTABLES, bin.join("iptables")).expect("make a link");
+        fs::create_dir_all(root.join(XTABLES)).expect("make a directory");
+        for name in ["libipt_CLUSTERIP.so", "libxt_standard.so"] {
+            let library = Path::new(XTABLES).join(name);
+            fs::copy(Path::new("/").join(&library), root.join(library)).expect("copy a library");
         }
         // Not busybox's shell, which prefers its own programs.
         symlink("dash", bin.join("sh")).expect("make a link");

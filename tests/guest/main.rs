@@ -7,14 +7,21 @@
 //! emulated, since a nested KVM may be there and yet hang these kernels: it shows what
 //! happens and not how fast.
 //!
+//! Most tests need one guest with namespaces in it; those in [`separate`], [`directors`] and [`clusterip`] boot a
+//! [`fleet`] of guests on one bridge.
+//!
 //! Where packages or programs cannot be had a test says so and passes, unless
 //! `CLUSTERD_REQUIRE_KERNEL` is set.
 
 mod build;
+mod clusterip;
+mod directors;
+mod fleet;
 mod image;
 mod inside;
 mod packages;
 mod qemu;
+mod separate;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(1500);
 /// a faster one kernel 6.1 does not get through the calibration of its own clocks.
 pub const INSTRUCTION: u32 = 4;
 
+/// QEMU as all guests need it: emulating, with one processor, booting from memory; `append` is for the
+/// guest's kernel and `init.sh`.
+pub fn qemu(kernel: &Kernel, image: &Image, append: &str) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-accel", "tcg,thread=single", "-smp", "1", "-cpu", "max", "-machine", "q35"])
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(kernel.image())
+        .arg("-initrd")
+        .arg(&image.0)
+        .arg("-append")
+        .arg(format!("console=ttyS0 quiet panic=-1 oops=panic loglevel=4 {append}"));
+    command
+}
+
 /// A booted kernel.
 pub struct Guest {
     child: Child,
@@ -34,19 +50,10 @@ impl Guest {
     /// they run it, as it does for each first and last hook ("Oops: int3" in ip_rcv), and
     /// several that take turns on one thread wait for each other for most of the time.
     pub fn run(kernel: &Kernel, image: &Image, task: &str) {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = qemu(kernel, image, &format!("task={task}"));
         command
-            .args(["-accel", "tcg,thread=single", "-smp", "1"])
             .args(["-icount", &format!("shift={},sleep=off", INSTRUCTION.ilog2())])
-            .args(["-cpu", "max", "-m", "1024", "-machine", "q35"])
-            .args(["-no-user-config", "-nodefaults", "-display", "none", "-nic", "none"])
-            .args(["-no-reboot", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(kernel.image())
-            .arg("-initrd")
-            .arg(&image.0)
-            .arg("-append")
-            .arg(format!("console=ttyS0 quiet panic=-1 oops=panic loglevel=4 task={task}"));
+            .args(["-m", "1024", "-nic", "none", "-serial", "stdio"]);
         let start = Instant::now();
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let child = match child.spawn() {

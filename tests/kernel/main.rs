@@ -29,6 +29,7 @@ mod errors;
 mod fallback;
 mod faults;
 mod flood;
+mod forwarded;
 mod frames;
 mod ipv6;
 mod log;

@@ -1,5 +1,6 @@
 //! What runs in a guest: the ignored tests of this binary, started by `init.sh`.
 
+mod agent;
 mod figures;
 mod module;
 mod prober;
