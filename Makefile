@@ -18,13 +18,13 @@ lab: build
 
 # Everything that can be tested here; what needs root or a kernel feature skips with its reason.
 # The guests compute all the time and get what the other tests, which mostly wait, leave of the
-# processors.
+# processors. Of these three run at a time, as many as there is room for labs (`PLACES`).
 test: build
 	$(CARGO) test --release --workspace --no-run
 	$(CARGO) test --release --workspace --test guest --no-run
 	@guests=$$(mktemp); trap 'kill $$(jobs -p) 2>/dev/null; rm -f "$$guests"' EXIT; \
 	chrt --idle 0 $(CARGO) test --release --workspace --test guest >"$$guests" 2>&1 & \
-	$(CARGO) test --release --workspace; status=$$?; \
+	RUST_TEST_THREADS=3 $(CARGO) test --release --workspace; status=$$?; \
 	wait $$! || status=1; cat "$$guests"; exit $$status
 
 # Hosts of the minor version before and of this one in one cluster, replaced one by one

@@ -1,6 +1,7 @@
 //! A client that uses one port again at once.
 
 use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::rig::{Lab, PORT, wait_until};
@@ -16,19 +17,25 @@ fn a_port_is_used_again_while_its_server_is_in_time_wait() {
     let Some(lab) = Lab::up(3, "strict") else { return };
     let listeners = lab.listen_everywhere(OTHER_PORT);
     for time in 0..TIMES {
-        let mut connected = None;
-        wait_until("the client's kernel has seen the end of the last one", || {
-            match lab.within("client", || connect_from(SOURCE_PORT, OTHER_PORT)) {
-                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {}
-                Err(error) => panic!("connection {time}: {error}"),
-                Ok(client) => connected = Some(client),
-            }
-            connected.is_some()
-        });
-        let mut client = connected.expect("waited for");
+        let mut client = connect_once_free(&lab, OTHER_PORT, time);
         drop(accept(&listeners));
         assert_eq!(client.read(&mut [0; 8]).expect("the server closes first"), 0);
     }
+}
+
+/// Connects as soon as the client's kernel has seen the end of the last connection: the last words may be
+/// on their way, and a child that another test is just forking may still have its socket.
+fn connect_once_free(lab: &Lab, port: u16, time: usize) -> TcpStream {
+    let mut connected = None;
+    wait_until("the client's kernel has seen the end of the last one", || {
+        match lab.within("client", || connect_from(SOURCE_PORT, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {}
+            Err(error) => panic!("connection {time}: {error}"),
+            Ok(client) => connected = Some(client),
+        }
+        connected.is_some()
+    });
+    connected.expect("waited for")
 }
 
 /// The client gives up with a reset, which frees its port at once.
@@ -36,13 +43,9 @@ fn a_port_is_used_again_while_its_server_is_in_time_wait() {
 fn a_port_is_used_again_after_an_abort_by_the_client() {
     let Some(lab) = Lab::up(3, "strict") else { return };
     for time in 0..TIMES {
-        let answer = lab.within("client", || {
-            let mut stream = connect_from(SOURCE_PORT, PORT)?;
-            let answer = hello(&mut stream);
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-            answer
-        });
-        answer.unwrap_or_else(|error| panic!("connection {time}: {error}"));
+        let mut stream = connect_once_free(&lab, PORT, time);
+        hello(&mut stream).unwrap_or_else(|error| panic!("connection {time}: {error}"));
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an option");
     }
 }
 

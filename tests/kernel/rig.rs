@@ -401,7 +401,7 @@ impl Drop for Lab {
 
 /// Labs that stand at a time, also among processes: most of them wait for most of the time, and more
 /// would starve each other of two cores.
-const PLACES: [&str; 2] = ["place-0", "place-1"];
+const PLACES: [&str; 3] = ["place-0", "place-1", "place-2"];
 
 /// The right to use the machine, beside one other test or alone, until it is dropped.
 pub struct Turn {
