@@ -23,6 +23,7 @@ fn kinds(report: &Value) -> Vec<&str> {
 #[test]
 fn a_clean_cluster() {
     let Some(lab) = Lab::up(3, "rst") else { return };
+    lab.settle();
     let (code, report) = verify(&lab, &["10.77.0.2:80", "--connections", "300"]);
     assert_eq!((code, &report["answered"]), (0, &300.into()), "{report}");
     let hosts = report["hosts"].as_array().expect("hosts");
@@ -57,10 +58,11 @@ fn a_clean_cluster() {
 #[test]
 fn a_cluster_of_ipv6() {
     let Some(lab) = Lab::up_with(3, &["--ipv6"]) else { return };
+    lab.settle();
     let target = format!("[{VIP6}]:80");
-    let (code, report) = verify(&lab, &[&target, "--connections", "100"]);
-    assert_eq!((code, &report["answered"]), (0, &100.into()), "{report}");
-    assert_eq!(report["wire"]["answering_hosts"], serde_json::json!({ "1": 100 }));
+    let (code, report) = verify(&lab, &[&target, "--connections", "300"]);
+    assert_eq!((code, &report["answered"]), (0, &300.into()), "{report}");
+    assert_eq!(report["wire"]["answering_hosts"], serde_json::json!({ "1": 300 }));
     assert_eq!(report["hosts"].as_array().map(Vec::len), Some(3));
 }
 

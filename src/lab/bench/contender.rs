@@ -123,10 +123,15 @@ pub struct Cluster {
 impl Cluster {
     /// Raises `hosts` hosts and connects once from each address of the client.
     pub fn raise(contender: Contender, hosts: usize, client_addresses: usize) -> Result<Self> {
+        // A switch learns the MAC of mode `shared`, and one host gets all: modes are compared on a hub.
+        let medium = match contender {
+            Contender::InMode(_) => Medium::Hub,
+            _ => Medium::Switch,
+        };
         let plan = Plan {
             nodes: hosts,
             client_addresses,
-            medium: Medium::Switch,
+            medium,
             isn: Isn::Distinct,
             family: Family::V4,
         };

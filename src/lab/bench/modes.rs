@@ -143,7 +143,7 @@ impl fmt::Display for Summary {
         let [before, after] = self.load_average;
         writeln!(
             f,
-            "{} hosts; load average {before:.2} before the run, {after:.2} at its end\n\
+            "{} hosts on a hub; load average {before:.2} before the run, {after:.2} at its end\n\
              Medians of connect times in us; in brackets, as multiples of multicast in the same round.\n\n\
              mode        one at a time    {CONCURRENCY} at a time",
             self.hosts
