@@ -128,13 +128,8 @@ impl Cluster {
             Contender::InMode(_) => Medium::Hub,
             _ => Medium::Switch,
         };
-        let plan = Plan {
-            nodes: hosts,
-            client_addresses,
-            medium,
-            isn: Isn::Distinct,
-            family: Family::V4,
-        };
+        let plan =
+            Plan { nodes: hosts, client_addresses, medium, isn: Isn::Distinct, family: Family::V4 };
         let mut cluster = Self {
             contender,
             deciders: Vec::new(),
