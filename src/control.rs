@@ -52,7 +52,7 @@ struct Report {
     snapshot: Snapshot,
     /// What the kernel counts for the queues, if it says.
     kernel_queue: Option<nfqueue::Overflows>,
-    /// What the kernel module does for the virtual IP, if it does anything.
+    /// What the kernel module does for the virtual IPs, if it does anything.
     kernel_module: Option<kmod::Status>,
     /// Connections answered in the last seconds, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +168,7 @@ impl Server {
             mac: self.mac_mode.address(vip).to_string(),
             snapshot: shared.snapshot(),
             kernel_queue: nfqueue::overflows(&shared.queues).ok(),
-            kernel_module: kmod::status(vip),
+            kernel_module: kmod::status(&self.vips.all().collect()),
             flows,
         }
     }

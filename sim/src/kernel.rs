@@ -17,6 +17,8 @@ use crate::scenario::{Closes, Conntrack, FirstWord, Guard, Scenario};
 
 /// How far behind an acknowledgement still counts as valid (`MAXACKWINDOW`, nf_conntrack_proto_tcp.c).
 const ACK_WINDOW: u32 = 66_000;
+/// How far ahead a client's segments of a half-open connection may be: the window that its SYN-ACK has offered.
+const SEQUENCE_WINDOW: u32 = 64_240;
 /// How long the side that has closed first remembers a connection (`TCP_TIMEWAIT_LEN`).
 pub const TIME_WAIT: Duration = Duration::from_secs(60);
 
@@ -214,7 +216,10 @@ impl Kernel {
             }
             return self.complete(segment);
         }
+        let said = segment.sequence.wrapping_sub(flow.client_isn.wrapping_add(1));
         let invalid = match self.conntrack {
+            // A later connection of these ports: above the upper bound (`tcp_in_window`).
+            _ if !is_in_window(segment, &flow) && said < 1 << 31 => true,
             _ if behind <= ACK_WINDOW => false,
             Conntrack::Since6_1 => ahead < 1 << 31,
             Conntrack::Before6_1 => true,
@@ -227,6 +232,7 @@ impl Kernel {
             (Guard::Strict, false) => Ingress::Queue { incumbent: false },
             (Guard::Rst, true) => Ingress::Copy,
             (Guard::Invalid, true) => Ingress::Drop,
+            _ if !is_in_window(segment, &flow) => Ingress::Answer(challenge(segment.flow, &flow)),
             (Guard::Rst, false) if behind > ACK_WINDOW && !flow.assured => Ingress::CopyOfReset,
             // RFC 9293 3.10.7.4: what does not acknowledge the SYN-ACK is answered by a RST.
             (Guard::None | Guard::Invalid | Guard::Rst, _) => {
@@ -268,6 +274,8 @@ impl Kernel {
             };
             *taken = true;
             self.taken_up += 1;
+            // It may have waited for longer than those that are worked on.
+            self.idle_from = self.idle_from.min(flow.heard + IDLE);
             let asked = *asked;
             let greets = self.first_word == FirstWord::Server && !asked;
             return Some(TakenUp { flow: id, asked, greeting: greets.then(|| greeting(id, flow)) });
@@ -436,6 +444,9 @@ impl Kernel {
             Socket::Half { .. } | Socket::Cookie => {
                 match segment.acknowledgement == flow.isn.wrapping_add(1) {
                     true => self.complete(segment),
+                    false if !is_in_window(segment, &flow) => {
+                        Ingress::Answer(challenge(segment.flow, &flow))
+                    }
                     // RFC 9293 3.10.7.4, as without any guard.
                     false => Ingress::Answer(reset(segment)),
                 }
@@ -545,6 +556,12 @@ fn syn_ack(id: FlowId, flow: &Flow) -> Segment {
         acknowledgement: flow.client_isn.wrapping_add(1),
         length: 0,
     }
+}
+
+/// Is it of the connection that is half-open? To what is not, a request socket says what it waits for
+/// (`tcp_check_req`), before it looks at the acknowledgement.
+fn is_in_window(segment: Segment, flow: &Flow) -> bool {
+    segment.sequence.wrapping_sub(flow.client_isn.wrapping_add(1)) < SEQUENCE_WINDOW
 }
 
 /// What says which connection there is already.

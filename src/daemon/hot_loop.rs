@@ -12,9 +12,11 @@
 //!    the kernel must know about flows of datagrams, in one transaction;
 //! 6. one frame with everything the turn has to say.
 
+mod inputs;
+mod outputs;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -22,9 +24,7 @@ use std::time::{self, Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clusterd::flow::{FlowKey, Protocol, ServicePort};
-use clusterd::protocol::{
-    self, Instant, KernelShare, Listener, Load, Notice, Output, Syn, Ticket, Verdict, Vips,
-};
+use clusterd::protocol::{self, Instant, KernelShare, Listener, Load, Notice, Ticket, Vips};
 use clusterd::recording::{Turn, Work};
 use clusterd::wire::{self, DecodeError, Frame, KeyRing};
 use tokio::sync::mpsc;
@@ -42,10 +42,9 @@ use crate::io::kernel_buckets::KernelBuckets;
 use crate::io::link::Link;
 use crate::io::nflog::Log;
 use crate::io::nfqueue::{self, Queue};
-use crate::io::packet::{self, Segment};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
-use crate::io::sock_diag::{Connection, Destroyed, SockDiag};
+use crate::io::sock_diag::{Connection, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
 const QUEUE_LENGTH: u32 = 8192;
@@ -334,330 +333,6 @@ impl HotLoop {
         Instant(self.started.elapsed().as_nanos() as u64)
     }
 
-    /// Hands all frames that have arrived to the core.
-    fn hear(&mut self) -> Result<()> {
-        let (began, mut count) = (self.begin(), 0);
-        let mut buffer = [MaybeUninit::uninit(); 2048];
-        for _ in 0..FRAMES_BUDGET {
-            let bytes = match self.kernel.claims.receive(&mut buffer) {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => break,
-                // The interface went down; the socket hears again when it is back.
-                Err(error) if errno(&error) == Some(libc::ENETDOWN) => break,
-                Err(error) => return Err(error).context("receive claims"),
-            };
-            count += 1;
-            if let Some(epoch) = self.epoch {
-                self.node.arrived(since(epoch, self.kernel.claims.arrived()));
-            }
-            let Some((ttl, payload)) = packet::ip_payload(bytes) else {
-                self.wire.truncated += 1;
-                continue;
-            };
-            if ttl != wire::TTL {
-                self.wire.ttl += 1;
-                continue;
-            }
-            match wire::decode_into(payload, &self.ring, &mut self.heard.entries) {
-                Ok(header) => {
-                    self.heard.header = header;
-                    tracing::trace!(frame = %self.heard, "heard");
-                    self.node.handle_frame(self.now(), &self.heard);
-                }
-                Err(error) => {
-                    self.wire.count(&error);
-                    if let DecodeError::Version { major, header } = error {
-                        self.node.handle_stranger(self.now(), major, &header);
-                    }
-                }
-            }
-        }
-        self.worked(|turn| &mut turn.frames, count, began);
-        Ok(())
-    }
-
-    /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core. Returns how many.
-    fn read_log(&mut self) -> Result<usize> {
-        let now = self.now();
-        let Self { kernel, node, directory, shared, unexpected, .. } = self;
-        let Kernel { log, sockets, .. } = kernel;
-        let got = log.recv(BUDGET, |bytes, hook| match packet::parse(bytes, hook) {
-            Some(Segment::SynAck { flow, client_isn, isn }) => {
-                node.handle_syn_ack(now, flow, client_isn, isn);
-                directory.answered(shared, now, flow);
-                tracing::debug!(%flow, "answered");
-            }
-            Some(Segment::Ack { flow, number }) => node.handle_ack(now, flow, number, None),
-            // The kernel has decided by bucket and cannot serve the port: it need not be said
-            // again what the sockets say.
-            Some(Segment::Refusal { flow, .. }) => {
-                let service = flow.service_port();
-                if let Some(listener) = look_at(sockets, service) {
-                    node.handle_listener(now, service, listener);
-                }
-            }
-            Some(Segment::Syn { .. } | Segment::Datagram { .. } | Segment::Unasked { .. })
-            | None => *unexpected += 1,
-        })?;
-        Ok(got)
-    }
-
-    /// Drops the SYNs and datagrams that have waited while this process did not run. Their age is
-    /// not known: the other hosts have answered them, or their clients do not wait any more.
-    fn drop_backlog(&mut self) -> Result<()> {
-        if self.node.peers().next().is_none() {
-            return Ok(());
-        }
-        for _ in 0..QUEUE_LENGTH as usize / BUDGET {
-            let got = self.read_queue(true)?;
-            self.carry_out()?;
-            if got < BUDGET {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands held packets to the core, of a backlog only ACKs and RSTs. Returns how many there were.
-    fn read_queue(&mut self, backlog: bool) -> Result<usize> {
-        let now = self.now();
-        let Self {
-            kernel, node, listeners, unexpected, slept, leftovers, undestroyed, epoch, ..
-        } = self;
-        let Kernel { queue, sockets, conntrack, datagrams, number, .. } = kernel;
-        let mut none_of_ours = Vec::new();
-        let mut look = |sockets: &mut SockDiag, node: &mut Core, service: ServicePort| {
-            let age = listeners.get(&service).map(|&looked| now.since(looked));
-            if age.is_none_or(|age| age >= LISTENER_AGE_MAX) {
-                if listeners.len() >= LISTENERS_MAX {
-                    listeners.clear();
-                }
-                listeners.insert(service, now);
-                if let Some(listener) = look_at(sockets, service) {
-                    node.handle_listener(now, service, listener);
-                }
-            }
-        };
-        let got = queue.recv(BUDGET, |packet| {
-            let ticket = pack(packet.ticket);
-            match packet::parse(packet.payload, packet.hook) {
-                Some(Segment::Syn { .. } | Segment::Datagram { .. }) if backlog => {
-                    *slept += 1;
-                    none_of_ours.push(packet.ticket);
-                }
-                Some(Segment::Syn { flow, isn }) => {
-                    let incumbent = packet.ticket.queue != *number;
-                    if incumbent && !node.has_accepted(&flow, isn) {
-                        match remove_leftover(sockets, conntrack, &flow) {
-                            Ok(false) => {}
-                            // The client says it again, or another host has nothing in the way.
-                            removed => {
-                                *leftovers += 1;
-                                *undestroyed += u64::from(removed.is_err());
-                                none_of_ours.push(packet.ticket);
-                                return;
-                            }
-                        }
-                    }
-                    look(sockets, node, flow.service_port());
-                    node.arrived(epoch.and_then(|epoch| since(epoch, packet.arrived)));
-                    node.handle_syn(now, Syn { ticket, flow, isn, incumbent });
-                }
-                Some(Segment::Datagram { flow }) => {
-                    look(sockets, node, flow.service_port());
-                    datagrams.hold(ticket, flow);
-                    node.handle_datagram(now, ticket, flow);
-                }
-                Some(Segment::Unasked { flow }) => node.handle_unasked(now, flow, ticket),
-                Some(Segment::Ack { flow, number }) => {
-                    node.handle_ack(now, flow, number, Some(ticket));
-                }
-                Some(Segment::Refusal { flow, client_isn }) => {
-                    node.handle_refusal(now, flow, client_isn, ticket);
-                }
-                Some(Segment::SynAck { .. }) | None => {
-                    *unexpected += 1;
-                    none_of_ours.push(packet.ticket);
-                }
-            }
-        })?;
-        for ticket in none_of_ours {
-            queue.verdict(ticket, nfqueue::Verdict::Drop);
-        }
-        Ok(got)
-    }
-
-    /// Looks again at listeners not looked at for a while, so that a service
-    /// that has come back is noticed without a SYN.
-    fn look_at_listeners(&mut self) {
-        let now = self.now();
-        for (&service, looked) in &mut self.listeners {
-            if now.since(*looked) >= PUBLISH_INTERVAL {
-                *looked = now;
-                if let Some(listener) = look_at(&mut self.kernel.sockets, service) {
-                    self.node.handle_listener(now, service, listener);
-                }
-            }
-        }
-    }
-
-    /// Does what the core wants, until it wants nothing more.
-    fn carry_out(&mut self) -> Result<()> {
-        let mut dropped = 0;
-        loop {
-            let mut accepted = 0;
-            while let Some(output) = self.node.poll_output() {
-                match output {
-                    Output::Decide(ticket, verdict) => {
-                        let datagram = self.kernel.datagrams.release(ticket);
-                        match datagram {
-                            Some(flow) if verdict == Verdict::Accept => self.serve(flow),
-                            Some(_) => {}
-                            None => accepted += usize::from(verdict == Verdict::Accept),
-                        }
-                        dropped += usize::from(verdict == Verdict::Drop);
-                        let verdict = match verdict {
-                            Verdict::Accept => nfqueue::Verdict::Accept,
-                            Verdict::Drop => nfqueue::Verdict::Drop,
-                        };
-                        self.kernel.queue.verdict(unpack(ticket), verdict);
-                    }
-                    Output::Destroy(flow) => self.destroy(&flow),
-                    Output::Share(share) => {
-                        self.share = share;
-                        self.apply_share()?;
-                    }
-                    Output::Block(flow) => self.kernel.datagrams.block(flow),
-                    Output::Inquire(flow) => {
-                        let Kernel { datagrams, conntrack, .. } = &mut self.kernel;
-                        if !datagrams.is_tracked(conntrack, &flow) {
-                            self.node.handle_flow_ended(self.now(), flow);
-                        }
-                    }
-                    // A log that cannot keep up loses lines, not connections.
-                    Output::Notice(notice) => {
-                        self.follow(&notice);
-                        self.unlogged += u64::from(self.notices.try_send(notice).is_err());
-                    }
-                }
-            }
-            // Only an accepted packet makes the kernel answer.
-            if accepted == 0 {
-                break;
-            }
-            let began = self.begin();
-            self.kernel.queue.flush()?;
-            self.read_log()?;
-            self.worked(|turn| &mut turn.accepts, accepted, began);
-            self.node.answered(began);
-            dropped = 0;
-        }
-        let began = self.begin();
-        self.kernel.queue.flush()?;
-        self.worked(|turn| &mut turn.drops, dropped, began);
-        self.kernel.datagrams.settle(&mut self.kernel.conntrack);
-        if self.kernel.datagrams.answers_on_more() {
-            self.apply_share()?;
-        }
-        let (began, mut sent) = (self.begin(), 0);
-        loop {
-            let now = self.now();
-            let Some(frame) = self.node.poll_frame(now) else { break };
-            tracing::trace!(%frame, "sent");
-            wire::encode_into(frame, &self.ring, &mut self.bytes);
-            self.kernel.claims.send(&self.bytes);
-            sent += 1;
-        }
-        self.worked(|turn| &mut turn.sent, sent, began);
-        Ok(())
-    }
-
-    /// Tells the kernel what it may decide by itself. Before the rules are
-    /// installed there is nobody to tell.
-    fn apply_share(&mut self) -> Result<()> {
-        let rules = self.shared.rules();
-        if rules == 0 {
-            return Ok(());
-        }
-        let decide_syns = self.share.decide_syns.then_some(Protocol::Tcp);
-        let protocols = self.divided.into_iter().chain(decide_syns);
-        let answering = self.kernel.datagrams.answering();
-        match self.kernel.buckets.set(&self.share, protocols, answering) {
-            Ok(()) => self.shared_rules = rules,
-            // They have just been removed; whoever installs them again says so.
-            Err(error) if errno(&error) == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error).context("tell the kernel its buckets"),
-        }
-        Ok(())
-    }
-
-    /// Lets the kernel go on with flows of datagrams by itself, a few times a second.
-    fn lease(&mut self) -> Result<()> {
-        let now = self.now();
-        let due = self.leased.is_none_or(|leased| now.since(leased) >= LEASE_INTERVAL);
-        if !due || !self.node.joined() || self.shared.rules() == 0 {
-            return Ok(());
-        }
-        match self.kernel.buckets.lease(LEASE) {
-            Ok(()) => self.leased = Some(now),
-            // No rules, for now; or the kernel has not collected yet what has ended during a pause.
-            Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::ENFILE)) => {}
-            Err(error) => return Err(error).context("tell the kernel that the daemon lives"),
-        }
-        Ok(())
-    }
-
-    /// A datagram of this flow has been let through.
-    fn serve(&mut self, flow: FlowKey) {
-        let now = self.now();
-        self.kernel.datagrams.serve(flow.service.port());
-        if !self.shared.answered.contains_key(&flow) {
-            self.directory.answered(&self.shared, now, flow);
-        }
-        tracing::debug!(%flow, "answered");
-    }
-
-    /// Makes the kernel follow a change of who serves which datagrams.
-    fn follow(&mut self, notice: &Notice) {
-        match *notice {
-            Notice::PeerLeft(_)
-            | Notice::PeerSuspect(_)
-            | Notice::PeerLost(_)
-            | Notice::PeerRestarted(_)
-            | Notice::PeerMode { .. }
-            | Notice::ServiceUp(ServicePort { protocol: Protocol::Udp, .. }) => {
-                self.kernel.datagrams.unblock_all();
-            }
-            // Ports on which nobody listens are asked for all the time, and the kernel's
-            // table is long.
-            Notice::ServiceDown(service) | Notice::NotServed(service)
-                if service.protocol == Protocol::Udp =>
-            {
-                if self.kernel.datagrams.has_served(service.port) {
-                    self.forget_datagrams(|flow| flow.service_port() == service);
-                }
-            }
-            Notice::Joined
-            | Notice::PeerFound(_)
-            | Notice::PeerVerified(_)
-            | Notice::PeerJoined(_)
-            | Notice::PeerBack(_)
-            | Notice::DuplicateNodeId { .. }
-            | Notice::Fallback { .. }
-            | Notice::ServiceUp(_)
-            | Notice::ServiceDown(_)
-            | Notice::NotServed(_) => {}
-        }
-    }
-
-    /// Gives up flows of datagrams that this host serves.
-    fn forget_datagrams(&mut self, which: impl Fn(&FlowKey) -> bool) {
-        let Kernel { datagrams, conntrack, .. } = &mut self.kernel;
-        for flow in datagrams.forget(conntrack, &self.vips, which) {
-            self.node.handle_flow_ended(self.now(), flow);
-        }
-    }
-
     fn measure(&mut self, now: Instant) -> Result<Measured> {
         let by_kernel = match self.kernel.buckets.decided() {
             Ok(count) => count,
@@ -697,23 +372,6 @@ impl HotLoop {
         };
         self.node.handle_load(now, &load);
         Ok(())
-    }
-
-    /// Removes a half-open connection whose client chose another host.
-    fn destroy(&mut self, flow: &FlowKey) {
-        if flow.protocol == Protocol::Udp {
-            return self.kernel.datagrams.destroy(*flow);
-        }
-        match self.kernel.sockets.destroy_request(flow.client, flow.service) {
-            Ok(Destroyed::Request) => {
-                let entry = self.kernel.conntrack.delete(flow);
-                self.undestroyed += u64::from(entry.is_err());
-            }
-            // Gone by itself; or the kernel has taken an ACK for this host's
-            // meanwhile, and then the evidence was somebody's forgery.
-            Ok(Destroyed::Absent | Destroyed::Established) => {}
-            Err(_) => self.undestroyed += 1,
-        }
     }
 
     fn publish(&mut self, at_once: bool) {

@@ -6,11 +6,14 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clusterd::protocol::Vips;
 use pnet::util::MacAddr;
+use tokio::time::interval;
 use tracing::warn;
 
 use super::Shared;
@@ -23,6 +26,9 @@ use crate::io::mark::{FurtherMark, Mark};
 use crate::io::rules::{self, QUEUE_CHAINS, QueueBackend, Ruleset, table_name};
 use crate::io::watch::Watch;
 use crate::io::{group, neighbours, nft, xt_queue};
+
+/// How long frames to the cluster's MAC may stay away without a reason.
+const RECEPTION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the kernel module does instead of rules.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +121,24 @@ impl<'a> Installed<'a> {
                     links.add_address(link.index, vip).await?;
                     warn!(%vip, "another program removed the address; added it again");
                 }
+            }
+        }
+    }
+
+    /// Asks again and again for frames to the second unicast MAC of mode `stealth`. The kernel adds one to those
+    /// of an interface only where there is none yet (`dev_uc_add_excl`); if that was the
+    /// membership of a doctor which ran here at the start, it goes with the doctor. Nobody says so.
+    pub async fn keep_reception(&self, rules: &Ruleset) -> Result<()> {
+        let Self { links, link } = *self;
+        match rules.mac {
+            MacMode::Stealth => {}
+            MacMode::Multicast | MacMode::Igmp | MacMode::Shared => return pending().await,
+        }
+        let mut looks = interval(RECEPTION_INTERVAL);
+        loop {
+            looks.tick().await;
+            if links.exists(link.index).await? {
+                receive(links, link, rules).await?;
             }
         }
     }

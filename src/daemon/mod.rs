@@ -236,6 +236,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
             outcome = answer_neighbours(&neighbours, &links, &link, mac) => outcome,
             outcome = installed.keep_rules(&rules_watch, &rules, &shared) => outcome,
             outcome = installed.keep_addresses(&address_watch) => outcome,
+            outcome = installed.keep_reception(&rules) => outcome,
             () = log_notices(heard, vip) => Err(anyhow!("the hot loop ended")),
             never = watch_refusals(&shared) => match never {},
             never = attendant::attend(&link, mac) => match never {},

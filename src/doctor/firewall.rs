@@ -2,12 +2,22 @@
 //!
 //! The packets are a SYN to the virtual IP and a claim. Of a condition that depends on more than that (the
 //! client's address, a limit, an extension of xtables) it cannot be said whether it
-//! holds; what hangs on it is told as a doubt, and only where nothing certain comes before.
+//! holds; what hangs on it is told as a doubt, and only where nothing certain comes before. Then SYNs
+//! to the ports on which this host listens are looked at, and those in frames to many: what drops them
+//! may be meant so.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::Value;
+
+/// Ports that are looked at, the lowest.
+const PORTS_MAX: usize = 256;
+
+/// `NF_IP_PRI_MANGLE`: from there on the rules of a running daemon have made packets in frames to many such to
+/// the host.
+const MANGLE: i64 = -150;
 
 /// Jumps that are followed; nft itself allows 16 (`NFT_JUMP_STACK_SIZE`).
 const JUMPS_MAX: usize = 16;
@@ -23,6 +33,16 @@ pub struct Hit {
     pub handle: Option<u64>,
     /// Packets that it happens to.
     pub to: Traffic,
+}
+
+impl Hit {
+    /// Whether no connection gets through.
+    fn is_about_all_ports(&self) -> bool {
+        match self.to {
+            Traffic::Syn | Traffic::GroupFrame => true,
+            Traffic::Claim | Traffic::Port(_) => false,
+        }
+    }
 }
 
 /// What happens to a packet.
@@ -45,11 +65,25 @@ pub enum Traffic {
     Syn,
     /// IP protocol 150. Daemons hear claims before any rules but those at ingress.
     Claim,
+    /// The first packet of a connection, in a frame to a group MAC.
+    GroupFrame,
+    /// The first packet of a connection to this port, on which this host listens.
+    Port(u16),
+}
+
+impl Traffic {
+    /// Whoever drops it may have wanted that.
+    pub fn is_special(self) -> bool {
+        match self {
+            Self::Syn | Self::Claim => false,
+            Self::GroupFrame | Self::Port(_) => true,
+        }
+    }
 }
 
 /// Looks for chains that take packets to `vip` away which come in by `interface`, in what
-/// `nft -j list ruleset` says.
-pub fn examine(ruleset: &Value, interface: &str, vip: IpAddr) -> Vec<Hit> {
+/// `nft -j list ruleset` says. This host listens on `ports`.
+pub fn examine(ruleset: &Value, interface: &str, vip: IpAddr, ports: &BTreeSet<u16>) -> Vec<Hit> {
     let objects = || ruleset["nftables"].as_array().into_iter().flatten();
     let rules: Vec<_> = objects().filter_map(|object| object.get("rule")).collect();
     let mut hits = Vec::new();
@@ -62,19 +96,29 @@ pub fn examine(ruleset: &Value, interface: &str, vip: IpAddr) -> Vec<Hit> {
         if table.starts_with("clusterd_") {
             continue;
         }
-        let traffic: &[_] = match (family, hook) {
+        let mut traffic = match (family, hook) {
             (family, "prerouting" | "input") if [words.header, "inet"].contains(&family) => {
-                &[Traffic::Syn]
+                vec![Traffic::Syn]
             }
-            ("netdev" | "inet", "ingress") => &[Traffic::Syn, Traffic::Claim],
+            ("netdev" | "inet", "ingress") => vec![Traffic::Syn, Traffic::Claim],
             _ => continue,
         };
+        let priority = chain["prio"].as_i64().unwrap_or(0);
+        if hook == "ingress" || hook == "prerouting" && priority < MANGLE {
+            traffic.push(Traffic::GroupFrame);
+        }
+        traffic.extend(ports.iter().take(PORTS_MAX).copied().map(Traffic::Port));
         if hook == "ingress" && !is_on(chain, interface) {
             continue;
         }
         // Before connection tracking there is no state to match.
-        let tracked = hook != "ingress" && chain["prio"].as_i64().unwrap_or(0) > -200;
-        for &to in traffic {
+        let tracked = hook != "ingress" && priority > -200;
+        let certain = hits.len();
+        for to in traffic {
+            // That is told already.
+            if to.is_special() && hits[certain..].iter().any(Hit::is_about_all_ports) {
+                break;
+            }
             let walk = Walk { rules: &rules, family, table, interface, vip, words, to, tracked };
             let mut doubt = false;
             let end = walk.chain(name, &mut doubt, 0);
@@ -245,7 +289,7 @@ impl Walk<'_> {
     fn equals(&self, left: &Value, right: &Value) -> Holds {
         let words = self.words;
         let (names, number): (&[&str], u64) = match self.to {
-            Traffic::Syn => (&["tcp"], 6),
+            Traffic::Syn | Traffic::GroupFrame | Traffic::Port(_) => (&["tcp"], 6),
             Traffic::Claim => (&[], 150),
         };
         let protocol = |right: &Value| {
@@ -275,7 +319,13 @@ impl Walk<'_> {
                 (header, _) if header == words.other_header => Holds::No,
                 ("ether", "type") => name(right, &[words.header]),
                 ("ether", _) => Holds::Perhaps,
-                ("tcp" | "th", _) if self.to == Traffic::Syn => Holds::Perhaps,
+                ("tcp" | "th", field) => match self.to {
+                    Traffic::Port(port) if field == "dport" => {
+                        any_of(right, &|value| is_port(value, port))
+                    }
+                    Traffic::Syn | Traffic::GroupFrame | Traffic::Port(_) => Holds::Perhaps,
+                    Traffic::Claim => Holds::No,
+                },
                 _ => Holds::No,
             };
         }
@@ -285,6 +335,7 @@ impl Walk<'_> {
                 "l4proto" => protocol(right),
                 "nfproto" => name(right, &[words.nfproto]),
                 "protocol" => name(right, &[words.header]),
+                "pkttype" if self.to == Traffic::GroupFrame => name(right, &["multicast"]),
                 _ => Holds::Perhaps,
             };
         }
@@ -314,6 +365,17 @@ impl Walk<'_> {
         }
         address(value).map_or(Holds::Perhaps, |address| (address == self.vip).into())
     }
+}
+
+/// Whether a port is one that a rule names, by number or as a range.
+fn is_port(value: &Value, port: u16) -> Holds {
+    if let Some([first, last]) = value["range"].as_array().map(Vec::as_slice) {
+        return match first.as_u64().zip(last.as_u64()) {
+            Some((first, last)) => (first..=last).contains(&port.into()).into(),
+            None => Holds::Perhaps,
+        };
+    }
+    value.as_u64().map_or(Holds::Perhaps, |value| (value == u64::from(port)).into())
 }
 
 /// Whether the first `length` bits of two addresses of a family are the same.
@@ -352,159 +414,4 @@ fn any_of(right: &Value, fits: &dyn Fn(&Value) -> Holds) -> Holds {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    use serde_json::json;
-
-    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-    const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
-
-    fn daddr(right: Value) -> Value {
-        json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}})
-    }
-
-    fn meta(key: &str, right: Value) -> Value {
-        json!({"match": {"op": "==", "left": {"meta": {"key": key}}, "right": right}})
-    }
-
-    fn tcp_port(right: Value) -> Value {
-        json!({"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": right}})
-    }
-
-    fn chain(name: &str, hook: Option<&str>, policy: &str, rules: Vec<Vec<Value>>) -> Vec<Value> {
-        let mut chain = json!({"family": "inet", "table": "fw", "name": name});
-        if let Some(hook) = hook {
-            chain["hook"] = hook.into();
-            chain["policy"] = policy.into();
-            chain["prio"] = 0.into();
-        }
-        let rule = |(handle, expr): (usize, Vec<Value>)| json!({"rule": {"family": "inet", "table": "fw", "chain": name, "handle": handle + 1, "expr": expr}});
-        let mut all = vec![json!({"chain": chain})];
-        all.extend(rules.into_iter().enumerate().map(rule));
-        all
-    }
-
-    fn found(objects: Vec<Value>) -> Vec<(Effect, Option<u64>, Traffic)> {
-        let hits = examine(&json!({"nftables": objects}), "eth0", VIP);
-        hits.into_iter().map(|hit| (hit.what, hit.handle, hit.to)).collect()
-    }
-
-    fn input(policy: &str, rules: Vec<Vec<Value>>) -> Vec<(Effect, Option<u64>, Traffic)> {
-        found(chain("in", Some("input"), policy, rules))
-    }
-
-    #[test]
-    fn a_rule_that_certainly_drops_is_named() {
-        let drop = || json!({"drop": null});
-        let hit = [(Effect::Drops, Some(1), Traffic::Syn)];
-        for right in [
-            json!("10.0.0.2"),
-            json!({"prefix": {"addr": "10.0.0.0", "len": 24}}),
-            json!({"range": ["10.0.0.1", "10.0.0.3"]}),
-            json!({"set": ["10.9.9.9", "10.0.0.2"]}),
-        ] {
-            assert_eq!(input("accept", vec![vec![daddr(right.clone()), drop()]]), hit, "{right}");
-        }
-        assert_eq!(input("accept", vec![vec![json!({"reject": {}})]]), hit);
-        for right in [json!("10.0.0.3"), json!({"prefix": {"addr": "10.1.0.0", "len": 16}})] {
-            assert_eq!(input("accept", vec![vec![daddr(right), drop()]]), []);
-        }
-        assert_eq!(input("accept", vec![vec![meta("iifname", json!("eth1")), drop()]]), []);
-        // Perhaps, for some clients; that is what firewalls are for.
-        assert_eq!(input("accept", vec![vec![tcp_port(json!(23)), drop()]]), []);
-    }
-
-    #[test]
-    fn a_rule_of_the_other_family_is_none() {
-        let to = |header: &str, right: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": header, "field": "daddr"}}, "right": right}});
-        let drops = |condition: Value, vip| {
-            let rule = vec![condition, json!({"drop": null})];
-            let objects = chain("in", Some("input"), "accept", vec![rule]);
-            !examine(&json!({"nftables": objects}), "eth0", vip).is_empty()
-        };
-        let prefix =
-            |address: &str, length: u8| json!({"prefix": {"addr": address, "len": length}});
-        for (condition, v4, v6) in [
-            (to("ip", json!("10.0.0.2")), true, false),
-            (to("ip6", json!("2001:db8::2")), false, true),
-            (to("ip6", prefix("2001:db8::", 64)), false, true),
-            (to("ip6", prefix("2001:db8:1::", 48)), false, false),
-            (to("ip6", prefix("::", 0)), false, true),
-            (to("ip6", json!({"range": ["2001:db8::1", "2001:db8::3"]})), false, true),
-            (meta("nfproto", json!("ipv6")), false, true),
-            (meta("l4proto", json!("tcp")), true, true),
-        ] {
-            assert_eq!((drops(condition.clone(), VIP), drops(condition, VIP6)), (v4, v6));
-        }
-        let mut objects = chain("in", Some("input"), "drop", vec![]);
-        objects[0]["chain"]["family"] = "ip6".into();
-        assert_eq!(found(objects), []);
-    }
-
-    #[test]
-    fn a_policy_drops_what_nothing_accepts() {
-        let accept = || json!({"accept": null});
-        assert_eq!(input("drop", vec![]), [(Effect::Drops, None, Traffic::Syn)]);
-        let lo = vec![meta("iifname", json!("lo")), accept()];
-        assert_eq!(input("drop", vec![lo]), [(Effect::Drops, None, Traffic::Syn)]);
-        let port = vec![tcp_port(json!(80)), accept()];
-        assert_eq!(input("drop", vec![port]), [(Effect::MayDrop, None, Traffic::Syn)]);
-        assert_eq!(input("drop", vec![vec![daddr(json!("10.0.0.2")), accept()]]), []);
-        let vmap = vec![json!({"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@ways"}})];
-        assert_eq!(input("drop", vec![vmap]), [(Effect::MayDrop, None, Traffic::Syn)]);
-        let new = json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}});
-        assert_eq!(input("drop", vec![vec![new, accept()]]), [(Effect::Drops, None, Traffic::Syn)]);
-    }
-
-    #[test]
-    fn jumps_are_followed_and_loops_end() {
-        let jump = |target: &str| vec![json!({"jump": {"target": target}})];
-        let mut objects = chain("in", Some("input"), "accept", vec![jump("more")]);
-        objects.extend(chain(
-            "more",
-            None,
-            "",
-            vec![vec![daddr(json!("10.0.0.2")), json!({"drop": null})]],
-        ));
-        assert_eq!(found(objects), [(Effect::Drops, Some(1), Traffic::Syn)]);
-        let mut objects = chain("in", Some("input"), "accept", vec![jump("a")]);
-        objects.extend(chain("a", None, "", vec![jump("a")]));
-        assert_eq!(found(objects), []);
-    }
-
-    #[test]
-    fn claims_meet_rules_at_ingress_only() {
-        let claims = || vec![meta("l4proto", json!(150)), json!({"drop": null})];
-        assert_eq!(input("accept", vec![claims()]), []);
-        let mut objects = chain("in", Some("ingress"), "accept", vec![claims()]);
-        assert_eq!(found(objects.clone()), [(Effect::Drops, Some(1), Traffic::Claim)]);
-        objects[0]["chain"]["dev"] = "eth7".into();
-        assert_eq!(found(objects), []);
-    }
-
-    #[test]
-    fn untracked_flows_are_noticed_and_our_own_tables_are_not() {
-        let rule = vec![daddr(json!("10.0.0.2")), json!({"notrack": null})];
-        let mut objects = chain("raw", Some("prerouting"), "accept", vec![rule]);
-        assert_eq!(found(objects.clone()), [(Effect::Untracks, Some(1), Traffic::Syn)]);
-        for object in &mut objects {
-            for kind in ["chain", "rule"] {
-                if object.get(kind).is_some() {
-                    object[kind]["table"] = "clusterd_10.0.0.2".into();
-                }
-            }
-        }
-        assert_eq!(found(objects), []);
-    }
-
-    #[test]
-    fn nonsense_is_ignored() {
-        for nonsense in
-            [json!(null), json!({"nftables": 7}), json!({"nftables": [7, {"chain": 1}]})]
-        {
-            assert_eq!(examine(&nonsense, "eth0", VIP), []);
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use super::firewall::{Effect, Hit, Traffic, examine};
 use crate::control;
 use crate::io::cluster_mac::MacMode;
 use crate::io::link::{Condition, Link, Links};
+use crate::io::listeners;
 use crate::io::nft;
 
 /// Share of connection tracking's table that may be taken.
@@ -84,7 +85,9 @@ impl Facts {
             has_conntrack: nft::has_conntrack()?,
             conntrack: sysctl("netfilter/nf_conntrack_count")
                 .zip(sysctl("netfilter/nf_conntrack_max")),
-            firewall: ruleset.ok().map(|ruleset| examine(&ruleset, &link.name, vip)),
+            firewall: ruleset
+                .ok()
+                .map(|ruleset| examine(&ruleset, &link.name, vip, &listeners::tcp_ports(vip))),
             has_legacy_rules: fs::read_to_string(format!("/proc/thread-self/net/{legacy}"))
                 .is_ok_and(|tables| !tables.trim().is_empty()),
         })
@@ -197,29 +200,40 @@ impl Facts {
         let packets = match to {
             Traffic::Syn => format!("connections to {vip}"),
             Traffic::Claim => format!("claims (IP protocol 150 to {vip})"),
+            Traffic::GroupFrame => {
+                format!("connections to {vip} in frames to a group MAC (--mac multicast, igmp)")
+            }
+            Traffic::Port(port) => {
+                format!("connections to port {port} of {vip} (a program listens there)")
+            }
         };
         let header = match vip {
             IpAddr::V4(_) => "ip",
             IpAddr::V6(_) => "ip6",
         };
         let fits = match to {
-            Traffic::Syn => format!("{header} daddr {vip}"),
+            Traffic::Syn | Traffic::GroupFrame => format!("{header} daddr {vip}"),
+            Traffic::Port(port) => format!("{header} daddr {vip} tcp dport {port}"),
             Traffic::Claim => format!("{header} daddr {vip} meta l4proto 150"),
         };
         let insert = format!("nft insert rule {chain} {fits} accept");
+        let finding: fn(Culprit, String) -> Finding = match to.is_special() {
+            true => |culprit, text| Finding::note(culprit, text),
+            false => |culprit, text| Finding::problem(culprit, text),
+        };
         let delete = |handle: &u64| format!("nft delete rule {chain} handle {handle}");
         match (what, handle) {
             (Effect::Drops, Some(handle)) => {
                 let text = format!(
                     "rule {handle} of chain {chain}, or one that it jumps to, drops {packets}; let them in before it"
                 );
-                Finding::problem(Culprit::Firewall, text).try_this(insert)
+                finding(Culprit::Firewall, text).try_this(insert)
             }
             (Effect::Drops, None) => {
                 let text = format!(
                     "chain {chain} drops what no rule accepts, and none accepts {packets} by {interface}; add one"
                 );
-                Finding::problem(Culprit::Firewall, text).try_this(insert)
+                finding(Culprit::Firewall, text).try_this(insert)
             }
             (Effect::MayDrop, _) => {
                 let text = format!(
@@ -231,7 +245,7 @@ impl Facts {
                 let text = format!(
                     "chain {chain} keeps {packets} from connection tracking, which the handshake guard needs; remove the rule"
                 );
-                let finding = Finding::problem(Culprit::ConntrackOff, text);
+                let finding = finding(Culprit::ConntrackOff, text);
                 match handle {
                     Some(handle) => finding.try_this(delete(handle)),
                     None => finding,
@@ -284,10 +298,12 @@ mod tests {
     #[test]
     fn each_culprit_is_named() {
         let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
-        let hit = |what, handle| {
+        let hit_of = |what, handle, to| {
             let chain = "inet fw in".to_owned();
-            Some(vec![Hit { chain, what, handle, to: Traffic::Syn }])
+            Some(vec![Hit { chain, what, handle, to }])
         };
+        let hit = |what, handle| hit_of(what, handle, Traffic::Syn);
+        let of_port = hit_of(Effect::Drops, Some(4), Traffic::Port(80));
         let condition = |port_of: Option<&str>, has_carrier| Condition {
             has_carrier,
             port_of: port_of.map(str::to_owned),
@@ -324,6 +340,7 @@ mod tests {
                 Culprit::ConntrackOff,
                 true,
             ),
+            (Facts { firewall: of_port, ..sound() }, Culprit::Firewall, false),
             (Facts { firewall: None, ..sound() }, Culprit::Firewall, false),
             (Facts { has_legacy_rules: true, ..sound() }, Culprit::Firewall, false),
         ];

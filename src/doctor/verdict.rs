@@ -305,9 +305,13 @@ impl Observations {
                 }
                 false => "look at the ports' drop counters",
             };
+            let what = match mac.is_multicast() {
+                true => format!("{snooping} snooping, storm control"),
+                false => "unknown unicast is not flooded, storm control".to_owned(),
+            };
             let text = format!(
-                "{mode}: frames to {mac} do not get to all hosts although broadcasts do: {snooping} snooping, storm \
-                 control, a virtual switch that delivers known MACs only, or more than one cause; {more}"
+                "{mode}: frames to {mac} do not get to all hosts although broadcasts do: {what}, a virtual switch \
+                 that delivers known MACs only, or more than one cause; {more}"
             );
             Finding::problem(Culprit::Segment, text)
         };

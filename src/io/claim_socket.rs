@@ -41,7 +41,8 @@ pub struct ClaimSocket {
 }
 
 impl ClaimSocket {
-    /// Opens the socket and lets the interface receive frames to the MAC of the virtual IP.
+    /// Opens the socket and lets the interface receive frames to the MAC of the virtual IP, if that is a
+    /// group MAC.
     pub fn open(link: &Link, mode: MacMode) -> io::Result<Self> {
         let addresses = link.addresses;
         let ethertype = match addresses {
@@ -50,7 +51,11 @@ impl ClaimSocket {
         };
         let socket = packet_socket::open(ethertype, link.index, &filter(addresses))?;
         let mac = mode.address(addresses.vip());
-        packet_socket::join(&socket, link.index, mac)?;
+        // A unicast MAC is received beyond the end of this process (`install.rs`), or the interface's own.
+        // With a membership of this socket that would find the MAC there and add none.
+        if mac.is_multicast() {
+            packet_socket::join(&socket, link.index, mac)?;
+        }
         packet_socket::force_receive_buffer(&socket, RECEIVE_BUFFER)?;
         let membership = match mode {
             MacMode::Igmp => {

@@ -59,7 +59,7 @@ fn vips() -> io::Result<Vec<IpAddr>> {
     Ok(listing()?.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
 
-/// What the module does for a virtual IP, and how often it has.
+/// What the module does for the virtual IPs of a cluster, and how often it has for all of them.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// Version of the module.
@@ -74,15 +74,26 @@ pub struct Status {
     unknown: u64,
 }
 
-/// None if the module is not loaded, or has nothing to do for `vip`.
-pub fn status(vip: IpAddr) -> Option<Status> {
+/// None if the module is not loaded, or has nothing to do for any of `vips`.
+pub fn status(vips: &BTreeSet<IpAddr>) -> Option<Status> {
     let version = fs::read_to_string(VERSION).ok()?;
-    listing().ok()?.lines().find_map(|line| parse(line, vip, version.trim_end()))
+    total(&listing().ok()?, vips, version.trim_end())
 }
 
-fn parse(line: &str, vip: IpAddr, version: &str) -> Option<Status> {
+fn total(listing: &str, vips: &BTreeSet<IpAddr>, version: &str) -> Option<Status> {
+    let each = listing.lines().filter_map(|line| parse(line, vips, version));
+    each.reduce(|all, one| Status {
+        version: all.version,
+        gate: all.gate && one.gate,
+        rewritten: all.rewritten.saturating_add(one.rewritten),
+        wrong: all.wrong.saturating_add(one.wrong),
+        unknown: all.unknown.saturating_add(one.unknown),
+    })
+}
+
+fn parse(line: &str, vips: &BTreeSet<IpAddr>, version: &str) -> Option<Status> {
     let mut words = line.split(' ');
-    if words.next()?.parse() != Ok(vip) {
+    if !vips.contains(&words.next()?.parse().ok()?) {
         return None;
     }
     let mut status =
@@ -121,17 +132,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_about_one_address() {
-        let line = "10.0.0.2 gate=1 log=16386 rewritten=18446744073709551615 wrong=2 unknown=3";
-        let expected = Status {
-            version: "0.1.0".to_owned(),
-            gate: true,
-            rewritten: u64::MAX,
-            wrong: 2,
-            unknown: 3,
+    fn counts_are_those_of_the_cluster() {
+        let listing = "10.0.0.2 gate=1 log=16386 rewritten=18446744073709551615 wrong=2 unknown=3\n\
+                       2001:db8::2 gate=1 log=16386 rewritten=1 wrong=20 unknown=30\n\
+                       10.0.0.20 gate=0 rewritten=7 wrong=200 unknown=300\n";
+        let of = |vips: &[&str]| {
+            let vips = vips.iter().map(|vip| vip.parse().expect("an address")).collect();
+            total(listing, &vips, "0.1.0").map(|it| (it.gate, it.rewritten, it.wrong, it.unknown))
         };
-        assert_eq!(parse(line, [10, 0, 0, 2].into(), "0.1.0"), Some(expected));
-        assert_eq!(parse(line, [10, 0, 0, 20].into(), "0.1.0"), None);
-        assert_eq!(parse("", [10, 0, 0, 2].into(), "0.1.0"), None);
+        assert_eq!(of(&["10.0.0.2"]), Some((true, u64::MAX, 2, 3)));
+        assert_eq!(of(&["10.0.0.2", "2001:db8::2"]), Some((true, u64::MAX, 22, 33)));
+        assert_eq!(of(&["10.0.0.20", "10.0.0.21"]), Some((false, 7, 200, 300)));
+        assert_eq!(of(&["10.0.0.21"]), None);
     }
 }

@@ -38,6 +38,7 @@ pub mod group;
 pub mod kernel_buckets;
 pub mod kmod;
 pub mod link;
+pub mod listeners;
 pub mod mark;
 pub mod membership;
 pub mod message;

@@ -6,21 +6,23 @@
 //! after the first virtual IP. Several virtual IPs of one family are a set, so that the number of
 //! rules that a packet meets does not depend on theirs; each family has chains of its own.
 
+mod chains;
 mod family;
+mod part;
 mod scope;
 
-use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use clap::ValueEnum;
 use clusterd::bucket::Bucket;
 use clusterd::flow::ClusterKey;
 use clusterd::protocol::PEERS_MAX;
-use clusterd::wire::{IP_PROTOCOL, PORTS_MAX, VIPS_MAX};
+use clusterd::wire::PORTS_MAX;
 
 pub use self::family::Family;
 use self::family::Words;
+use self::part::Part;
 pub use self::scope::Scope;
 use super::cluster_mac::MacMode;
 use super::link::{Addresses, Link};
@@ -130,14 +132,6 @@ pub struct Ruleset {
     pub queue: u16,
     /// Form of the queueing rules.
     pub backend: QueueBackend,
-}
-
-/// The virtual IPs of one family.
-struct Part {
-    family: Family,
-    addresses: Vec<Addresses>,
-    /// Hosts of the cluster may lack some of them.
-    has_further: bool,
 }
 
 /// The chains whose first rule hands packets to a queue, with that queue's
@@ -260,178 +254,6 @@ impl Ruleset {
         writeln!(text, "}}")
     }
 
-    fn inbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let Self { link: Link { name: interface, .. }, guard, .. } = self;
-        let Words { ip, icmp, .. } = part.family.words();
-        let vips = part.vips();
-        writeln!(text, "  chain {} {{", part.family.name("inbound"))?;
-        writeln!(text, "    type filter hook prerouting priority mangle; policy accept;")?;
-        // Without this, rules that do not mention an address would meet the other family, too.
-        writeln!(text, "    meta nfproto != {} accept", part.family.name("ipv"))?;
-        self.neighbours_inbound(text, part)?;
-        writeln!(text, "    {ip} daddr != {vips} accept")?;
-        writeln!(text, "    iifname \"lo\" accept")?;
-        writeln!(text, "    iifname != \"{interface}\" drop")?;
-        writeln!(text, "    meta pkttype {{ multicast, broadcast }} meta pkttype set host")?;
-        // Claims end in `local`, not here: with bridge-nf-call-iptables these rules see a
-        // frame before the bridge has handed it to the daemon's socket.
-        writeln!(text, "    meta l4proto {IP_PROTOCOL} accept")?;
-        match part.family {
-            Family::V4 => {}
-            // Connection tracking leaves these alone, and so do the rules.
-            Family::V6 => writeln!(text, "    {NDP} accept")?,
-        }
-        // Echo requests make no connection, so nobody need be asked who answers.
-        let echo = format!("{icmp} type echo-request");
-        self.by_bucket(text, part, &echo, &format!("{icmp} id"))?;
-        writeln!(text, "    {echo} drop")?;
-        writeln!(text, "    meta l4proto udp goto {}", part.family.name("datagrams"))?;
-        let plain = "reset tcp option fastopen reset tcp option mptcp";
-        let accept = match guard {
-            Guard::Rst => "accept".to_owned(),
-            // The daemon has not seen this host's sequence number, so it cannot confirm the flow.
-            Guard::Strict => format!("ct label set {BUCKET_LABEL} accept"),
-        };
-        // Those of foreign buckets are gone already.
-        writeln!(text, "    {SYN} {} {plain} {accept}", part.divided("daddr", "dport"))?;
-        writeln!(text, "    {SYN} ct state new {plain} goto contest")?;
-        writeln!(text, "    {SYN} goto incumbent")?;
-        if *guard == Guard::Strict {
-            // A flow that the kernel accepted by its bucket is guarded as with guard `rst`: what
-            // connection tracking calls INVALID does not pass. A second host has answered it only
-            // if the hosts disagreed about the bucket, which is the exception here, where the
-            // flood is the rule; waiting for a confirmation by a daemon that the flood
-            // must not reach would fail every connection instead.
-            writeln!(
-                text,
-                "    meta l4proto tcp ct state established ct direction original \
-                 ct label ! {CONFIRMED_LABEL},{BUCKET_LABEL} goto contest"
-            )?;
-        }
-        writeln!(text, "    ct state established,related accept")?;
-        if *guard == Guard::Rst {
-            writeln!(
-                text,
-                "    tcp flags & (fin|syn|rst|ack) == ack ct state invalid limit rate 1000/second {}",
-                self.log()
-            )?;
-        }
-        writeln!(text, "    drop\n  }}")?;
-        if *guard == Guard::Strict {
-            // What passes `inbound` has been confirmed, now or earlier.
-            writeln!(text, "  chain {} {{", part.family.name("confirm"))?;
-            writeln!(text, "    type filter hook prerouting priority mangle + 1; policy accept;")?;
-            writeln!(
-                text,
-                "    iifname \"{interface}\" {ip} daddr {vips} tcp flags & syn == 0 \
-                 ct label ! {CONFIRMED_LABEL} ct label set {CONFIRMED_LABEL}"
-            )?;
-            writeln!(text, "  }}")?;
-        }
-        Ok(())
-    }
-
-    fn local(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let Words { ip, .. } = part.family.words();
-        writeln!(text, "  chain {} {{", part.family.name("local"))?;
-        writeln!(text, "    type filter hook input priority mangle; policy accept;")?;
-        writeln!(text, "    {ip} daddr {} meta l4proto {IP_PROTOCOL} drop", part.vips())?;
-        writeln!(text, "  }}")
-    }
-
-    fn outbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let Words { ip, icmp, errors, .. } = part.family.words();
-        writeln!(text, "  chain {} {{", part.family.name("outbound"))?;
-        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-        writeln!(text, "    meta nfproto != {} accept", part.family.name("ipv"))?;
-        self.neighbours_outbound(text, part)?;
-        writeln!(text, "    {ip} saddr != {} accept", part.vips())?;
-        writeln!(text, "    oifname \"lo\" accept")?;
-        // Nobody answers a datagram to a closed port: another host may serve it. And only the
-        // host that has a flow may say what is wrong with its packets; of fragments,
-        // for instance, every host misses the same one.
-        writeln!(
-            text,
-            "    {icmp} type destination-unreachable {icmp} code port-unreachable drop"
-        )?;
-        writeln!(text, "    {errors} ct state related accept")?;
-        writeln!(text, "    {errors} drop")?;
-        // What a client says in a flow that this host has opened comes in unasked. A late answer
-        // in a flow that was given up must not open one.
-        writeln!(
-            text,
-            "    udp sport @{ANSWERING} meta l4proto != @{BY_BUCKET} ct state new \
-             ct status ! confirmed goto contest"
-        )?;
-        writeln!(text, "    goto {}\n  }}", part.family.name("answers"))
-    }
-
-    /// Segments from virtual IPs that tell the daemon something, or that only the host may send
-    /// whom the client chose.
-    fn answers(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let log = self.log();
-        writeln!(text, "  chain {} {{", part.family.name("answers"))?;
-        // Of attempts that the kernel divides the daemon knows nothing, and the log of a flood
-        // would keep it from everything else. Nobody could weigh a refusal against the
-        // services of the others, so it stays here, and the daemon looks whether there is
-        // a service; the client asks again.
-        let syn_ack = "tcp flags & (fin|syn|rst|ack) == (syn|ack)";
-        let refusal = "tcp flags & (syn|rst|ack) == (rst|ack) tcp sequence 0";
-        let divided = part.divided("saddr", "sport");
-        writeln!(text, "    {syn_ack} {divided} accept")?;
-        writeln!(text, "    {syn_ack} {log}")?;
-        writeln!(text, "    {refusal} {divided} limit rate 10/second {log}")?;
-        writeln!(text, "    {refusal} {divided} drop")?;
-        // The kernel refuses a SYN with sequence number 0 (RFC 9293 3.10.7.1).
-        writeln!(text, "    {refusal} goto contest")?;
-        // A packet without a tracking entry matches no `ct` condition at all, so
-        // it is the chosen flows that are named here and the rest is dropped.
-        let chosen = match self.guard {
-            Guard::Rst => "ct status assured".to_owned(),
-            Guard::Strict => format!("ct label {CONFIRMED_LABEL}"),
-        };
-        writeln!(text, "    tcp flags & (rst|ack) == rst {chosen} accept")?;
-        writeln!(text, "    tcp flags & (rst|ack) == rst {log} drop")?;
-        writeln!(text, "  }}")
-    }
-
-    /// What a server behind this host says, as soon as IPVS or DNAT has put the virtual IP in the place
-    /// of its address: this host speaks for it. What comes from this host itself, or passes a
-    /// bridge of it (`bridge-nf-call-iptables`) on its way from another one, has no input interface here.
-    fn forwarded(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let Words { ip, .. } = part.family.words();
-        writeln!(text, "  chain {} {{", part.family.name("forwarded"))?;
-        writeln!(text, "    type filter hook postrouting priority srcnat + 1; policy accept;")?;
-        writeln!(text, "    iif 0 accept")?;
-        writeln!(text, "    {ip} saddr {} goto {}\n  }}", part.vips(), part.family.name("answers"))
-    }
-
-    /// What comes before connection tracking, which would make an entry for each packet.
-    ///
-    /// What is out of scope goes. Overload form: SYNs of foreign buckets go, whether or not their
-    /// flow is tracked here: a flood that repeats its SYNs must not find the way to the
-    /// daemon, either.
-    fn divide(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let Words { ip, .. } = part.family.words();
-        let to = format!("iifname \"{}\" {ip} daddr {}", self.link.name, part.vips());
-        writeln!(text, "  chain {} {{", part.family.name("divide"))?;
-        writeln!(text, "    type filter hook prerouting priority raw; policy accept;")?;
-        if self.scope.is_some() {
-            // The first fragment of a packet has been put together with the others before.
-            writeln!(
-                text,
-                "    {to} meta l4proto {{ tcp, udp }} meta l4proto . th dport != @{SCOPE} drop"
-            )?;
-        }
-        writeln!(
-            text,
-            "    {to} {SYN} {} counter name {DIVIDED} {} != @{OWN_BUCKETS} drop",
-            part.divided("daddr", "dport"),
-            self.bucket(part, "tcp sport")
-        )?;
-        writeln!(text, "  }}")
-    }
-
     /// What is sent to the other hosts' own addresses comes in here as well, since all have one
     /// MAC; hosts that forward would send it to each other until its TTL is used up.
     fn others(&self, text: &mut String) -> std::fmt::Result {
@@ -501,36 +323,6 @@ impl Ruleset {
         format!("jhash {ip} saddr . {field} mod {} seed {seed:#x}", Bucket::COUNT)
     }
 
-    fn log(&self) -> String {
-        format!("log group {} snaplen {LOG_SNAPLEN} queue-threshold 1", self.queue)
-    }
-
-    /// The kernel logs a line for each advertisement of an address that is its own
-    /// (`ndisc_recv_na`); those of the other hosts are no news.
-    fn neighbours_inbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        match part.family {
-            Family::V4 => Ok(()),
-            Family::V6 => {
-                writeln!(text, "    iifname \"{}\" {} drop", self.link.name, part.advertisement())
-            }
-        }
-    }
-
-    /// The kernel must not reveal this host's own MAC for a virtual IP: the daemon answers
-    /// solicitations for it. What the kernel says by itself from a virtual IP, as the
-    /// solicitation for a client before its SYN-ACK, names the interface's MAC as the sender's
-    /// (`ndisc_solicit`), so it gets this host's own address as source; nft corrects the checksum.
-    fn neighbours_outbound(&self, text: &mut String, part: &Part) -> std::fmt::Result {
-        let (own, vips) = (part.by_own_v6(), part.vips());
-        let Some(own) = own else { return Ok(()) };
-        writeln!(text, "    {} drop", part.advertisement())?;
-        writeln!(
-            text,
-            "    oifname \"{}\" ip6 saddr {vips} {NDP} ip6 saddr set {own} accept",
-            self.link.name
-        )
-    }
-
     /// A frame to a unicast MAC that is not the interface's own is dropped by `ip_rcv` as somebody
     /// else's, before any other hook. What else comes to that MAC stays somebody else's.
     fn netdev_table(&self, text: &mut String, name: &str) -> std::fmt::Result {
@@ -554,119 +346,6 @@ impl Ruleset {
             )?;
         }
         writeln!(text, "  }}\n}}")
-    }
-}
-
-impl Part {
-    /// The virtual IPs as a rule names them.
-    fn vips(&self) -> String {
-        match self.addresses[..] {
-            [first] if !self.has_further => first.vip().to_string(),
-            _ => format!("@{}", self.family.name(VIPS)),
-        }
-    }
-
-    /// The set behind [`Part::vips`], if there is one.
-    fn vips_set(&self, text: &mut String) -> std::fmt::Result {
-        if !self.has_further {
-            return Ok(());
-        }
-        let vips: Vec<_> = self.addresses.iter().map(|it| it.vip().to_string()).collect();
-        writeln!(
-            text,
-            "  set {} {{ type {}; elements = {{ {} }}; }}",
-            self.family.name(VIPS),
-            self.family.words().address,
-            vips.join(", ")
-        )
-    }
-
-    fn sets(&self, text: &mut String) -> std::fmt::Result {
-        let Words { address, .. } = self.family.words();
-        let name = |what| self.family.name(what);
-        self.vips_set(text)?;
-        writeln!(
-            text,
-            "  set {} {{ type {address} . inet_service; size {UNDIVIDED_MAX}; }}",
-            name(UNDIVIDED)
-        )?;
-        for set in [WHOLE, LEFT] {
-            writeln!(text, "  set {} {{ type {address}; size {}; }}", name(set), 1 + VIPS_MAX)?;
-        }
-        writeln!(
-            text,
-            "  set {} {{ type {address} . inet_service . {address} . inet_service; \
-             flags timeout; size {FOREIGN_FLOWS_MAX}; }}",
-            name(FOREIGN_FLOWS)
-        )
-    }
-
-    /// The conditions under which the kernel divides attempts, whose virtual IP and port are in
-    /// these fields.
-    fn divided(&self, address: &str, port: &str) -> String {
-        let Words { ip, .. } = self.family.words();
-        let undivided = self.family.name(UNDIVIDED);
-        let mut text =
-            format!("meta l4proto @{BY_BUCKET} {ip} {address} . tcp {port} != @{undivided}");
-        if self.has_further {
-            for set in [WHOLE, LEFT] {
-                text += &format!(" {ip} {address} != @{}", self.family.name(set));
-            }
-        }
-        text
-    }
-
-    /// This host's address for IPv6, which is the same for all virtual IPs.
-    fn by_own_v6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|addresses| match *addresses {
-            Addresses::V4 { .. } => None,
-            Addresses::V6 { own, .. } => Some(own),
-        })
-    }
-
-    /// An advertisement of a virtual IP by whomever. The nft that Debian 12 has does not know the
-    /// target (RFC 4861 4.4) by name.
-    fn advertisement(&self) -> String {
-        let targets = self.addresses.iter().filter_map(|addresses| match addresses {
-            Addresses::V4 { .. } => None,
-            Addresses::V6 { vip, .. } => Some(format!("{:#034x}", u128::from(*vip))),
-        });
-        format!("icmpv6 type nd-neighbor-advert @th,64,128 {}", any_of(targets))
-    }
-
-    /// The kernel must not reveal this host's own MAC for a virtual IP: the daemon answers requests
-    /// for it, and the kernel's own requests carry the host's own address as sender.
-    fn arp_table(&self, text: &mut String, name: &str) -> std::fmt::Result {
-        // Virtual IPs may be of several subnets.
-        let mut by_own: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> = BTreeMap::new();
-        for addresses in &self.addresses {
-            match *addresses {
-                Addresses::V4 { own, vip } => by_own.entry(own).or_default().push(vip),
-                Addresses::V6 { .. } => {}
-            }
-        }
-        writeln!(text, "table arp {name} {{")?;
-        self.vips_set(text)?;
-        writeln!(text, "  chain outbound {{")?;
-        writeln!(text, "    type filter hook output priority filter; policy accept;")?;
-        writeln!(text, "    arp operation reply arp saddr ip {} drop", self.vips())?;
-        for (own, vips) in by_own {
-            writeln!(
-                text,
-                "    arp operation request arp saddr ip {} arp saddr ip set {own}",
-                any_of(vips)
-            )?;
-        }
-        writeln!(text, "  }}\n}}")
-    }
-}
-
-/// An anonymous set, or its only element.
-fn any_of(elements: impl IntoIterator<Item = impl Display>) -> String {
-    let elements: Vec<_> = elements.into_iter().map(|element| element.to_string()).collect();
-    match &elements[..] {
-        [one] => one.clone(),
-        several => format!("{{ {} }}", several.join(", ")),
     }
 }
 

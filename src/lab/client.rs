@@ -1,6 +1,6 @@
 //! The load: many short connections to the VIP from blocking threads.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -311,7 +311,13 @@ fn connect_to_vip(source: IpAddr, patience: Duration) -> io::Result<(Socket, Dur
     bind_late(&socket, source)?;
     socket.set_write_timeout(Some(patience))?;
     let begin = Instant::now();
-    socket.connect(&service.into())?;
+    // Calls with a timeout end when the process was stopped and goes on, or is frozen with its
+    // machine (signal(7)); the next one waits for the same handshake (`__inet_stream_connect`).
+    while let Err(error) = socket.connect(&service.into()) {
+        if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
     Ok((socket, begin.elapsed()))
 }
 
@@ -337,30 +343,30 @@ fn choose_port_late(socket: &Socket) -> io::Result<()> {
     })
 }
 
+/// No service of a lab has a longer name.
+const ANSWER_MAX: usize = 16;
+
 /// Asks who is there; the client closes first.
 fn hello(mut socket: Socket, deadline: Instant) -> Result<usize, (Failure, io::Error)> {
-    let mut answer = [0; 16];
-    let mut length = 0;
+    let mut answer = Vec::new();
     let mut exchange = || -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = left.max(Duration::from_millis(1));
         socket.set_read_timeout(Some(left))?;
         socket.write_all(b"hello\n")?;
-        while !answer[..length].ends_with(b"\n") {
-            match socket.read(&mut answer[length..])? {
-                0 if length < answer.len() => return Err(ErrorKind::UnexpectedEof.into()),
-                0 => break,
-                read => length += read,
-            }
+        let line = BufReader::with_capacity(ANSWER_MAX, &socket);
+        match line.take(ANSWER_MAX as u64).read_until(b'\n', &mut answer)? {
+            ANSWER_MAX => Ok(()),
+            _ if answer.ends_with(b"\n") => Ok(()),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
         }
-        Ok(())
     };
     exchange().map_err(|error| match error.kind() {
         ErrorKind::UnexpectedEof => (Failure::ClosedEarly, error),
         _ => (Failure::of_exchange(&error), error),
     })?;
-    host_of_answer(&answer[..length]).ok_or_else(|| {
-        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+    host_of_answer(&answer).ok_or_else(|| {
+        let text = String::from_utf8_lossy(&answer).into_owned();
         (Failure::Other, io::Error::other(format!("unexpected answer {text:?}")))
     })
 }

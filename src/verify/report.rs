@@ -199,7 +199,8 @@ impl Report {
             let why = if self.answered + self.refused > 0 {
                 "frames do not get to the host whose turn it was"
             } else {
-                "frames to the virtual IP get to no host, or a firewall drops them"
+                "frames to the virtual IP get to no host, a firewall drops them, or hosts have no \
+                 such port among their `--ports`"
             };
             add(
                 What::TimedOut,

@@ -61,9 +61,9 @@ not loaded nfnetlink
 look nft_queue xt_NFQUEUE
 nothing_left nft_queue
 for guard in rst strict; do
-    run clusterd lab run --guard $guard --connections 300 --concurrency 8
-    run clusterd lab run --guard $guard --connections 200 --concurrency 8 --claim-loss 100%
-    run_and_kill clusterd lab run --guard $guard --connections 300 --concurrency 8 --kill h2@50%
+    run clusterd lab run --guard $guard --connections 100 --concurrency 8
+    run clusterd lab run --guard $guard --connections 80 --concurrency 8 --claim-loss 100%
+    run_and_kill clusterd lab run --guard $guard --connections 100 --concurrency 8 --kill h2@50%
 done
 say "loaded by themselves: $(cut -d ' ' -f 1 /proc/modules | tr '\n' ' ')"
 nothing_left nft_queue
@@ -71,5 +71,5 @@ nothing_left nft_queue
 say 'as if nft had no `queue`'
 mv /lib/modules/*/kernel/net/netfilter/nft_queue.ko* /tmp
 look xt_NFQUEUE nft_queue
-run clusterd lab run --guard strict --connections 200 --concurrency 8
+run clusterd lab run --guard strict --connections 80 --concurrency 8
 nothing_left xt_NFQUEUE

@@ -35,6 +35,10 @@ table ip servers {
 }
 END";
 
+const NO_REDIRECTS: &str = "
+    sysctl -w net.ipv4.conf.all.send_redirects=0
+    sysctl -w net.ipv4.conf.eth0.send_redirects=0";
+
 /// A server on the segment that does not know of the cluster.
 struct Server {
     child: Child,
@@ -86,8 +90,10 @@ fn servers_behind_the_hosts() {
             without_claims(&fleet, "IPVS", &format!("--guard {guard}"));
         }
 
-        // Each host has a server of its own, which answers by way of it and sees the client's address.
+        // Each host has a server of its own, which answers by way of it and sees the client's address. That
+        // the client is its neighbour it must not hear: it would answer past the host.
         fleet.shell("nft delete table ip full_nat; ipvsadm -C");
+        fleet.shell(NO_REDIRECTS);
         for ((machine, server), number) in fleet.machines.iter().zip(&servers).zip(1..) {
             machine.shell(&format!(
                 "ipvsadm -A -t {VIP}:80 -s rr; ipvsadm -a -t {VIP}:80 -r 10.77.0.5{number}:80 -m"

@@ -71,8 +71,9 @@ impl Seen {
         match payload.get(13)? & (SYN | ACK) {
             SYN => self.attempts.entry((port(0)?, number(4)?)).or_default().syns += 1,
             both if both == SYN | ACK => {
-                let attempt = self.attempts.entry((port(2)?, number(8)?.wrapping_sub(1)));
-                attempt.or_default().hosts.insert(frame[6..12].try_into().ok()?);
+                // Late ones to SYNs of before are none of these attempts.
+                let attempt = self.attempts.get_mut(&(port(2)?, number(8)?.wrapping_sub(1)))?;
+                attempt.hosts.insert(frame[6..12].try_into().ok()?);
             }
             _ => {}
         }

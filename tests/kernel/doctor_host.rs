@@ -1,14 +1,16 @@
 //! `clusterd doctor` about the host that it runs on.
 
 use std::fs;
+use std::net::TcpListener;
 
 use crate::doctor::{by_mode, culprits, doctors, read};
-use crate::rig::{BINARY, Lab, VIP, VIP6, scratch, skip};
+use crate::rig::{BINARY, Lab, PORT, VIP, VIP6, scratch, skip};
 use crate::tools::without;
 
 #[test]
 fn what_is_wrong_on_a_host_is_named() {
     let Some(lab) = Lab::bare() else { return };
+    let _service = lab.within("h1", || TcpListener::bind(("0.0.0.0", PORT))).expect("listen");
     let look = || doctors(&lab, &[1], &["--for", "1s"]).remove(0);
     let (code, report) = look();
     assert_eq!((code, culprits(&report)), (4, vec![]), "alone, and nothing is wrong");
@@ -25,6 +27,20 @@ fn what_is_wrong_on_a_host_is_named() {
         (
             "nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; }; \
              add rule inet fw in ip daddr 10.77.0.0/24 tcp dport 22 accept; add rule inet fw in ip daddr 10.77.0.0/24 reject'",
+            "nft delete table inet fw",
+            "firewall",
+            false,
+        ),
+        (
+            "nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; }; \
+             add rule inet fw in tcp dport 80 drop'",
+            "nft delete table inet fw",
+            "firewall",
+            false,
+        ),
+        (
+            "nft 'add table inet fw; add chain inet fw pre { type filter hook prerouting priority raw; }; \
+             add rule inet fw pre meta pkttype multicast drop'",
             "nft delete table inet fw",
             "firewall",
             false,

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::rig::{
     FAMILIES, Lab, MAC_MODES, PORT, VIP, VIP6, cluster_mac, clusterd, end, mac_text, note,
-    take_turn,
+    take_turn, wait_until,
 };
 use crate::sockets::{accept, hello};
 
@@ -36,6 +36,8 @@ fn each_mac_mode_answers_and_leaves_the_hosts_their_own_addresses() {
         if *mode == "igmp" {
             lab.start_daemon(1, lab.vip(), &["--mac", mode]);
         }
+        // An adapter that filters by MAC, unlike these, must go on to let frames to it in.
+        assert!(receives(&lab, &mac_text(cluster_mac(lab.vip(), mode))), "{mode}");
         assert_eq!(hello(&mut kept).expect("the connection survives"), "h1", "{mode}");
     }
 }
@@ -108,6 +110,20 @@ fn each_mode_works_where_it_is_said_to_with(family: &[&str]) {
         assert_eq!(works, cell["obstacle"].is_null(), "{cell}");
     }
     assert!(output.status.success(), "{stderr}");
+}
+
+/// Whether the interface of h1 is told to let frames to this MAC in.
+fn receives(lab: &Lab, mac: &str) -> bool {
+    lab.shell("h1", "ip link show dev eth0; ip maddr show dev eth0; bridge fdb show dev eth0")
+        .contains(mac)
+}
+
+#[test]
+fn a_mac_that_another_program_removes_is_back() {
+    let Some(lab) = Lab::up_with(1, &["--mac", "stealth"]) else { return };
+    let mac = mac_text(cluster_mac(lab.vip(), "stealth"));
+    lab.shell("h1", &format!("bridge fdb del {mac} dev eth0 self"));
+    wait_until("frames to it are let in", || receives(&lab, &mac));
 }
 
 /// It goes with the daemon, however that ends, so that switches need not be told.

@@ -134,15 +134,12 @@ pub fn download(stream: &mut TcpStream, count: usize) -> io::Result<()> {
     let mut done = 0;
     while done < count {
         let want = buffer.len().min(count - done);
-        let got = stream.read(&mut buffer[..want])?;
-        if got == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
+        stream.read_exact(&mut buffer[..want])?;
         let begin = done % period;
-        if buffer[..got] != pattern[begin..begin + got] {
+        if buffer[..want] != pattern[begin..begin + want] {
             return Err(io::Error::other(format!("wrong bytes after {done}")));
         }
-        done += got;
+        done += want;
     }
     Ok(())
 }

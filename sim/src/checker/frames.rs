@@ -199,8 +199,11 @@ impl Checker {
                 }
                 Entry::Own(contest) => (contest, Word::Own(from)),
                 Entry::Release(contest) => (contest, Word::Release(from)),
-                Entry::Hello { .. }
-                | Entry::HelloUdp { .. }
+                Entry::Hello { .. } => {
+                    self.hosts.hello(at, host, from);
+                    continue;
+                }
+                Entry::HelloUdp { .. }
                 | Entry::Heard { .. }
                 | Entry::Vips { .. }
                 | Entry::VipsTcp { .. }
@@ -260,11 +263,19 @@ impl Checker {
         });
         // By hash it waits for a claim as well, but not for a worse one that comes meanwhile.
         let by_hash = self.hosts.snapshot(host).is_some_and(|snapshot| snapshot.by_hash);
+        // Whom it knew to own the attempt it has waited for since the SYN came, and not once more for a claim
+        // of the same (spec 5.4, `Foreign` and SYN).
+        let has_waited_for = |node| {
+            let owns =
+                |(heard, word): &(Instant, Word)| *heard <= since && *word == Word::Own(node);
+            at.since(since) >= self.own && local.heard.iter().any(owns)
+        };
         if let Some((heard, theirs)) = first
             && !released
             && !by_hash
             && trusted(theirs.node)
             && at.since(heard) < self.own
+            && !has_waited_for(theirs.node)
         {
             let what = format!(
                 "it accepts, and has heard {} of {theirs:?}; its own is {own:?}",

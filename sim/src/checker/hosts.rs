@@ -1,6 +1,7 @@
 //! What is known of each host, and what is demanded of hosts and of time: I3, I5, I7, and when
 //! all hosts see the cluster as it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clusterd::flow::NodeId;
@@ -42,6 +43,8 @@ pub(super) struct Snapshot {
     /// It has reason to believe that its words or those of the others get lost; what clients
     /// acknowledge may be the reason.
     pub doubts: bool,
+    /// Why it would decide by hash, as bits.
+    pub causes: u8,
     /// Peers that it remembers, alive or not.
     remembered: usize,
     /// Packets that it had no room or time for.
@@ -75,6 +78,8 @@ pub(super) struct Hosts {
     /// All rank each other, and nobody decides by hash.
     settled_since: Option<Instant>,
     hash_seen: Option<Instant>,
+    /// When each host has heard the latest HELLO of each other one.
+    hellos: BTreeMap<(u16, u16), Instant>,
     pub due: Due,
 }
 
@@ -89,6 +94,7 @@ impl Hosts {
             own: scenario.own,
             settled_since: None,
             hash_seen: None,
+            hellos: BTreeMap::new(),
             due: Due::new(),
         }
     }
@@ -140,11 +146,24 @@ impl Hosts {
         known.and_then(|known| known.able_since).is_some_and(|able| able < since)
     }
 
-    /// Hosts that this one ranks and of which it can know that they serve, as bits.
+    /// A host has heard a HELLO.
+    pub fn hello(&mut self, at: Instant, host: u16, from: NodeId) {
+        if let Some(from) = host_of(from) {
+            self.hellos.insert((host, from), at);
+        }
+    }
+
+    /// Hosts that this one ranks and of which it can know that they serve, as bits: it has heard a HELLO
+    /// of them since they can.
     pub fn known_to_serve(&self, host: u16, at: Instant) -> u64 {
         let ranked = self.snapshot(host).map_or(0, |snapshot| snapshot.peers);
         let since = Instant(at.0.saturating_sub(ANNOUNCED.as_nanos() as u64));
-        let serves = |other: &u16| ranked & 1 << other != 0 && self.able(*other, since);
+        let told = |other| {
+            let hello = self.hellos.get(&(host, other)).copied().unwrap_or_default();
+            self.able(other, Instant(hello.0.saturating_sub(WAKES.as_nanos() as u64)))
+        };
+        let serves =
+            |&other: &u16| ranked & 1 << other != 0 && self.able(other, since) && told(other);
         (0..self.known.len() as u16).filter(serves).fold(0, |all, other| all | 1 << other)
     }
 
@@ -205,6 +224,7 @@ impl Hosts {
             settle,
             missed: node.hearing().map(|hearing| hearing.lost).sum(),
             doubts: node.causes().any(|cause| matches!(cause, Cause::Mute | Cause::Deaf)),
+            causes: node.causes().fold(0, |all, cause| all | 1 << cause as u8),
             remembered: node.hearing().count(),
             refused: host.counters.queue_overflowed
                 + host.counters.slept
@@ -217,8 +237,9 @@ impl Hosts {
         let refused = before.is_some_and(|before| before.refused != snapshot.refused);
         let able = snapshot.joined && snapshot.serves && at >= known.paused_until && !refused;
         known.able_since = if able { known.able_since.or(Some(at)) } else { None };
-        // The view of one that forgets somebody is new, too, and of one that doubts no more.
-        let view = |it: Snapshot| (it.remembered, it.doubts);
+        // The view of one that forgets somebody is new, too, and of one that finds a reason to doubt its
+        // claims, or no more: it claims first for a while (T_quiet).
+        let view = |it: Snapshot| (it.remembered, it.causes);
         if before.is_some_and(|before| view(before) != view(snapshot)) {
             self.settled_since = self.settled_since.map(|_| at);
         }

@@ -67,20 +67,8 @@ pub struct Round {
     opened: BTreeSet<u16>,
     /// The initial sequence number that the client has accepted, by its port.
     chosen: BTreeMap<u16, u32>,
-    /// Ports to which RSTs without ACK came, from where, and with which sequence number.
-    resets: Vec<(u16, Mac, u32)>,
-}
-
-/// A RST of a host that the client had not chosen.
-#[derive(Debug)]
-#[expect(dead_code, reason = "it is there to be printed")]
-pub struct ForeignReset {
-    port: u16,
-    host: Mac,
-    sequence: u32,
-    /// Initial sequence numbers with which this host has answered, and the one that the client has accepted.
-    answered: Vec<u32>,
-    chosen: Option<u32>,
+    /// All segments, in the order of the client's cable.
+    segments: Vec<Segment>,
 }
 
 impl Round {
@@ -99,12 +87,12 @@ impl Round {
                 workers.into_iter().flat_map(|it| it.join().expect("a client")).collect()
             });
             let mut round = Self { attempts, ..Self::default() };
-            segments(&tap, to.ip(), |segment| round.note(&segment));
+            segments(&tap, to.ip(), |segment| round.note(segment));
             round
         })
     }
 
-    fn note(&mut self, segment: &Segment) {
+    fn note(&mut self, segment: Segment) {
         const SYN_ACK: u8 = SYN | ACK;
         let acknowledged = segment.acknowledgment.wrapping_sub(1);
         let flags = segment.flags & (SYN | RST | ACK);
@@ -120,30 +108,36 @@ impl Round {
                 let by_host = self.answers.entry((segment.port, acknowledged)).or_default();
                 by_host.entry(segment.mac).or_default().insert(segment.sequence);
             }
-            (true, RST) => {
-                self.resets.push((segment.port, segment.mac, segment.sequence));
-            }
             (false, ACK) => {
                 self.chosen.entry(segment.port).or_insert(acknowledged);
             }
             _ => {}
         }
+        self.segments.push(segment);
     }
 
     /// RSTs from hosts that the client had not chosen: they break its connections. One from the host
     /// that it had chosen comes when a second SYN-ACK was late, so that the client repeats its last
     /// acknowledgment to a host that is through with it.
-    pub fn foreign_resets(&self) -> Vec<ForeignReset> {
-        let resets = self.resets.iter().map(|&(port, host, sequence)| {
-            let by_port = self.answers.range((port, 0)..=(port, u32::MAX));
-            let own = by_port.filter_map(|(_, hosts)| hosts.get(&host)).flatten();
-            let (answered, chosen) = (own.copied().collect(), self.chosen.get(&port).copied());
-            ForeignReset { port, host, sequence, answered, chosen }
-        });
-        let is_foreign = |reset: &ForeignReset| {
-            !reset.answered.iter().any(|&answered| Some(answered) == reset.chosen)
-        };
-        resets.filter(is_foreign).collect()
+    fn foreign_resets(&self) -> impl Iterator<Item = &Segment> {
+        self.resets().filter(|reset| {
+            let by_port = self.answers.range((reset.port, 0)..=(reset.port, u32::MAX));
+            let mut own = by_port.filter_map(|(_, hosts)| hosts.get(&reset.mac)).flatten();
+            let chosen = self.chosen.get(&reset.port);
+            !own.any(|answered| Some(answered) == chosen)
+        })
+    }
+
+    /// RSTs without ACK that came.
+    fn resets(&self) -> impl Iterator<Item = &Segment> {
+        let is_reset = |it: &&Segment| it.is_reply && it.flags & (SYN | RST | ACK) == RST;
+        self.segments.iter().filter(is_reset)
+    }
+
+    /// All that was said from and to the ports that these RSTs are about.
+    fn around(&self, resets: &[&Segment]) -> impl Iterator<Item = &Segment> {
+        let ports: BTreeSet<_> = resets.iter().map(|reset| reset.port).collect();
+        self.segments.iter().filter(move |segment| ports.contains(&segment.port))
     }
 
     #[track_caller]
@@ -218,20 +212,20 @@ impl Round {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let foreign = self.foreign_resets();
+        let foreign: Vec<_> = self.foreign_resets().collect();
         write!(
             f,
             "{} connections, {} failed, served {:?}; {} answered by several hosts, {} resets, {} of them by \
-             hosts not chosen; median {:?}{}",
+             hosts not chosen; median {:?}",
             self.attempts.len(),
             self.failed().count(),
             self.shares(),
             self.duplicates().count(),
-            self.resets.len(),
+            self.resets().count(),
             foreign.len(),
-            self.median(),
-            if foreign.is_empty() { String::new() } else { format!("; {foreign:?}") }
-        )
+            self.median()
+        )?;
+        self.around(&foreign).try_for_each(|segment| write!(f, "\n  {segment:?}"))
     }
 }
 

@@ -107,7 +107,7 @@ fn the_gate_tells_hosts_apart_that_share_a_kernel() {
     }
     shell("modprobe clusterd");
     let said = shell(
-        "clusterd lab run --guard strict --isn shared --claim-loss 100% --connections 300 \
+        "clusterd lab run --guard strict --isn shared --claim-loss 100% --connections 100 \
          --concurrency 8 2>/dev/null",
     );
     for line in
