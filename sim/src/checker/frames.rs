@@ -171,7 +171,7 @@ impl Checker {
     }
 
     /// How many of the hosts that run outweigh this one for a flow.
-    fn position(&self, host: u16, flow: FlowId) -> u32 {
+    pub(super) fn position(&self, host: u16, flow: FlowId) -> u32 {
         let flow = cluster_key().flow(&flow.key());
         let weight = |node| (cluster_key().weight(flow, node), node);
         let own = weight(node_id(usize::from(host)));

@@ -153,6 +153,12 @@ impl Hosts {
         }
     }
 
+    /// As if it had missed all of them.
+    #[cfg(test)]
+    pub fn forget_hello(&mut self, host: u16, from: u16) {
+        self.hellos.remove(&(host, from));
+    }
+
     /// Hosts that this one ranks and of which it can know that they serve, as bits: it has heard a HELLO
     /// of them since they can.
     pub fn known_to_serve(&self, host: u16, at: Instant) -> u64 {

@@ -210,9 +210,13 @@ fn words_may_come_as_late_as_frames_wait_for_the_wire() {
     assert_eq!(released_after(&hub, millis(4_500)), Some(Invariant::I10));
 }
 
-/// What a checker finds when a host accepts what a peer has claimed: more than T_own ago in a frame
-/// with that number, and a millisecond ago in one with this.
-fn accepted_after_claims(scenario: &Scenario, that: u64, this: u64) -> Option<Invariant> {
+/// What a checker of a settled cluster finds when host 0 has held a SYN for so long, has heard these
+/// words of peers, each so long before it decides and in a frame with that number, and accepts.
+fn accepted_after(
+    scenario: &Scenario,
+    held: Duration,
+    words: &[(Duration, usize, u64, Say)],
+) -> Option<Invariant> {
     let mut world = World::new(scenario, 1, Checker::new(scenario, Promises::of(scenario)));
     world.run_until(Instant::default() + millis(2_400));
     let now = world.now().0;
@@ -221,24 +225,104 @@ fn accepted_after_claims(scenario: &Scenario, that: u64, this: u64) -> Option<In
     let syn = syn();
     let attempt = cluster_key().attempt(&syn.flow.key(), syn.sequence);
     let contest = clusterd::wire::Contest { attempt, port: 80, tries: 0, rank: 1 };
-    let hears = |checker: &mut Checker, time, number| {
-        let bytes = frame(1, number, vec![clusterd::wire::Entry::Claim(contest)]);
+    let first = words.iter().map(|word| word.0).fold(held, Duration::max);
+    // Of what comes to nobody nothing is kept.
+    checker.note(ago(first), Happening::Arrived { host: 2, segment: &syn });
+    for &(time, peer, number, say) in words {
+        let bytes = frame(peer, number, vec![say(contest)]);
         checker.note(ago(time), Happening::Heard { host: 0, bytes: &bytes });
-    };
-    let long = scenario.own + millis(2);
-    checker.note(ago(long), Happening::Arrived { host: 0, segment: &syn });
-    hears(checker, long, that);
-    hears(checker, millis(1), this);
-    let told = Some(ago(Duration::from_micros(500)));
+    }
+    checker.note(ago(held), Happening::Arrived { host: 0, segment: &syn });
+    let told = Some(ago(held));
     let accepts = Happening::Decided { host: 0, ticket: Ticket(1), syn: &syn, accept: true, told };
     checker.note(Instant(now), accepts);
     checker.violation().map(|violation| violation.invariant)
 }
 
+/// What a host says about an attempt.
+type Say = fn(clusterd::wire::Contest) -> clusterd::wire::Entry;
+const CLAIM: Say = clusterd::wire::Entry::Claim;
+const OWN: Say = clusterd::wire::Entry::Own;
+
 #[test]
 fn a_copy_of_a_frame_says_nothing_new() {
-    assert_eq!(accepted_after_claims(&scenario(), 7_000, 7_000), None);
-    assert_eq!(accepted_after_claims(&scenario(), 7_000, 7_001), Some(Invariant::I11));
+    let long = scenario().own + millis(2);
+    let after = |that: u64, this: u64| {
+        let words = [(long, 1, that, CLAIM), (millis(1), 1, this, CLAIM)];
+        accepted_after(&scenario(), Duration::from_micros(500), &words)
+    };
+    assert_eq!(after(7_000, 7_000), None);
+    assert_eq!(after(7_000, 7_001), Some(Invariant::I11));
+}
+
+/// Spec 5.4, `Foreign` and SYN: T_own for the owner that a host knew, and not once more for its claim.
+#[test]
+fn who_has_waited_for_the_owner_it_knew_need_not_wait_for_its_claim() {
+    let own = scenario().own;
+    let after = |owner: usize, held: Duration| {
+        let words = [(own + millis(5), owner, 7_000, OWN), (millis(1), 1, 7_001, CLAIM)];
+        accepted_after(&scenario(), held, &words)
+    };
+    assert_eq!(after(1, own), None);
+    assert_eq!(after(1, own - millis(1)), Some(Invariant::I11), "it has not waited for T_own");
+    assert_eq!(after(2, own), Some(Invariant::I11), "it has waited for another one");
+}
+
+/// A host refuses what another one can serve, of which it knows that, or has not been told yet.
+#[test]
+fn who_refuses_what_another_one_is_known_to_serve_is_found() {
+    let refused = |told: bool| {
+        let scenario = scenario();
+        let mut world = World::new(&scenario, 1, Checker::new(&scenario, Promises::of(&scenario)));
+        world.run_until(Instant::default() + millis(2_400));
+        let (now, syn, checker) = (world.now(), syn(), &mut world.record);
+        if !told {
+            checker.hosts.forget_hello(0, 1);
+        }
+        for host in 0..2 {
+            checker.note(now, Happening::Arrived { host, segment: &syn });
+        }
+        let ticket = Ticket(1);
+        checker.note(
+            now,
+            Happening::Decided { host: 0, ticket, syn: &syn, accept: true, told: None },
+        );
+        // That host 0 could serve it itself is another matter.
+        checker.hosts.known(0).unwrap().now.as_mut().unwrap().serves = false;
+        checker.hosts.due.retain(|due, _| due.3 != 0);
+        let refusal = Segment { flag: Flag::Refusal, acknowledgement: syn.sequence + 1, ..syn };
+        checker.note(now, Happening::Said { host: 0, segment: &refusal });
+        world.run_until(now + millis(600));
+        world.record.violation().map(|violation| violation.invariant)
+    };
+    assert_eq!(refused(true), Some(Invariant::I3));
+    assert_eq!(refused(false), None);
+}
+
+/// A host that finds a reason to doubt claims, or none any more, claims first for a while (T_quiet).
+#[test]
+fn a_first_claim_of_who_ranks_first_is_found_where_nobody_has_doubted_lately() {
+    let scenario = Scenario { duration: millis(3_000), ..scenario() };
+    let claimed = |doubted: Option<Duration>| {
+        let mut world = World::new(&scenario, 1, Checker::new(&scenario, Promises::of(&scenario)));
+        world.run_until(Instant::default() + millis(2_400));
+        if let Some(ago) = doubted {
+            world.record.hosts.known(0).unwrap().now.as_mut().unwrap().causes ^= 1;
+            world.run_until(world.now() + ago);
+        }
+        let (now, syn, checker) = (world.now(), syn(), &mut world.record);
+        let first = (0..3).find(|&host| checker.position(host, syn.flow) == 0).unwrap();
+        checker.note(now, Happening::Arrived { host: first, segment: &syn });
+        let attempt = cluster_key().attempt(&syn.flow.key(), syn.sequence);
+        let contest = clusterd::wire::Contest { attempt, port: 80, tries: 0, rank: 1 };
+        let (_, sequence) = checker.frames.last_of(first);
+        let bytes = frame(usize::from(first), sequence + 1, vec![CLAIM(contest)]);
+        checker.note(now, Happening::Claimed { host: first, bytes: &bytes });
+        checker.violation().map(|violation| violation.invariant)
+    };
+    assert_eq!(claimed(None), Some(Invariant::I11));
+    assert_eq!(claimed(Some(millis(500))), None);
+    assert_eq!(claimed(Some(millis(1_500))), Some(Invariant::I11));
 }
 
 #[test]
