@@ -96,6 +96,8 @@ pub struct WireCounters {
     pub tag: u64,
     /// An entry of the wrong length, or bytes after the last one.
     pub malformed: u64,
+    /// About a port that `--ports` leaves out on this host.
+    pub out_of_scope: u64,
     /// Own frames that the kernel did not take.
     pub unsent: u64,
 }

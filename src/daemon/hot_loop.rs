@@ -44,6 +44,7 @@ use crate::io::nflog::Log;
 use crate::io::nfqueue::{self, Queue};
 use crate::io::poller::Poller;
 use crate::io::realtime::{self, Realtime};
+use crate::io::rules::Scope;
 use crate::io::sock_diag::{Connection, SockDiag};
 
 /// Packets that the kernel holds at most; more are dropped and counted.
@@ -179,6 +180,8 @@ pub struct HotLoop {
     heard: Frame,
     bytes: Vec<u8>,
     wire: WireCounters,
+    /// The ports on which this host speaks, if not on all.
+    scope: Option<Scope>,
     unexpected: u64,
     slept: u64,
     leftovers: u64,
@@ -201,12 +204,13 @@ pub struct HotLoop {
 }
 
 impl HotLoop {
-    /// A loop that ends when the other end of `stopped` closes. Of flows of the protocol
-    /// `divided` the kernel decides by bucket.
+    /// A loop that ends when the other end of `stopped` closes. The rules let only ports in
+    /// `scope` get here; of flows of the protocol `divided` the kernel decides by bucket.
     #[expect(clippy::too_many_arguments, reason = "the parts of the daemon meet here")]
     pub fn new(
         config: protocol::Config,
         ring: KeyRing,
+        scope: Option<Scope>,
         divided: Option<Protocol>,
         kernel: Kernel,
         stopped: UnixStream,
@@ -232,6 +236,7 @@ impl HotLoop {
             heard: Frame::default(),
             bytes: Vec::new(),
             wire: WireCounters::default(),
+            scope,
             unexpected: 0,
             slept: 0,
             leftovers: 0,

@@ -205,6 +205,7 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let hot_loop = HotLoop::new(
         config,
         ring,
+        args.ports.clone(),
         divided,
         kernel,
         stopped,

@@ -271,6 +271,24 @@ fn packets_to_ports_out_of_scope_are_dropped_unseen() {
     }
 }
 
+/// Connections work; a host that takes no part in them says so.
+#[test]
+fn a_host_tells_that_others_have_further_ports_in_scope() {
+    let Some(lab) = Lab::up(2, "rst") else { return };
+    let _listeners = lab.listen_everywhere(OTHER_PORT);
+    lab.replace_daemon(2, libc::SIGTERM, &["--ports", &format!("tcp/{PORT}")]);
+    lab.settle();
+    let out_of_scope = || lab.status(2)["wire"]["out_of_scope"].as_u64().expect("a counter");
+    let connect = |port| {
+        let service = SocketAddr::new(VIP.into(), port);
+        drop(lab.within("client", || connect_to(service, 0)).expect("it is answered"));
+    };
+    (0..20).for_each(|_| connect(PORT));
+    assert_eq!(out_of_scope(), 0);
+    connect(OTHER_PORT);
+    wait_until("it is told", || out_of_scope() > 0);
+}
+
 #[test]
 fn nothing_is_left_of_any_virtual_ip() {
     let Some(lab) = Lab::bare() else { return };

@@ -283,10 +283,8 @@ fn who_refuses_what_another_one_is_known_to_serve_is_found() {
             checker.note(now, Happening::Arrived { host, segment: &syn });
         }
         let ticket = Ticket(1);
-        checker.note(
-            now,
-            Happening::Decided { host: 0, ticket, syn: &syn, accept: true, told: None },
-        );
+        checker
+            .note(now, Happening::Decided { host: 0, ticket, syn: &syn, accept: true, told: None });
         // That host 0 could serve it itself is another matter.
         checker.hosts.known(0).unwrap().now.as_mut().unwrap().serves = false;
         checker.hosts.due.retain(|due, _| due.3 != 0);

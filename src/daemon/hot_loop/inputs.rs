@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use anyhow::{Context, Result};
 use clusterd::flow::ServicePort;
 use clusterd::protocol::Syn;
-use clusterd::wire::{self, DecodeError};
+use clusterd::wire::{self, DecodeError, Entry};
 
 use super::{
     BUDGET, FRAMES_BUDGET, HotLoop, Kernel, LISTENER_AGE_MAX, LISTENERS_MAX, PUBLISH_INTERVAL,
@@ -46,6 +46,7 @@ impl HotLoop {
                 Ok(header) => {
                     self.heard.header = header;
                     tracing::trace!(frame = %self.heard, "heard");
+                    self.look_at_scope();
                     self.node.handle_frame(self.now(), &self.heard);
                 }
                 Err(error) => {
@@ -58,6 +59,24 @@ impl HotLoop {
         }
         self.worked(|turn| &mut turn.frames, count, began);
         Ok(())
+    }
+
+    /// Says so, once, if another host speaks on ports that `--ports` leaves out here.
+    fn look_at_scope(&mut self) {
+        let Some(scope) = &self.scope else { return };
+        let beyond = |entry: &Entry| match entry {
+            Entry::Claim(it) | Entry::Own(it) | Entry::Release(it) if !scope.has(it.port) => {
+                Some(it.port)
+            }
+            _ => None,
+        };
+        let Some(port) = self.heard.entries.iter().find_map(beyond) else { return };
+        if self.wire.out_of_scope == 0 {
+            let node = self.heard.header.node;
+            tracing::warn!(%node, port, "another host answers on a port that --ports leaves out here, so \
+                this one does not help there: start all with the same list");
+        }
+        self.wire.out_of_scope += 1;
     }
 
     /// Hands the kernel's SYN-ACKs, and evidence of clients' choices, to the core. Returns how many.

@@ -10,6 +10,11 @@ use clusterd::flow::Protocol;
 pub struct Scope(BTreeSet<(Protocol, u16)>);
 
 impl Scope {
+    /// Is the port in scope for any protocol? Claims name no protocol.
+    pub fn has(&self, port: u16) -> bool {
+        [Protocol::Tcp, Protocol::Udp].iter().any(|&protocol| self.0.contains(&(protocol, port)))
+    }
+
     /// The elements of an nft set of the type `inet_proto . inet_service`.
     pub(super) fn elements(&self) -> String {
         let elements: Vec<_> =
@@ -57,6 +62,7 @@ mod tests {
     fn a_protocol_counts_up_to_the_next_one() {
         let scope: Scope = "tcp/80,443,udp/53,tcp/80".parse().unwrap();
         assert_eq!(scope.elements(), "tcp . 80, tcp . 443, udp . 53");
+        assert!([80, 443, 53].iter().all(|&port| scope.has(port)) && !scope.has(22));
         for (text, error) in [
             ("80", "a protocol must come first: tcp/80 or udp/80"),
             ("sctp/80", "`sctp` is neither tcp nor udp"),
