@@ -8,7 +8,7 @@ mod common;
 
 use clusterd::flow::{AttemptId, NodeId, ServicePort};
 use clusterd::protocol::{Instant, Listener, Mode, Pacing, Verdict};
-use clusterd::wire::{Contest, Entry, Flags, Header};
+use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, key, ms, us};
 use common::driver::{Driver, Op, datagrams, flow};
 
@@ -510,6 +510,24 @@ fn what_may_be_a_recording_makes_a_node_wait_and_no_more() {
     assert_eq!(story.verdicts(), []);
     story.pass(2);
     assert_eq!(story.verdicts(), [Verdict::Accept]);
+}
+
+/// A host that is back says in one frame that it hears the others and what it has answered.
+#[test]
+fn what_follows_a_report_that_verifies_its_sender_is_believed() {
+    for (report_first, verdicts) in [(true, vec![Verdict::Drop]), (false, vec![])] {
+        let mut story = Story::new(Pacing::Rank);
+        story.syn();
+        let highest = story.driver.sent.last().expect("a HELLO").header.sequence as u32;
+        let report = Report { node: ME, incarnation: 1, highest, missing: 0 };
+        let mut entries =
+            vec![Entry::Heard { reports: vec![report] }, Entry::Own(story.contest(0, 1))];
+        if !report_first {
+            entries.reverse();
+        }
+        story.driver.apply(Op::Frame { header: Header::new(STRANGER, 1, 1), entries });
+        assert_eq!(story.verdicts(), verdicts);
+    }
 }
 
 #[test]

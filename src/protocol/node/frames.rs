@@ -12,7 +12,7 @@ impl Node {
     pub fn handle_frame(&mut self, now: Instant, frame: &Frame) {
         let Some(heard) = self.hear(now, MAJOR, &frame.header) else { return };
         let from = frame.header.node;
-        let trusted = self.membership.get(from).is_some_and(Peer::trusted);
+        let mut trusted = self.trusts(from);
         for entry in &frame.entries {
             match entry {
                 Entry::Claim(contest) if trusted => self.handle_claim(now, from, contest),
@@ -40,7 +40,11 @@ impl Node {
                 Entry::HelloUdp { unavailable } => {
                     self.handle_hello(now, from, Protocol::Udp, unavailable);
                 }
-                Entry::Heard { reports } => self.handle_reports(now, from, reports),
+                // It may verify its sender; what follows is as fresh as it is.
+                Entry::Heard { reports } => {
+                    self.handle_reports(now, from, reports);
+                    trusted = self.trusts(from);
+                }
                 Entry::Vips { further } => self.handle_vips(now, from, further),
                 Entry::VipsTcp { unavailable } => {
                     self.handle_further(now, from, Protocol::Tcp, unavailable);
@@ -105,6 +109,10 @@ impl Node {
             }
         }
         Some(heard)
+    }
+
+    fn trusts(&self, node: NodeId) -> bool {
+        self.membership.get(node).is_some_and(Peer::trusted)
     }
 
     /// A frame came that bears this node's id, and not an echo of its own.
