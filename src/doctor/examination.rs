@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pnet::util::MacAddr;
 use tokio::time::Instant;
 
 use super::gateway::Trial;
@@ -150,9 +149,9 @@ impl Examination<'_> {
         let Some(gateway) = session.router().filter(|_| session.tries_gateway()) else {
             return Ok(());
         };
-        // To say that it is elsewhere would take the address away from whoever has it.
-        let is_of_cluster = |&mac: &MacAddr| MacMode::of(mac, seen.vip).is_some();
-        if !seen.holders.iter().all(is_of_cluster) {
+        // To say that it is elsewhere would take the address away from whoever has it, and what the
+        // gateway makes of a MAC says nothing while it hears of another.
+        if seen.rival().is_some() {
             return Ok(());
         }
         let live = seen.verdict().live;

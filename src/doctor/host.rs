@@ -26,8 +26,11 @@ pub struct Facts {
     pub vip: IpAddr,
     /// The state of the interface.
     pub condition: Condition,
-    /// Whether this host has the virtual IP, and whether a daemon for it runs.
+    /// Whether this host has the virtual IP, whether a daemon gave it that (its mark says so), and
+    /// whether one runs.
     pub has_vip: bool,
+    /// See `has_vip`.
+    pub has_mark: bool,
     /// See `has_vip`.
     pub has_daemon: bool,
     /// What this host believes to be the virtual IP's MAC, and whether that was set by hand.
@@ -75,6 +78,7 @@ impl Facts {
             vip,
             condition,
             has_vip: links.addresses().await?.holders(vip).next().is_some(),
+            has_mark: links.marks().await?.iter().any(|marked| marked.vips().any(|it| it == vip)),
             has_daemon: control::is_running(vip),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,
@@ -108,12 +112,7 @@ impl Facts {
             let command = format!("clusterd doctor {master} {vip}");
             findings.push(Finding::problem(Culprit::Interface, text).try_this(command));
         }
-        if self.has_vip && !self.has_daemon {
-            let text =
-                format!("{vip} is an address of this host although no clusterd runs; remove it");
-            let command = format!("clusterd cleanup {vip}; ip address del {vip} dev {interface}");
-            findings.push(Finding::problem(Culprit::VipConfigured, text).try_this(command));
-        }
+        findings.extend(self.judge_address());
         findings.extend(self.judge_neighbour());
         if self.rp_filter == 1 && self.has_default_route && !self.has_default_route_here {
             let text = format!(
@@ -156,6 +155,30 @@ impl Facts {
             findings.push(Finding::note(Culprit::Firewall, text).try_this(command));
         }
         findings
+    }
+
+    fn judge_address(&self) -> Option<Finding> {
+        let Self { interface, vip, .. } = self;
+        if !self.has_vip || self.has_daemon {
+            return None;
+        }
+        // The rules of a killed daemon still keep the kernel from answering for the address.
+        Some(match self.has_mark {
+            true => {
+                let text = format!(
+                    "a clusterd that was killed left {vip} on this host; start it again, or remove it"
+                );
+                Finding::note(Culprit::LeftBehind, text).try_this(format!("clusterd cleanup {vip}"))
+            }
+            false => {
+                let text = format!(
+                    "{vip} is an address of this host, configured by hand or by another program, and this host \
+                     answers for it with its own MAC; remove it"
+                );
+                Finding::problem(Culprit::VipConfigured, text)
+                    .try_this(format!("ip address del {vip} dev {interface}"))
+            }
+        })
     }
 
     fn judge_neighbour(&self) -> Option<Finding> {
@@ -271,6 +294,7 @@ mod tests {
             vip: "10.0.0.2".parse().unwrap(),
             condition: Condition { has_carrier: true, port_of: None, is_macvlan: false },
             has_vip: false,
+            has_mark: false,
             has_daemon: false,
             neighbour: None,
             rp_filter: 0,
@@ -317,6 +341,7 @@ mod tests {
                 true,
             ),
             (Facts { has_vip: true, ..sound() }, Culprit::VipConfigured, true),
+            (Facts { has_vip: true, has_mark: true, ..sound() }, Culprit::LeftBehind, false),
             (Facts { neighbour: Some((mac, true)), ..sound() }, Culprit::NeighbourEntry, true),
             (Facts { neighbour: Some((mac, false)), ..sound() }, Culprit::NeighbourEntry, false),
             (
@@ -353,7 +378,7 @@ mod tests {
     fn what_is_as_it_must_be_is_no_finding() {
         let neighbour = Some((MacMode::Stealth.address(sound().vip), true));
         for facts in [
-            Facts { has_vip: true, has_daemon: true, ..sound() },
+            Facts { has_vip: true, has_mark: true, has_daemon: true, ..sound() },
             Facts { neighbour, ..sound() },
             Facts { rp_filter: 1, ..sound() },
             Facts { rp_filter: 2, has_default_route_here: false, ..sound() },
