@@ -277,6 +277,8 @@ fn while_live_with(family: &[&str]) {
     // Daemons remember what they have seen of each of several doctors.
     for (code, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
         assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
+        // Each of them is one host with the daemon beside it.
+        assert_eq!((&report["others"], &report["modes"][0]["ways"]), (&2.into(), &6.into()));
     }
 
     // From there hosts speak to each other.
