@@ -107,9 +107,8 @@ impl Facts {
             findings.push(Finding::problem(Culprit::Carrier, text));
         }
         if let Some(master) = &self.condition.port_of {
-            let text =
-                format!("{interface} is a port of {master}, which gets its frames; use that one");
-            let command = format!("clusterd doctor {master} {vip}");
+            let command = format!("clusterd doctor {} {vip}", master.name);
+            let text = master.takes_from(interface);
             findings.push(Finding::problem(Culprit::Interface, text).try_this(command));
         }
         findings.extend(self.judge_address());
@@ -287,6 +286,7 @@ fn sysctl(key: &str) -> Option<u64> {
 mod tests {
     use super::super::finding::Weight;
     use super::*;
+    use crate::io::link::Master;
 
     fn sound() -> Facts {
         Facts {
@@ -330,7 +330,7 @@ mod tests {
         let of_port = hit_of(Effect::Drops, Some(4), Traffic::Port(80));
         let condition = |port_of: Option<&str>, has_carrier| Condition {
             has_carrier,
-            port_of: port_of.map(str::to_owned),
+            port_of: port_of.map(|name| Master { name: name.to_owned(), is_bridge: true }),
             is_macvlan: false,
         };
         let cases = [
