@@ -185,7 +185,7 @@ pub struct StatusArgs {
     #[arg(long)]
     pub flows: bool,
 
-    /// One JSON object per cluster.
+    /// All that the daemons say, and all counters: one JSON object per cluster.
     #[arg(long)]
     pub json: bool,
 }

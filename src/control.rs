@@ -6,6 +6,8 @@
 //! and no file is ever left behind. A daemon has the names of its further virtual IPs, too, and does
 //! not listen there.
 
+mod table;
+
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
@@ -24,6 +26,7 @@ use crate::daemon::{Shared, Snapshot};
 use crate::failure::Failure;
 use crate::io::cluster_mac::MacMode;
 use crate::io::{kmod, nfqueue};
+use table::Table;
 
 /// Askers that may wait; there is one as a rule.
 const BACKLOG: i32 = 16;
@@ -204,7 +207,7 @@ pub fn print_status(args: &StatusArgs) -> Result<()> {
         // It may be a further one of any of these.
         Some(_) | None => running,
     };
-    let mut found = false;
+    let mut found = 0_usize;
     for first in asked {
         let answer = ask(first, &Request { flows: args.flows })?;
         let report: serde_json::Value =
@@ -215,19 +218,19 @@ pub fn print_status(args: &StatusArgs) -> Result<()> {
         if !args.vip.is_none_or(|vip| vip == first || has(vip)) {
             continue;
         }
-        found = true;
-        if args.json {
-            print!("{answer}");
-        } else {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+        match (args.json, found) {
+            (true, _) => print!("{answer}"),
+            (false, 0) => print!("{}", Table(&report)),
+            (false, 1..) => print!("\n{}", Table(&report)),
         }
+        found += 1;
     }
     match (found, args.vip) {
-        (true, _) => Ok(()),
-        (false, Some(vip)) => {
+        (1.., _) => Ok(()),
+        (0, Some(vip)) => {
             Err(Failure::unavailable(&format!("no clusterd for {vip} is running here")))
         }
-        (false, None) => Err(Failure::unavailable("no clusterd is running here")),
+        (0, None) => Err(Failure::unavailable("no clusterd is running here")),
     }
 }
 

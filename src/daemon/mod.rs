@@ -123,6 +123,10 @@ async fn serve(args: &ClusterArgs) -> Result<()> {
     let links = Links::open()?;
     let link = links.find(&args.interface, &vips).await?;
     identity::require_capabilities()?;
+    let condition = links.condition(&link.name).await?.context("the interface was removed")?;
+    if let Some(master) = condition.port_of {
+        warn!(%vip, "{}", master.require_frames(&link.name, vip)?);
+    }
     let has_queue = nft::has_queue()?;
     let mac = match args.mac {
         MacArg::Mode(mac) => mac,

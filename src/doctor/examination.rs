@@ -1,11 +1,11 @@
 //! The course of an examination: listen, try the gateway, listen on, put together what was seen.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pnet::util::MacAddr;
 use tokio::time::Instant;
 
 use super::gateway::Trial;
@@ -14,7 +14,7 @@ use super::modes::{ModeSet, PerMode};
 use super::obstacles;
 use super::port::PortWatch;
 use super::querier::QuerierWatch;
-use super::roster::Peer;
+use super::roster::{Peer, Roster};
 use super::session::Session;
 use super::verdict::{Gateway, Host, Observations, Way};
 use super::wire::{Count, Role};
@@ -150,9 +150,9 @@ impl Examination<'_> {
         let Some(gateway) = session.router().filter(|_| session.tries_gateway()) else {
             return Ok(());
         };
-        // To say that it is elsewhere would take the address away from whoever has it.
-        let is_of_cluster = |&mac: &MacAddr| MacMode::of(mac, seen.vip).is_some();
-        if !seen.holders.iter().all(is_of_cluster) {
+        // To say that it is elsewhere would take the address away from whoever has it, and what the
+        // gateway makes of a MAC says nothing while it hears of another.
+        if seen.rival().is_some() {
             return Ok(());
         }
         let live = seen.verdict().live;
@@ -198,46 +198,127 @@ impl Observations {
             mode: self.own_mode,
             modes: session.modes(),
         };
-        let peer = |(id, peer): (_, &Peer)| Host {
-            id,
-            address: peer.address,
-            role: peer.role,
-            mode: peer.choice,
-            modes: peer.modes,
-        };
-        self.hosts = std::iter::once(own).chain(roster.peers().map(peer)).collect();
+        (self.hosts, self.ways) = hosts_and_ways(own, &roster);
         let mut gateways = session.gateways();
         // This host's own first.
         let own = session.router().and_then(|router| gateways.remove_entry(&router));
         let gateway = |(address, answers)| Gateway { address, answers };
         self.gateways = own.into_iter().chain(gateways).map(gateway).collect();
-        let modes_of = |id| {
-            if id == session.id() {
-                return session.modes();
+    }
+}
+
+/// All hosts, `own` first, and what they heard of each other. A doctor beside a daemon has the address
+/// of that, and the two are one host.
+fn hosts_and_ways(own: Host, roster: &Roster) -> (Vec<Host>, Vec<Way>) {
+    // Of each participant its host, and the modes in which it takes part itself.
+    let mut participants = BTreeMap::from([(own.id, (own.id, own.modes))]);
+    let own_id = own.id;
+    let mut hosts = vec![own];
+    for (id, &Peer { address, role, choice: mode, modes, .. }) in roster.peers() {
+        let host = match hosts.iter_mut().find(|host| host.address == address) {
+            Some(host) => {
+                if role > host.role {
+                    (host.role, host.mode, host.modes) = (role, mode, modes);
+                }
+                host.id
             }
-            let peer = roster.peers().find(|(other, _)| *other == id);
-            peer.map_or(ModeSet::default(), |(_, peer)| peer.modes)
+            None => {
+                hosts.push(Host { id, address, role, mode, modes });
+                id
+            }
         };
-        self.ways.clear();
-        let mut add = |from, to, counts: PerMode<Count>| {
-            // Whoever does not listen in a mode has not missed anything.
-            let common = MacMode::ALL
-                .into_iter()
-                .filter(|&mode| modes_of(from).contains(mode) && modes_of(to).contains(mode));
-            self.ways.extend(common.map(|mode| Way { from, to, mode, count: counts[mode] }));
+        participants.insert(id, (host, modes));
+    }
+    let mut ways: Vec<Way> = Vec::new();
+    let mut add = |from, to, counts: PerMode<Count>| {
+        let known = participants.get(&from).zip(participants.get(&to));
+        let Some((&(from, sends), &(to, listens))) = known.filter(|(from, to)| from.0 != to.0)
+        else {
+            return;
         };
-        for (id, peer) in roster.peers() {
-            add(id, session.id(), peer.counts());
-            for &(from, counts) in &peer.heard {
-                add(from, id, counts);
+        // Whoever does not listen in a mode has not missed anything.
+        for mode in sends.iter().filter(|&mode| listens.contains(mode)) {
+            let way = Way { from, to, mode, count: counts[mode] };
+            let is_same = |other: &&mut Way| (other.from, other.to, other.mode) == (from, to, mode);
+            match ways.iter_mut().find(is_same) {
+                // The frames of either take the same way, so the one of which more were sent will do.
+                Some(other) if other.count.expected >= way.count.expected => {}
+                Some(other) => *other = way,
+                None => ways.push(way),
             }
         }
+    };
+    for (id, peer) in roster.peers() {
+        add(id, own_id, peer.counts());
+        for &(from, counts) in &peer.heard {
+            add(from, id, counts);
+        }
     }
+    (hosts, ways)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::wire::{Bulletin, Id, Wants};
+
+    #[test]
+    fn a_doctor_beside_a_daemon_is_one_host_with_it() {
+        let (stealth, all) = (ModeSet::of(&[MacMode::Stealth]), ModeSet::of(&MacMode::ALL));
+        let address = |host| IpAddr::from([10, 0, 0, host]);
+        let count = |expected, got| PerMode([Count { expected, got }; 4]);
+        let mut roster = Roster::default();
+        // Doctors 1 and 2 run beside daemons on the hosts 11 and 12, on 13 is a daemon alone. Nobody hears
+        // who is on the same host.
+        for (id, host, role, modes, heard) in [
+            (2, 12, Role::Doctor, all, vec![(1, 40, 40), (21, 9, 9), (23, 9, 9)]),
+            (21, 11, Role::Daemon, stealth, vec![(2, 8, 8), (23, 5, 0)]),
+            (22, 12, Role::Daemon, stealth, vec![(1, 20, 1), (23, 30, 29)]),
+            (23, 13, Role::Daemon, stealth, vec![(1, 20, 20), (2, 20, 20), (22, 5, 5)]),
+        ] {
+            roster.bulletin(Bulletin {
+                id: Id(id),
+                role,
+                wants: Wants::Nothing,
+                vip: address(2),
+                address: address(host),
+                modes,
+                choice: (role == Role::Daemon).then_some(MacMode::Stealth),
+                sent: PerMode::default(),
+                router: None,
+                gateway: PerMode::default(),
+                heard: heard.iter().map(|&(id, sent, got)| (Id(id), count(sent, got))).collect(),
+            });
+        }
+        let (role, mode) = (Role::Doctor, Some(MacMode::Stealth));
+        let own = Host { id: Id(1), address: address(11), role, mode, modes: all };
+        let (hosts, ways) = hosts_and_ways(own, &roster);
+        let known: Vec<_> = hosts.iter().map(|it| (it.id.0, it.address, it.role)).collect();
+        let (first, second, third) = (address(11), address(12), address(13));
+        assert_eq!(
+            known,
+            [(1, first, Role::Daemon), (2, second, Role::Daemon), (23, third, Role::Daemon)]
+        );
+        let stealth = ways.iter().filter(|way| way.mode == MacMode::Stealth);
+        let mut stealth: Vec<_> =
+            stealth.map(|way| (way.from.0, way.to.0, way.count.expected, way.count.got)).collect();
+        stealth.sort_unstable();
+        assert_eq!(
+            stealth,
+            [
+                (1, 2, 40, 40),
+                (1, 23, 20, 20),
+                (2, 1, 8, 8),
+                (2, 23, 20, 20),
+                (23, 1, 5, 0),
+                (23, 2, 30, 29)
+            ]
+        );
+        // Only doctors listen in the other modes.
+        let others = ways.iter().filter(|way| way.mode == MacMode::Igmp);
+        let others: Vec<_> = others.map(|way| (way.from.0, way.to.0)).collect();
+        assert_eq!(others, [(2, 1), (1, 2)]);
+    }
 
     #[test]
     fn of_several_gateways_the_kernel_takes_that_of_the_lowest_metric() {

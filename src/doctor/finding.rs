@@ -46,8 +46,10 @@ pub enum Culprit {
     DuplicateVip,
     /// Hosts answer for the virtual IP in different modes.
     MixedModes,
-    /// This host has the virtual IP as an address although no daemon runs.
+    /// This host has the virtual IP as an address that no daemon gave to it.
     VipConfigured,
+    /// A killed daemon left its address on this host.
+    LeftBehind,
     /// This host's neighbour table has another MAC for the virtual IP.
     NeighbourEntry,
     /// A host that is about to start cannot use the mode.

@@ -26,8 +26,11 @@ pub struct Facts {
     pub vip: IpAddr,
     /// The state of the interface.
     pub condition: Condition,
-    /// Whether this host has the virtual IP, and whether a daemon for it runs.
+    /// Whether this host has the virtual IP, whether a daemon gave it that (its mark says so), and
+    /// whether one runs.
     pub has_vip: bool,
+    /// See `has_vip`.
+    pub has_mark: bool,
     /// See `has_vip`.
     pub has_daemon: bool,
     /// What this host believes to be the virtual IP's MAC, and whether that was set by hand.
@@ -75,6 +78,7 @@ impl Facts {
             vip,
             condition,
             has_vip: links.addresses().await?.holders(vip).next().is_some(),
+            has_mark: links.marks().await?.iter().any(|marked| marked.vips().any(|it| it == vip)),
             has_daemon: control::is_running(vip),
             neighbour: links.neighbour(link.index, vip).await?,
             rp_filter: conf("rp_filter") as u8,
@@ -103,17 +107,11 @@ impl Facts {
             findings.push(Finding::problem(Culprit::Carrier, text));
         }
         if let Some(master) = &self.condition.port_of {
-            let text =
-                format!("{interface} is a port of {master}, which gets its frames; use that one");
-            let command = format!("clusterd doctor {master} {vip}");
+            let command = format!("clusterd doctor {} {vip}", master.name);
+            let text = master.takes_from(interface);
             findings.push(Finding::problem(Culprit::Interface, text).try_this(command));
         }
-        if self.has_vip && !self.has_daemon {
-            let text =
-                format!("{vip} is an address of this host although no clusterd runs; remove it");
-            let command = format!("clusterd cleanup {vip}; ip address del {vip} dev {interface}");
-            findings.push(Finding::problem(Culprit::VipConfigured, text).try_this(command));
-        }
+        findings.extend(self.judge_address());
         findings.extend(self.judge_neighbour());
         if self.rp_filter == 1 && self.has_default_route && !self.has_default_route_here {
             let text = format!(
@@ -156,6 +154,30 @@ impl Facts {
             findings.push(Finding::note(Culprit::Firewall, text).try_this(command));
         }
         findings
+    }
+
+    fn judge_address(&self) -> Option<Finding> {
+        let Self { interface, vip, .. } = self;
+        if !self.has_vip || self.has_daemon {
+            return None;
+        }
+        // The rules of a killed daemon still keep the kernel from answering for the address.
+        Some(match self.has_mark {
+            true => {
+                let text = format!(
+                    "a clusterd that was killed left {vip} on this host; start it again, or remove it"
+                );
+                Finding::note(Culprit::LeftBehind, text).try_this(format!("clusterd cleanup {vip}"))
+            }
+            false => {
+                let text = format!(
+                    "{vip} is an address of this host, configured by hand or by another program, and this host \
+                     answers for it with its own MAC; remove it"
+                );
+                Finding::problem(Culprit::VipConfigured, text)
+                    .try_this(format!("ip address del {vip} dev {interface}"))
+            }
+        })
     }
 
     fn judge_neighbour(&self) -> Option<Finding> {
@@ -264,6 +286,7 @@ fn sysctl(key: &str) -> Option<u64> {
 mod tests {
     use super::super::finding::Weight;
     use super::*;
+    use crate::io::link::Master;
 
     fn sound() -> Facts {
         Facts {
@@ -271,6 +294,7 @@ mod tests {
             vip: "10.0.0.2".parse().unwrap(),
             condition: Condition { has_carrier: true, port_of: None, is_macvlan: false },
             has_vip: false,
+            has_mark: false,
             has_daemon: false,
             neighbour: None,
             rp_filter: 0,
@@ -306,7 +330,7 @@ mod tests {
         let of_port = hit_of(Effect::Drops, Some(4), Traffic::Port(80));
         let condition = |port_of: Option<&str>, has_carrier| Condition {
             has_carrier,
-            port_of: port_of.map(str::to_owned),
+            port_of: port_of.map(|name| Master { name: name.to_owned(), is_bridge: true }),
             is_macvlan: false,
         };
         let cases = [
@@ -317,6 +341,7 @@ mod tests {
                 true,
             ),
             (Facts { has_vip: true, ..sound() }, Culprit::VipConfigured, true),
+            (Facts { has_vip: true, has_mark: true, ..sound() }, Culprit::LeftBehind, false),
             (Facts { neighbour: Some((mac, true)), ..sound() }, Culprit::NeighbourEntry, true),
             (Facts { neighbour: Some((mac, false)), ..sound() }, Culprit::NeighbourEntry, false),
             (
@@ -353,7 +378,7 @@ mod tests {
     fn what_is_as_it_must_be_is_no_finding() {
         let neighbour = Some((MacMode::Stealth.address(sound().vip), true));
         for facts in [
-            Facts { has_vip: true, has_daemon: true, ..sound() },
+            Facts { has_vip: true, has_mark: true, has_daemon: true, ..sound() },
             Facts { neighbour, ..sound() },
             Facts { rp_filter: 1, ..sound() },
             Facts { rp_filter: 2, has_default_route_here: false, ..sound() },

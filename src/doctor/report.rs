@@ -118,7 +118,7 @@ impl fmt::Display for Report {
                 fmt_gaps(f, heard, verdict)?;
                 writeln!(f)?;
                 verdict.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))?;
-                fmt_advice(f, interface, *vip, verdict)
+                writeln!(f, "=> {}", advice(interface, *vip, verdict))
             }
         }
     }
@@ -179,37 +179,73 @@ fn fmt_gaps(f: &mut fmt::Formatter<'_>, heard: &[Heard], verdict: &Verdict) -> f
     Ok(())
 }
 
-fn fmt_advice(
-    f: &mut fmt::Formatter<'_>,
-    interface: &str,
-    vip: IpAddr,
-    verdict: &Verdict,
-) -> fmt::Result {
+/// The last line: what to do.
+fn advice(interface: &str, vip: IpAddr, verdict: &Verdict) -> String {
     let alone = if verdict.others == 0 {
         "; run this on the other hosts at the same time to know more"
     } else {
         ""
     };
-    match (verdict.live, verdict.recommended) {
-        (Some(live), Some(mode)) if live == mode => {
-            writeln!(f, "=> the cluster answers in mode {live}, and that works{alone}")
+    let (live, recommended) = (verdict.live, verdict.recommended);
+    match (live, recommended, verdict.has_problems()) {
+        (Some(live), Some(mode), false) if live == mode => {
+            format!("the cluster answers in mode {live}, and that works{alone}")
         }
-        (Some(live), Some(mode)) => writeln!(
-            f,
-            "=> the cluster answers in mode {live}, which does not work here; stop all hosts, then start \
+        (Some(live), Some(mode), true) if live == mode => format!(
+            "the cluster answers in mode {live}, and nothing speaks against that mode; see to what is marked \
+             with ! above{alone}"
+        ),
+        (Some(live), Some(mode), _) => format!(
+            "the cluster answers in mode {live}, which does not work here; stop all hosts, then start \
              them with: clusterd {interface} {vip} --mac {mode}"
         ),
-        (Some(live), None) if verdict.modes.iter().all(|tried| tried.mode != live) => writeln!(
-            f,
-            "=> the cluster answers in mode {live}, which was not tried: clusterd doctor {interface} {vip} \
+        (Some(live), None, _) if verdict.modes.iter().all(|tried| tried.mode != live) => format!(
+            "the cluster answers in mode {live}, which was not tried: clusterd doctor {interface} {vip} \
              --mac {live}"
         ),
-        (Some(live), None) => {
-            writeln!(f, "=> the cluster answers in mode {live}, which does not work here{alone}")
+        (Some(live), None, _) => {
+            format!("the cluster answers in mode {live}, which does not work here{alone}")
         }
-        (None, Some(mode)) => {
-            writeln!(f, "=> use: clusterd {interface} {vip} --mac {mode}{alone}")
+        (None, Some(mode), false) => {
+            format!("use: clusterd {interface} {vip} --mac {mode}{alone}")
         }
-        (None, None) => writeln!(f, "=> no mode that was tried works as things are{alone}"),
+        // Whoever starts before that has a cluster which does not work, or none.
+        (None, Some(mode), true) => format!(
+            "do not start yet: see to what is marked with ! above, then run this again; as far as can be told \
+             now the mode will be {mode}{alone}"
+        ),
+        (None, None, _) => format!("no mode that was tried works as things are{alone}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_start_before_a_problem_is_solved() {
+        let vip = IpAddr::from([10, 0, 0, 2]);
+        let verdict = |live, problem: Option<Culprit>| Verdict {
+            modes: Vec::new(),
+            live,
+            recommended: Some(MacMode::Stealth),
+            others: 2,
+            findings: problem.map(|it| Finding::problem(it, "a text")).into_iter().collect(),
+        };
+        let said = |live, problem| advice("eth0", vip, &verdict(live, problem));
+        assert_eq!(said(None, None), "use: clusterd eth0 10.0.0.2 --mac stealth");
+        let text = said(None, Some(Culprit::DuplicateVip));
+        assert!(text.starts_with("do not start yet") && text.ends_with("stealth"), "{text}");
+        assert!(!text.contains("clusterd eth0"), "{text}");
+
+        let live = Some(MacMode::Stealth);
+        assert!(said(live, None).ends_with("and that works"));
+        let text = said(live, Some(Culprit::MixedModes));
+        assert!(text.contains("marked with !") && !text.contains("works"), "{text}");
+
+        // What is good to know keeps nobody from starting.
+        let note = vec![Finding::note(Culprit::RpFilter, "a text")];
+        let noted = Verdict { findings: note, ..verdict(None, None) };
+        assert!(advice("eth0", vip, &noted).starts_with("use: "));
     }
 }

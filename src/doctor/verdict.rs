@@ -185,6 +185,7 @@ impl Observations {
         findings.extend(self.holders_findings());
         findings.extend(self.port_silence());
         findings.extend(self.gateway_silence());
+        findings.extend(self.gateway_misled());
         for (mode, blame) in modes.iter().zip(blames) {
             // Where another mode will do, a mode that does not is no problem.
             let matters = match live {
@@ -345,6 +346,16 @@ impl Observations {
             )),
             MacMode::Multicast | MacMode::Igmp | MacMode::Stealth => segment(),
         }
+    }
+
+    /// What tells of somebody outside the cluster who answers for the virtual IP.
+    pub fn rival(&self) -> Option<Culprit> {
+        let is_stranger = |&mac: &MacAddr| MacMode::of(mac, self.vip).is_none();
+        if self.holders.iter().any(is_stranger) {
+            return Some(Culprit::DuplicateVip);
+        }
+        let mut own = self.host_findings.iter().map(|finding| finding.culprit);
+        own.find(|culprit| *culprit == Culprit::VipConfigured)
     }
 
     fn holders_findings(&self) -> Vec<Finding> {

@@ -32,8 +32,8 @@ const CONFIG: Configuration<BigEndian, Fixint> =
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Id(pub u32);
 
-/// What a participant is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What a participant is. Of several on one host the last in this order says what the host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// `clusterd doctor`.

@@ -20,6 +20,8 @@ mod reception;
 mod route;
 
 pub use condition::Condition;
+#[cfg(test)]
+pub use condition::Master;
 pub use reception::{Marked, require_packets_in_group_frames};
 pub use route::{Hop, Route};
 

@@ -29,7 +29,7 @@ pub struct Load {
     pub connections: u64,
     /// How many at a time.
     pub concurrency: u64,
-    /// How long each may take to be answered.
+    /// How long each may take from its first SYN on.
     pub timeout: Duration,
 }
 
@@ -104,22 +104,32 @@ impl Load {
 
     fn attempt(&self) -> (Outcome, Option<Duration>) {
         match self.connect() {
-            Ok((socket, took)) => match say_goodbye(socket) {
-                Ok(()) => (Outcome::Answered, Some(took)),
-                Err(error) => (Outcome::of(&error), Some(took)),
-            },
+            Ok((socket, begin)) => {
+                let now = Instant::now();
+                let took = now.duration_since(begin);
+                match say_goodbye(socket, now + self.goodbye(took)) {
+                    Ok(()) => (Outcome::Answered, Some(took)),
+                    Err(error) => (Outcome::of(&error), Some(took)),
+                }
+            }
             Err(error) => (Outcome::of(&error), None),
         }
     }
 
-    fn connect(&self) -> io::Result<(Socket, Duration)> {
+    /// How long the service may take to hang up on a connection that has taken so long already.
+    fn goodbye(&self, took: Duration) -> Duration {
+        GOODBYE.min(self.timeout.saturating_sub(took))
+    }
+
+    /// An open connection, and when its first SYN left.
+    fn connect(&self) -> io::Result<(Socket, Instant)> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, None)?;
         if let Some(interface) = &self.interface {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
         let begin = Instant::now();
         socket.connect_timeout(&self.target.into(), self.timeout)?;
-        Ok((socket, begin.elapsed()))
+        Ok((socket, begin))
     }
 }
 
@@ -151,9 +161,8 @@ impl Shared<'_> {
 }
 
 /// Ends the sending side, and waits for the other side's end: no reset, and nothing left over.
-fn say_goodbye(mut socket: Socket) -> io::Result<()> {
+fn say_goodbye(mut socket: Socket, deadline: Instant) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
-    let deadline = Instant::now() + GOODBYE;
     let (mut buffer, mut left) = ([0; 4096], CHATTER_MAX);
     loop {
         let patience = deadline.saturating_duration_since(Instant::now());
@@ -217,6 +226,23 @@ mod tests {
         service.join().unwrap();
         assert_eq!(tally.outcomes, vec![Outcome::Answered; 20]);
         assert_eq!(tally.connects.len(), 19, "the first is not timed");
+    }
+
+    #[test]
+    fn the_timeout_is_that_of_the_whole_connection() {
+        let load = Load { timeout: Duration::from_secs(5), ..load("10.0.0.2:80".parse().unwrap()) };
+        for (took, left) in [(0, 1000), (3999, 1000), (4001, 999), (5000, 0), (5001, 0)] {
+            assert_eq!(load.goodbye(Duration::from_millis(took)), Duration::from_millis(left));
+        }
+    }
+
+    #[test]
+    fn a_service_that_never_hangs_up_has_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        // The kernel takes the connection, and nobody ever closes it.
+        let (socket, _) = load(target).connect().unwrap();
+        say_goodbye(socket, Instant::now()).unwrap();
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub struct VerifyArgs {
     /// Interface to connect by [default: as the routes say].
     #[arg(long)]
     interface: Option<String>,
-    /// How long to wait for an answer; a SYN is sent again after one second and after three.
+    /// How long each connection may take, from its first SYN until the service has hung up, too. What is
+    /// answered by then counts as answered. A SYN is sent again after one second and after three.
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = parse_timeout)]
     timeout: Duration,
     /// Print the report as one JSON object.

@@ -239,7 +239,7 @@ impl Report {
             add(
                 What::Misses,
                 format!(
-                    "{late} of {tried} were answered only when the client had asked again, a second later: by hash a dead host's share waits like that, else frames get lost; see peers, `by_hash` and `causes` of `clusterd status` on the hosts"
+                    "{late} of {tried} were answered only when the client had asked again, a second later: by hash a dead host's share waits like that, else frames get lost; see in `clusterd status` on the hosts which peers are live, and why they decide by hash"
                 ),
             );
         }

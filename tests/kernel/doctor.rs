@@ -166,6 +166,34 @@ fn a_router_that_accepts_each_mac_is_left_with_that_to_use() {
     }
 }
 
+/// The router learns the MAC of the host on which somebody has configured the address by hand.
+#[test]
+fn a_router_that_believes_a_stranger_is_not_accused() {
+    for family in FAMILIES {
+        let options = [&["--topology", "router", "--mac", "stealth"], family].concat();
+        let Some(lab) = Lab::up_with(2, &options) else { return };
+        end(lab.daemon(2), libc::SIGTERM);
+        let vip = lab.vip();
+        let length = if vip.is_ipv4() { "32" } else { "128 nodad" };
+        lab.shell("h2", &format!("ip addr add {vip}/{length} dev eth0"));
+        let stranger = "02:00:00:00:00:02";
+        let believe = format!("ip neigh replace {vip} lladdr {stranger} dev eth0 nud reachable");
+        lab.shell("router", &format!("nft flush ruleset; {believe}"));
+        // On that host itself nobody else is to be heard but the cluster.
+        let (code, report) = doctors(&lab, &[2], &["--for", "1s"]).remove(0);
+        assert_eq!((code, culprits(&report)), (3, vec!["vip_configured"]), "{report}");
+        assert_eq!(report["live"], "stealth");
+
+        end(lab.daemon(1), libc::SIGTERM);
+        lab.shell("router", &believe);
+        let said = doctors(&lab, &[1, 2], &["--for", "3s"]);
+        for ((code, report), culprit) in said.iter().zip(["duplicate_vip", "vip_configured"]) {
+            assert_eq!((*code, culprits(report)), (3, vec![culprit]), "{report}");
+        }
+        assert_eq!(entry(&lab).as_deref(), Some(stranger), "nobody has told it another");
+    }
+}
+
 /// As routers do that share an address (VRRP, HSRP): they ask from their own address and MAC.
 #[test]
 fn a_router_that_asks_from_another_address() {
@@ -249,6 +277,8 @@ fn while_live_with(family: &[&str]) {
     // Daemons remember what they have seen of each of several doctors.
     for (code, report) in doctors(&lab, &[1, 2], &["--for", "3s"]) {
         assert_eq!((code, by_mode(&report)[0]), (3, Some("deaf_host")), "{report}");
+        // Each of them is one host with the daemon beside it.
+        assert_eq!((&report["others"], &report["modes"][0]["ways"]), (&2.into(), &6.into()));
     }
 
     // From there hosts speak to each other.

@@ -1,8 +1,8 @@
 //! What a daemon says when it cannot start: a message, an exit code, and no trace on the host.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::dumps::assert_unchanged;
 use crate::rig::{BINARY as CLUSTERD, Lab, VIP, cluster_mac, end, skip, wait_until};
@@ -132,6 +132,36 @@ fn interface_without_a_second_mac() {
     lab.shell("h1", "ip addr add 10.78.0.1/24 dev mv0; ip link set mv0 up");
     let words = [CLUSTERD, "mv0", "10.78.0.2", "--mac", "stealth"];
     fails(&lab, &words, UNAVAILABLE, "mv0 cannot receive frames to a second unicast MAC");
+}
+
+#[test]
+fn port_of_a_bridge_or_a_bond() {
+    let Some(lab) = Lab::bare() else { return };
+    lab.shell("h1", "ip link add br9 type bridge; ip link set br9 up; ip link set eth0 master br9");
+    // A rule may leave it its frames, so it may start.
+    let words = ["timeout", "20", CLUSTERD, "eth0", "10.77.0.2", "--no-state"];
+    let mut command = lab.command("h1", &words);
+    let mut daemon = command.stderr(Stdio::piped()).spawn().expect("start a daemon");
+    let stderr = daemon.stderr.take().expect("its log");
+    let mut log = BufReader::new(stderr).lines().map(|line| line.expect("its log is text"));
+    let warning =
+        "eth0 is a port of br9, which gets its frames; use that one: clusterd br9 10.77.0.2";
+    assert!(log.any(|line| line.contains(warning)), "it warns, and");
+    assert!(log.any(|line| line.contains("ready")), "goes on");
+    end(daemon.id(), libc::SIGTERM);
+    daemon.wait().expect("wait for a daemon");
+    lab.shell("h1", "ip link del br9");
+
+    let add = ["ip", "link", "add", "bond9", "type", "bond", "mode", "active-backup"];
+    if !lab.run("h1", &add).status.success() {
+        let _: Option<()> = skip("needs bonding");
+        return;
+    }
+    let enslave = "ip link set eth0 down; ip link set eth0 master bond9; ip link set bond9 up";
+    lab.shell("h1", enslave);
+    lab.shell("h1", "ip link set eth0 up");
+    let message = "eth0 is a port of bond9, which gets its frames; use that one: clusterd bond9";
+    fails(&lab, &[CLUSTERD, "eth0", "10.77.0.2"], CONFIG, message);
 }
 
 #[test]

@@ -11,23 +11,15 @@ impl Observations {
     /// What gateways make of a mode: an objection if there is one.
     pub(super) fn gateway_answer(&self, mode: MacMode) -> GatewayAnswer {
         let answers = || self.gateways.iter().map(|gateway| gateway.answers[mode]);
-        let objection = answers().find(|answer| match answer {
-            GatewayAnswer::Refuses
-            | GatewayAnswer::Lost
-            | GatewayAnswer::NeverAsks
-            | GatewayAnswer::Elsewhere
-            | GatewayAnswer::LearnsSource => true,
-            GatewayAnswer::Untested
-            | GatewayAnswer::Accepts
-            | GatewayAnswer::NoPing
-            | GatewayAnswer::Silent
-            | GatewayAnswer::Pending => false,
-        });
-        objection.or_else(|| answers().next()).unwrap_or_default()
+        answers().find(is_objection).or_else(|| answers().next()).unwrap_or_default()
     }
 
     /// Why clients behind a gateway do not reach the cluster in a mode, if a gateway objects.
     pub(super) fn blame_gateway(&self, verdict: &ModeVerdict) -> Option<Finding> {
+        // It is no router's fault that it believes whoever else answers.
+        if self.rival().is_some() {
+            return None;
+        }
         self.gateways.iter().find_map(|gateway| self.blame_one_gateway(gateway, verdict))
     }
 
@@ -87,6 +79,21 @@ impl Observations {
         }
     }
 
+    /// Gateways that somebody else's answers may have misled.
+    pub(super) fn gateway_misled(&self) -> Option<Finding> {
+        let culprit = self.rival()?;
+        let mut objecting = self
+            .gateways
+            .iter()
+            .filter(|gateway| self.modes.iter().any(|mode| is_objection(&gateway.answers[mode])));
+        let (router, vip) = (objecting.next()?.address, self.vip);
+        let text = format!(
+            "that the router {router} does not send to the MACs that were tried may follow from who else answers for \
+             {vip}: it learns that MAC; ask again when nobody does"
+        );
+        Some(Finding::note(culprit, text))
+    }
+
     /// Gateways of which nothing can be told.
     pub(super) fn gateway_silence(&self) -> Vec<Finding> {
         let silence = |gateway: &Gateway| {
@@ -108,6 +115,22 @@ impl Observations {
             Some(Finding::note(Culprit::RouterSilent, text))
         };
         self.gateways.iter().filter_map(silence).collect()
+    }
+}
+
+/// Whether clients behind a gateway that answers so do not reach the cluster.
+fn is_objection(answer: &GatewayAnswer) -> bool {
+    match answer {
+        GatewayAnswer::Refuses
+        | GatewayAnswer::Lost
+        | GatewayAnswer::NeverAsks
+        | GatewayAnswer::Elsewhere
+        | GatewayAnswer::LearnsSource => true,
+        GatewayAnswer::Untested
+        | GatewayAnswer::Accepts
+        | GatewayAnswer::NoPing
+        | GatewayAnswer::Silent
+        | GatewayAnswer::Pending => false,
     }
 }
 

@@ -320,6 +320,34 @@ fn strangers_and_mixed_modes_are_named() {
 }
 
 #[test]
+fn a_router_that_believes_a_stranger_is_not_accused() {
+    use GatewayAnswer::{Elsewhere, LearnsSource, NeverAsks, Refuses};
+    let by_hand = Finding::problem(Culprit::VipConfigured, "a text");
+    let here = Observations { host_findings: vec![by_hand], ..seen(ALL) };
+    let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
+    let there = Observations { holders: BTreeSet::from([mac]), ..seen(ALL) };
+    for (seen, culprit) in [(here, Culprit::VipConfigured), (there, Culprit::DuplicateVip)] {
+        for answer in [Elsewhere, LearnsSource, NeverAsks, Refuses] {
+            let gateways = gateway([answer; 4]);
+            let verdict = Observations { gateways, ..seen.clone() }.verdict();
+            assert_eq!((problems(&verdict), culprits(&verdict)), (vec![culprit], vec![None; 4]));
+            let [_, note] = &verdict.findings[..] else { panic!("{:?}", verdict.findings) };
+            assert_eq!((note.culprit, note.weight), (culprit, Weight::Note));
+            assert!(note.text.contains("may follow from who else answers"), "{}", note.text);
+        }
+        // Of one that does not object nothing is said.
+        let gateways = gateway([GatewayAnswer::Untested; 4]);
+        assert_eq!(Observations { gateways, ..seen }.verdict().findings.len(), 1);
+    }
+
+    // What a killed daemon left answers nobody.
+    let left = Finding::note(Culprit::LeftBehind, "a text");
+    let gateways = gateway([Refuses, Refuses, Elsewhere, Elsewhere]);
+    let verdict = Observations { host_findings: vec![left], gateways, ..seen(ALL) }.verdict();
+    assert_eq!(culprits(&verdict)[0], Some(Culprit::RouterRefuses));
+}
+
+#[test]
 fn loss_is_noted_and_few_probes_say_nothing() {
     let mut some = seen(ALL);
     some.ways[0].count = Count { expected: 40, got: 36 };
