@@ -178,8 +178,26 @@ fn who_has_accepted_answers_a_claim_by_its_own() {
     let mut story = Story::new(Pacing::Rank);
     story.syn();
     story.pass(0);
-    story.claims(A, 0, 0);
+    story.claims(A, 0, 2);
     story.pass(0);
+    assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Accept], vec![(0, 1)]));
+}
+
+/// Or two of them would answer each other's answers until their kernels say something.
+#[test]
+fn who_has_accepted_answers_worse_claims_once() {
+    let mut story = Story::new(Pacing::Rank);
+    story.syn();
+    story.pass(0);
+    // It would not give way.
+    story.claims(A, 0, 0);
+    assert_eq!(story.claimed(), []);
+    for _ in 0..3 {
+        for node in [A, B] {
+            story.claims(node, 0, 2);
+            story.pass(0);
+        }
+    }
     assert_eq!((story.verdicts(), story.claimed()), (vec![Verdict::Accept], vec![(0, 1)]));
 }
 

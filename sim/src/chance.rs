@@ -1,8 +1,9 @@
 //! Chance: one stream of random numbers for each thing that draws any.
 //!
 //! Streams of their own are what makes variants comparable (*common random
-//! numbers*): the tenth client arrives at the same moment, and its SYN meets the
-//! same delays, whatever rule the hosts follow.
+//! numbers*): the tenth client arrives at the same moment and wants the same, whatever rule the
+//! hosts follow. Delays and losses are drawn in the order of events, so variants meet the same ones until they
+//! differ first, and as many of each size after that.
 
 use clusterd::protocol::Instant;
 use rand::{Rng, RngExt};

@@ -7,14 +7,14 @@
 //! |---|---|
 //! | I1 | an attempt is handed to an application once, by one host. Only if the scenario has a guard |
 //! | I2 | no RST ends a client's connection but one of the host that the client chose. Only with a guard, and with the exceptions of the specification |
-//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host has refused it that did not know of this one when it decided, and not while a host decides by hash: then it is the client's retransmission that leads to one |
+//! | I3 | a SYN that has got to a host that has joined, claims, has a listener with room and is neither killed nor paused leads to a SYN-ACK of some host within n slots and n T_own and what hosts need to wake up. Not if it may still have an older connection with these ports, which answers instead (RFC 5961), not if a host has refused it that did not know of this one when it decided, and not while a host decides by hash, or is taken for one that does: then it is the client's retransmission that leads to one |
 //! | I4 | a half-open connection is removed only if a segment of the client has come that names another number |
 //! | I5 | a verdict is about a packet that is held; none is held for longer than T_stale once the core was told, as soon as the daemon runs |
 //! | I6 | two hosts' claims of one attempt are never equal in order |
 //! | I7 | attempts, held packets, peers, queue, inbox and frames stay within their bounds |
 //! | I8 | no CLAIM leaves a host whose core knows of no listener with room since its turn before |
 //! | I9 | sequence numbers of an incarnation are 1, 2, 3..., incarnations grow, and a frame heard once more changes counters only (on one frame of a long run: it takes a copy of the core) |
-//! | I10 | what frames say about attempts is about attempts whose SYN a host has got, and lately |
+//! | I10 | what frames say about attempts is about attempts whose SYN a host has got, and lately; no claim is said more often than three times for each host |
 //! | I11 | see below |
 //!
 //! I11, exactly one SYN-ACK, is promised for equal views, no loss and delays below S. It is checked as the

@@ -259,6 +259,9 @@ impl Host {
             }
             return;
         }
+        // A service that is full of idle connections closes them by its own clock. It shows, at the latest,
+        // when the daemon looks whether there is room for this packet.
+        self.take_up(now, deeds);
         if self.held.len() >= scenario.queue {
             self.counters.queue_overflowed += 1;
             return;

@@ -122,14 +122,15 @@ impl Table {
     }
 }
 
-/// Recordings of an earlier run would pass for those of this one.
+/// Recordings of an earlier run would pass for those of this one. What is not named by a seed is none.
 fn remove_recordings(directory: &Path) -> Result<()> {
     let at = || format!("remove earlier recordings from {}", directory.display());
     for entry in fs::read_dir(directory).with_context(at)? {
         let path = entry.with_context(at)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let trace = name.starts_with("trace-") && name.ends_with(".jsonl");
-        if trace || name.starts_with("capture-") && name.ends_with(".pcap") {
+        let trace = name.strip_prefix("trace-").and_then(|rest| rest.strip_suffix(".jsonl"));
+        let capture = name.strip_prefix("capture-").and_then(|rest| rest.strip_suffix(".pcap"));
+        if trace.or(capture).is_some_and(|seed| seed.parse::<u64>().is_ok()) {
             fs::remove_file(&path).with_context(at)?;
         }
     }

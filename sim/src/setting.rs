@@ -102,7 +102,7 @@ impl Setting for Duration {
 }
 
 impl Setting for Delay {
-    const KIND: &'static str = "a delay such as 20us, exp 10us or lognormal 6us 0.7";
+    const KIND: &'static str = "a delay such as 20us, exp 10us, uniform 5us 20us, lognormal 6us 0.7 (see `parameters` for all)";
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
@@ -118,7 +118,7 @@ impl Setting for Delay {
 pub struct Share(pub f64);
 
 impl Setting for Share {
-    const KIND: &'static str = "a share such as 0.1% or 0.001";
+    const KIND: &'static str = "a share from 0% to 100%, such as 0.1% or 0.001";
 
     fn read(text: &str) -> Result<Self, String> {
         let (number, unit) = match text.strip_suffix('%') {

@@ -19,7 +19,7 @@ pub(super) enum State {
     /// ticket the claim came before the SYN.
     Deferred { ticket: Option<Ticket>, to: NodeId, key: ClaimKey, until: Instant },
     /// The kernel has the SYN; no SYN-ACK was seen yet.
-    Accepted { rank: u8, purpose: Purpose, until: Instant },
+    Accepted { rank: u8, purpose: Purpose, reasserted: bool, until: Instant },
     /// The SYN-ACK with `isn` has left; the client has not chosen yet.
     Half { isn: u32, until: Instant },
     /// The client completed the handshake with this node.
@@ -309,10 +309,15 @@ impl Attempt {
                 })
             }
             (S::Deferred { .. }, E::Claim(_)) => same,
-            (S::Accepted { rank, .. }, E::Claim(_)) => {
+            // They have not heard that it is taken, and a worse claim gives way; once, or hosts that have
+            // all accepted answer each other without end.
+            (S::Accepted { rank, purpose, reasserted: false, until }, E::Claim(theirs))
+                if cx.view.claim_key(cx.id, cx.view.me(), self.tries, rank) < theirs =>
+            {
                 cx.claim(self, rank);
-                same
+                Some(S::Accepted { rank, purpose, reasserted: true, until })
             }
+            (S::Accepted { .. }, E::Claim(_)) => same,
             (S::Half { .. } | S::Owned { .. }, E::Claim(_)) => {
                 cx.own(self, 0);
                 same
@@ -667,7 +672,7 @@ impl Attempt {
             cx.announce(self, rank);
             return State::Owned { until: cx.view.now + timers.datagrams };
         }
-        State::Accepted { rank, purpose, until: cx.view.now + timers.emit }
+        State::Accepted { rank, purpose, reasserted: false, until: cx.view.now + timers.emit }
     }
 
     /// This node accepted and cannot answer: it says so and forgets its claim.

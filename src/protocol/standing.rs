@@ -43,6 +43,8 @@ pub enum Standing {
     Accepted {
         /// What for.
         purpose: Purpose,
+        /// A claim has been said to a worse claimant.
+        reasserted: bool,
         /// How long it may take.
         until: Instant,
     },
@@ -87,7 +89,9 @@ impl From<State> for Standing {
                 Self::Claimed { ticket, rank, reasserted, until }
             }
             State::Deferred { ticket, to, key: _, until } => Self::Deferred { ticket, to, until },
-            State::Accepted { rank: _, purpose, until } => Self::Accepted { purpose, until },
+            State::Accepted { rank: _, purpose, reasserted, until } => {
+                Self::Accepted { purpose, reasserted, until }
+            }
             State::Half { isn: _, until } => Self::Half { until },
             State::Owned { until } => Self::Owned { until },
             State::Foreign { owner, until } => Self::Foreign { owner, until },
@@ -159,7 +163,8 @@ mod tests {
         assert_eq!(held.ticket(), Some(Ticket(1)));
         looked.node.handle_timeout(now);
         let Timers { emit, owned, .. } = Timers::default();
-        let accepted = Standing::Accepted { purpose: Purpose::Serve, until: now + emit };
+        let accepted =
+            Standing::Accepted { purpose: Purpose::Serve, reasserted: false, until: now + emit };
         assert_eq!(looked.standing(), Some(accepted));
         assert_eq!(accepted.ticket(), None);
         looked.node.handle_syn_ack(now, looked.flow, ISN, 100);

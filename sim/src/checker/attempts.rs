@@ -39,6 +39,8 @@ pub(super) struct OwnClaim {
     pub first: Instant,
     /// When it left last: who has forgotten an attempt claims in a new contest by the same key.
     pub last: Instant,
+    /// How often it has left since the host was told of a SYN.
+    pub times: usize,
 }
 
 /// An attempt on one host.
@@ -127,7 +129,11 @@ impl Attempts {
         });
         attempt.active = at;
         let first = !attempt.at.contains_key(&host);
-        attempt.at.entry(host).or_default().arrived = true;
+        let local = attempt.at.entry(host).or_default();
+        local.arrived = true;
+        if let Some(claim) = &mut local.claim {
+            claim.times = 0;
+        }
         first
     }
 

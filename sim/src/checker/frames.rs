@@ -62,6 +62,9 @@ impl Checker {
             }
         };
         self.numbered(at, host, &frame);
+        if let Some(known) = self.hosts.known(host) {
+            known.says();
+        }
         for entry in &frame.entries {
             match entry {
                 Entry::Claim(contest) => self.claims(at, host, contest),
@@ -79,9 +82,6 @@ impl Checker {
                 | Entry::VipsTcp { .. }
                 | Entry::VipsUdp { .. } => {}
             }
-        }
-        if let Some(known) = self.hosts.known(host) {
-            known.ready = known.ready_now;
         }
     }
 
@@ -146,15 +146,24 @@ impl Checker {
         let local = attempt.at.entry(host).or_default();
         let heard = !local.heard.is_empty();
         let accepted = local.accepted;
-        match &mut local.claim {
-            Some(claim) if claim.key == key => claim.last = at,
-            Some(_) | None => {
-                local.claim = Some(OwnClaim { key, first: at, last: at });
+        let times = match &mut local.claim {
+            Some(claim) if claim.key == key => {
+                (claim.last, claim.times) = (at, claim.times + 1);
+                claim.times
             }
-        }
+            Some(_) | None => {
+                local.claim = Some(OwnClaim { key, first: at, last: at, times: 1 });
+                1
+            }
+        };
         if let Some(twin) = twin {
             let what = format!("its claim {key:?} is as good as {twin:?}");
             self.blame(at, Invariant::I6, Some(host), Some(about), what);
+        }
+        let most = 3 * self.hosts.number();
+        if times > most {
+            let what = format!("its claim {key:?} for the {times}th time; {most} times are enough");
+            self.blame(at, Invariant::I10, Some(host), Some(about), what);
         }
         // It has accepted while it could serve, and says so to a late claimant.
         if !ready && !accepted {
@@ -212,7 +221,8 @@ impl Checker {
             if let Some((about, attempt)) = self.attempts.find(contest.attempt) {
                 let local = attempt.at.entry(host).or_default();
                 // A frame may say several things about one attempt.
-                if *new.entry(about).or_insert_with(|| local.frames.insert(frame_id)) {
+                let is_new = *new.entry(about).or_insert_with(|| local.frames.insert(frame_id));
+                if is_new && local.heard.last() != Some(&(at, word)) {
                     local.heard.push((at, word));
                 }
             }

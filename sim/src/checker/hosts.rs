@@ -60,10 +60,26 @@ pub(super) struct Known {
     paused_until: Instant,
     /// It has had its S since then.
     slot_since: Instant,
-    /// Its core knew of a listener with room at some time since its last frame left.
+    /// Its core knew of a listener with room at some time between the first frames of the last two turns that
+    /// had something to say.
     pub ready: bool,
+    /// And since the first frame of the last one.
+    pub ready_since: bool,
     /// It knows of one now.
     pub ready_now: bool,
+    /// When it decided last, and in the last turn that had something to say.
+    decided: Instant,
+    said: Instant,
+}
+
+impl Known {
+    /// A frame leaves. What does not fit into the first one of a turn follows in others.
+    pub fn says(&mut self) {
+        if self.said != self.decided {
+            self.said = self.decided;
+            self.ready = std::mem::replace(&mut self.ready_since, self.ready_now);
+        }
+    }
 }
 
 /// All hosts.
@@ -101,6 +117,11 @@ impl Hosts {
 
     pub fn known(&mut self, host: u16) -> Option<&mut Known> {
         self.known.get_mut(usize::from(host))
+    }
+
+    /// How many there are, whether they run or not.
+    pub fn number(&self) -> usize {
+        self.known.len()
     }
 
     /// How a host was after its last event, if it runs.
@@ -252,7 +273,8 @@ impl Hosts {
         if before.is_none_or(|before| before.slot != snapshot.slot) {
             known.slot_since = at;
         }
-        if snapshot.by_hash {
+        // One that is dead by now may still be counted on to answer its share.
+        if snapshot.by_hash || node.hearing().any(|peer| peer.live && peer.by_hash) {
             self.hash_seen = Some(at);
         }
         if before.is_none_or(|before| before != snapshot) {
@@ -296,8 +318,9 @@ impl Checker {
         self.hosts.look(at, host, node);
         let ready = host.listener() == Some(clusterd::protocol::Listener::Ready);
         if let Some(known) = self.hosts.known(index) {
+            known.decided = host.decided();
             known.ready_now = ready;
-            known.ready |= ready;
+            known.ready_since |= ready;
         }
         self.repeat_frame(at, host, node);
     }

@@ -173,12 +173,24 @@ fn frames_that_hosts_must_not_send_are_found() {
         checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
     });
     assert_eq!(found, Invariant::I10);
+    // A claim again and again.
+    let found = tampered(|checker, at| {
+        let (_, sequence) = checker.frames.last_of(0);
+        checker.note(at, Happening::Arrived { host: 0, segment: &syn() });
+        let contest = contest(syn().flow, 77);
+        let bytes = frame(0, sequence + 1, vec![Entry::Claim(contest); 9]);
+        checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
+        assert_ne!(checker.violation().map(|it| it.invariant), Some(Invariant::I10));
+        let bytes = frame(0, sequence + 2, vec![Entry::Claim(contest)]);
+        checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });
+    });
+    assert_eq!(found, Invariant::I10);
     // A claim without a listener.
     let found = tampered(|checker, at| {
         let (_, sequence) = checker.frames.last_of(0);
         checker.note(at, Happening::Arrived { host: 0, segment: &syn() });
         if let Some(known) = checker.hosts.known(0) {
-            (known.ready, known.ready_now) = (false, false);
+            (known.ready, known.ready_since, known.ready_now) = (false, false, false);
         }
         let bytes = frame(0, sequence + 1, vec![Entry::Claim(contest(syn().flow, 77))]);
         checker.note(at, Happening::Claimed { host: 0, bytes: &bytes });

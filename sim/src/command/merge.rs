@@ -6,8 +6,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clusterd_sim::sweep;
 
-use super::say;
-
 /// Options of `merge`.
 #[derive(Debug, clap::Args)]
 pub struct MergeArgs {
@@ -22,6 +20,7 @@ pub struct MergeArgs {
 /// Joins points; fails if one is missing or there twice.
 pub fn execute(args: &MergeArgs) -> Result<ExitCode> {
     let points = sweep::merge(&args.directories, &args.out)?;
-    say(format_args!("{points} points in {}", args.out.display()))?;
+    // Not among the rows, if they went to standard output.
+    eprintln!("{points} points in {}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -31,6 +31,9 @@ pub struct SwarmArgs {
     /// Draws no further seeds after so long
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     time: Option<Duration>,
+    /// Prints the scenario that is drawn from the first seed, for `run`, `explain` and `check`, and tries nothing
+    #[arg(long)]
+    show: bool,
     /// Seeds tried at the same time [default: one for each processor]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "J")]
     jobs: usize,
@@ -44,8 +47,16 @@ const BLOCK: u64 = 8;
 
 /// Tries all seeds; says what failed and how to repeat it.
 pub fn execute(args: &SwarmArgs) -> Result<ExitCode> {
+    if args.show {
+        let mut drawn = swarm::draw(args.from);
+        set(&mut drawn.scenario, &args.set)?;
+        say(file::write_changes(&drawn.scenario).trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let begin = Instant::now();
     let pool = replication::threads(args.jobs)?;
+    let out = &args.out;
+    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let mut totals = Totals::default();
     let end = args.from.checked_add(args.seeds);
     let end =
@@ -107,7 +118,6 @@ fn report(trial: &Trial, args: &SwarmArgs) -> Result<()> {
         if args.regardless { " --regardless" } else { "" },
         file::write_changes(scenario)
     );
-    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     std::fs::write(&path, about).with_context(|| format!("write {}", path.display()))?;
     say(format_args!("  the least scenario: {how}\n    {}", path.display()))?;
     if let Some(connection) = how.connection {

@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn a_verdict_is_told_with_what_the_core_was_about() {
         let last = held(Turn::LastResort { position: 0 }, Duration::ZERO);
-        let accepted = |purpose| Some(Standing::Accepted { purpose, until: NOW });
+        let accepted =
+            |purpose| Some(Standing::Accepted { purpose, reasserted: false, until: NOW });
         let first = held(Turn::Candidate { position: 0, rank: 1 }, Duration::ZERO);
         for (before, purpose, expected) in [
             (first, Purpose::Serve, "accepted eagerly"),

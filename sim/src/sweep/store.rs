@@ -172,7 +172,7 @@ pub fn merge(directories: &[PathBuf], out: &Path) -> Result<usize> {
         sweep.points(),
         some_of(&missing)
     );
-    replace(out, |file| {
+    let join = |file: &mut File| {
         let mut file = BufWriter::new(file);
         let mut columns = None;
         for path in points.values() {
@@ -186,7 +186,16 @@ pub fn merge(directories: &[PathBuf], out: &Path) -> Result<usize> {
             file.write_all(rows.as_bytes())?;
         }
         Ok(file.flush()?)
-    })?;
+    };
+    // A pipe, a device or a link stays what it is.
+    match fs::symlink_metadata(out) {
+        Ok(there) if !there.is_file() => {
+            let at = || format!("write {}", out.display());
+            let mut file = File::create(out).with_context(at)?;
+            join(&mut file).with_context(at)?;
+        }
+        Ok(_) | Err(_) => replace(out, join)?,
+    }
     Ok(points.len())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{directory, start};
+use crate::common::{directory, run, start};
 use clusterd_sim::checker::Promises;
 use clusterd_sim::file::{self, write_changes};
 use clusterd_sim::judge::judge;
@@ -46,6 +46,17 @@ fn a_seed_gives_the_same_on_any_thread() {
     let among: Vec<_> = [7u64, 8, 7].into_par_iter().map(|seed| try_seed(seed).judgement).collect();
     assert_eq!([&among[0], &among[2]], [&alone, &alone]);
     assert_ne!(among[1], alone);
+}
+
+#[test]
+fn the_scenario_of_a_seed_can_be_looked_at() {
+    let at = directory("swarm-shows");
+    let shown = run(&at, &["swarm", "--from", "7", "--show"]);
+    assert_eq!(shown, write_changes(&draw(7).scenario));
+    fs::write(at.join("seven.toml"), shown).unwrap();
+    let told = run(&at, &["check", "seven.toml", "--seed", "7"]);
+    let events = format!("{} events", try_seed(7).judgement.events);
+    assert!(told.starts_with("nothing violated") && told.contains(&events), "{told}");
 }
 
 #[test]

@@ -111,6 +111,21 @@ fn shards_together_are_the_whole() {
     assert!(!at.join("x.csv").exists());
 }
 
+/// Root may have said `--out /dev/stdout`.
+#[test]
+fn a_table_does_not_take_the_place_of_a_link_or_a_pipe() {
+    let at = directory("merge-to");
+    sweep(&at, &["--out", "out"]);
+    let table = merge(&at, &["out"]);
+    std::os::unix::fs::symlink("linked.csv", at.join("link.csv")).unwrap();
+    run(&at, &["merge", "out", "--out", "link.csv"]);
+    assert!(fs::symlink_metadata(at.join("link.csv")).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(at.join("linked.csv")).unwrap(), table);
+    // Standard output is a pipe here, and has nothing but the table.
+    std::os::unix::fs::symlink("/proc/self/fd/1", at.join("stdout")).unwrap();
+    assert_eq!(run(&at, &["merge", "out", "--out", "stdout"]), table);
+}
+
 #[test]
 fn a_directory_holds_one_sweep() {
     let at = directory("other");

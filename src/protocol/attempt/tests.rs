@@ -35,7 +35,7 @@ const FURTHER: [u8; 4] = [10, 0, 0, 3];
 const NOW: Instant = Instant::from_micros(2_000_000);
 const LEFT: Duration = Duration::from_millis(7);
 
-const STATES: [&str; 16] = [
+const STATES: [&str; 17] = [
     "held candidate",
     "held spectator",
     "held last resort",
@@ -45,6 +45,7 @@ const STATES: [&str; 16] = [
     "deferred to a",
     "deferred to a, unseen",
     "accepted to serve",
+    "accepted to serve, said again",
     "accepted to refuse",
     "half",
     "owned",
@@ -407,8 +408,15 @@ fn state_named(
         "claimed, said again" => State::Claimed { ticket: HELD, rank, reasserted: true, until },
         "deferred to a" => State::Deferred { ticket: Some(HELD), to: A, key, until },
         "deferred to a, unseen" => State::Deferred { ticket: None, to: A, key, until },
-        "accepted to serve" => State::Accepted { rank, purpose: Purpose::Serve, until },
-        "accepted to refuse" => State::Accepted { rank: 255, purpose: Purpose::Refuse, until },
+        "accepted to serve" => {
+            State::Accepted { rank, purpose: Purpose::Serve, reasserted: false, until }
+        }
+        "accepted to serve, said again" => {
+            State::Accepted { rank, purpose: Purpose::Serve, reasserted: true, until }
+        }
+        "accepted to refuse" => {
+            State::Accepted { rank: 255, purpose: Purpose::Refuse, reasserted: false, until }
+        }
         "half" => State::Half { isn: ISN, until },
         "owned" => State::Owned { until },
         "foreign of a" | "foreign of a, unseen" => State::Foreign { owner: Some(A), until },
@@ -457,8 +465,8 @@ fn state_text(state: &State) -> String {
         State::Deferred { ticket: None, to, .. } => {
             format!("deferred to {}, unseen", node_text(to))
         }
-        State::Accepted { rank, purpose: Purpose::Serve, .. } => {
-            format!("accepted to serve with {rank}")
+        State::Accepted { rank, purpose: Purpose::Serve, reasserted, .. } => {
+            format!("accepted to serve with {rank}{}", if reasserted { ", said again" } else { "" })
         }
         State::Accepted { rank, purpose: Purpose::Refuse, .. } => {
             format!("accepted to refuse with {rank}")
