@@ -17,6 +17,8 @@ mod medium;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 use pnet::util::MacAddr;
@@ -44,6 +46,8 @@ pub const CLIENT_ADDRESSES_MAX: usize = 50;
 /// Default TTL of a host's packets: 66 of h1, 68 of h2 and so on. It tells in a capture which host
 /// has sent a packet, in each MAC mode, before a router and behind it.
 const TTL_OF_FIRST: u8 = 66;
+/// Only a kernel that never gets to it takes so long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the segment is made of.
 #[derive(Clone, Debug)]
@@ -109,6 +113,9 @@ impl Topology {
         let addresses = family.client_addresses(plan.medium, plan.client_addresses);
         topology.ip(&topology.client, &interface_commands(family, addresses))?;
         topology.route(family)?;
+        if family == Family::V6 {
+            topology.hosts.iter().try_for_each(|host| host.within(wait_for_link_local))?;
+        }
         if plan.isn == Isn::Distinct {
             topology.client.set_sysctls(&[("ipv4/tcp_sack", "0")])?;
             for (index, host) in topology.hosts.iter().enumerate() {
@@ -222,6 +229,33 @@ fn interface_commands(family: Family, addresses: impl IntoIterator<Item = IpAddr
         commands += &format!("addr add {address}/{} dev eth0\n", family.prefix_length());
     }
     commands
+}
+
+/// Waits until the kernel has given eth0 its link-local address. Without a search for duplicates, too, it is
+/// tentative until the kernel gets to it (`addrconf_dad_work`), which takes a while on a busy machine.
+fn wait_for_link_local() -> Result<()> {
+    const LINK_LOCAL: &str = "20";
+    const TENTATIVE: u32 = 0x40;
+    let begin = Instant::now();
+    loop {
+        let path = "/proc/thread-self/net/if_inet6";
+        let addresses = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        let is_there = addresses.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [_address, _index, _prefix, scope, flags, "eth0"] = fields[..] else {
+                return false;
+            };
+            let flags = u32::from_str_radix(flags, 16);
+            scope == LINK_LOCAL && flags.is_ok_and(|flags| flags & TENTATIVE == 0)
+        });
+        if is_there {
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE {
+            bail!("eth0 has had no link-local address for {PATIENCE:?}: {addresses}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs a tool of the system inside a namespace with `input` on its stdin.

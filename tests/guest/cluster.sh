@@ -57,7 +57,25 @@ nothing_left() {
     test -z "$(ip netns; nft list ruleset; ls /sys/class/net | grep -v '^lo$'; ls /run/clusterd-lab 2>/dev/null)"
 }
 
+# What comes to a port of a bond goes to the bond.
+refused_on_a_bond() {
+    ip link add bond9 type bond mode active-backup
+    ip link add v9 type veth peer name v8
+    ip link set v9 master bond9
+    for name in bond9 v9 v8; do ip link set $name up; done
+    ip addr add 10.79.0.1/24 dev v9
+    status=0
+    clusterd v9 10.79.0.2 --no-state 2>/run/refused || status=$?
+    cat /run/refused
+    test $status = 78
+    grep 'v9 is a port of bond9, which gets its frames; use that one: clusterd bond9' /run/refused
+    ip link del v9
+    ip link del bond9
+    rmmod bonding
+}
+
 not loaded nfnetlink
+refused_on_a_bond
 look nft_queue xt_NFQUEUE
 nothing_left nft_queue
 for guard in rst strict; do

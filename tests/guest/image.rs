@@ -33,8 +33,9 @@ const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";
 
 const KMOD_NAMES: [&str; 5] = ["depmod", "insmod", "lsmod", "modprobe", "rmmod"];
 /// What the network may need, below `kernel/`; what is loaded is for modprobe to find.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 16] = [
     "crypto",
+    "drivers/net/bonding",
     "drivers/net/net_failover.ko*",
     "drivers/net/veth.ko*",
     "drivers/net/virtio_net.ko*",
@@ -48,6 +49,7 @@ const MODULES: [&str; 14] = [
     "net/llc",
     "net/netfilter",
     "net/sched",
+    "net/tls",
 ];
 
 /// An initramfs; not compressed, since the emulated processor would unpack it.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use clusterd::flow::NodeId;
 use clusterd::protocol::{Instant, Node};
-use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame};
+use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame, Header};
 
 use super::attempts::{ClaimKey, OwnClaim, Word};
 use super::{Checker, Invariant};
@@ -22,6 +23,8 @@ pub(super) struct Frames {
     last: BTreeMap<u16, (u64, u64)>,
     /// How often each was started.
     starts: BTreeMap<u16, u64>,
+    /// Of each host, and each sender that it has heard: the incarnation, and the number that it has heard first.
+    first: BTreeMap<(u16, NodeId), (u64, u64)>,
     heard: u32,
     /// Which frame is the sample, drawn from the sequence number of the first client.
     sampled: u32,
@@ -43,6 +46,18 @@ impl Frames {
 
     pub fn started(&mut self, host: u16) {
         *self.starts.entry(host).or_default() += 1;
+        self.first.retain(|&(hearer, _), _| hearer != host);
+    }
+
+    /// A host has got a frame. True if it left before the first one of its sender that the host has heard, which
+    /// is not used (spec 3.5): it may be a recording.
+    fn is_before_the_first(&mut self, host: u16, header: &Header) -> bool {
+        let this = (header.incarnation, header.sequence);
+        let first = self.first.entry((host, header.node)).or_insert(this);
+        if this.0 > first.0 {
+            *first = this;
+        }
+        this < *first
     }
 }
 
@@ -195,7 +210,7 @@ impl Checker {
         if self.frames.heard == self.frames.sampled {
             self.frames.sample = Some((host, at, bytes.clone()));
         }
-        if !self.hosts.ranks(host, from) {
+        if self.frames.is_before_the_first(host, &frame.header) || !self.hosts.ranks(host, from) {
             return;
         }
         let frame_id = (from, frame.header.incarnation, frame.header.sequence);

@@ -229,11 +229,24 @@ fn accepted_after(
     held: Duration,
     words: &[(Duration, usize, u64, Say)],
 ) -> Option<Invariant> {
+    accepted_after_as(scenario, held, words, false)
+}
+
+/// The same, and if it has `forgotten` them, the first word is the first that it has heard of its sender.
+fn accepted_after_as(
+    scenario: &Scenario,
+    held: Duration,
+    words: &[(Duration, usize, u64, Say)],
+    forgotten: bool,
+) -> Option<Invariant> {
     let mut world = World::new(scenario, 1, Checker::new(scenario, Promises::of(scenario)));
     world.run_until(Instant::default() + millis(2_400));
     let now = world.now().0;
     let ago = |time: Duration| Instant(now - time.as_nanos() as u64);
     let checker = &mut world.record;
+    if forgotten {
+        checker.frames.started(0);
+    }
     let syn = syn();
     let attempt = cluster_key().attempt(&syn.flow.key(), syn.sequence);
     let contest = clusterd::wire::Contest { attempt, port: 80, tries: 0, rank: 1 };
@@ -265,6 +278,18 @@ fn a_copy_of_a_frame_says_nothing_new() {
     };
     assert_eq!(after(7_000, 7_000), None);
     assert_eq!(after(7_000, 7_001), Some(Invariant::I11));
+}
+
+/// Spec 3.5: it may be a recording.
+#[test]
+fn a_frame_before_the_first_that_was_heard_says_nothing() {
+    let long = scenario().own * 2;
+    let after = |number: u64| {
+        let words = [(long, 1, 7_000, OWN), (millis(1), 1, number, OWN)];
+        accepted_after_as(&scenario(), scenario().own, &words, true)
+    };
+    assert_eq!(after(7_001), Some(Invariant::I11));
+    assert_eq!(after(6_999), None);
 }
 
 /// Spec 5.4, `Foreign` and SYN: T_own for the owner that a host knew, and not once more for its claim.

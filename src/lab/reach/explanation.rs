@@ -66,7 +66,8 @@ fn culprits(output: &Output) -> Result<Culprits> {
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
         format!("read a doctor's report: {}", String::from_utf8_lossy(&output.stderr))
     })?;
-    let modes = report["modes"].as_array().context("a doctor's report has no modes")?;
+    let modes = report["modes"].as_array();
+    let modes = modes.with_context(|| format!("a doctor's report has no modes: {report}"))?;
     let of_mode = |mode: &Value| {
         let name = mode["mode"].as_str()?.to_owned();
         Some((name, mode["culprit"].as_str().map(str::to_owned)))
