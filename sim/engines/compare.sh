@@ -10,5 +10,5 @@ python3 -m venv "$work/venv"
 cargo build --release --quiet
 cargo build --profile fast --quiet --manifest-path ../Cargo.toml
 "$work/venv/bin/python" simpy_engine.py > "$work/engines.jsonl"
-./target/release/engines >> "$work/engines.jsonl"
+"${CARGO_TARGET_DIR:-target}/release/engines" >> "$work/engines.jsonl"
 "$work/venv/bin/python" whole.py "$work/engines.jsonl" "${CARGO_TARGET_DIR:-../../target}/fast/clusterd-sim"
