@@ -7,7 +7,7 @@
 mod common;
 
 use clusterd::flow::{AttemptId, NodeId, ServicePort};
-use clusterd::protocol::{Instant, Listener, Mode, Pacing, Verdict};
+use clusterd::protocol::{Instant, Listener, Load, Mode, Pacing, Verdict};
 use clusterd::wire::{Contest, Entry, Flags, Header, Report};
 use common::cluster::{Cluster, key, ms, us};
 use common::driver::{Driver, Op, datagrams, flow};
@@ -545,6 +545,48 @@ fn what_follows_a_report_that_verifies_its_sender_is_believed() {
         }
         story.driver.apply(Op::Frame { header: Header::new(STRANGER, 1, 1), entries });
         assert_eq!(story.verdicts(), verdicts);
+    }
+}
+
+/// More nodes pass than are remembered, and this one cannot serve it either.
+#[test]
+fn made_up_nodes_that_pass_do_not_give_a_node_its_turn_for_ever() {
+    let mut story = Story::new(Pacing::Rank);
+    let service = ServicePort::tcp(([10, 0, 0, 2], story.port));
+    story.driver.apply(Op::Listener { service, listener: Listener::Busy });
+    let release = Entry::Release(story.contest(0, 255));
+    for node in [A, B].into_iter().chain((100..200).map(NodeId)) {
+        story.say(node, [release.clone()]);
+    }
+    story.syn();
+    story.pass(100);
+    assert_eq!(story.verdicts(), [Verdict::Drop]);
+}
+
+/// By hash and under overload a host says OWN to whoever wants to hear it only: also if the
+/// claim came while its kernel was about to answer.
+#[test]
+fn who_is_overloaded_says_own_to_who_has_claimed_meanwhile() {
+    for claimed in [false, true] {
+        let mut story = Story::alone(Pacing::Rank);
+        let load = Load { window: ms(100), busy: 1_000, overflowed: 9, syns: 10_000 };
+        story.driver.apply(Op::Load(load));
+        let designated = |story: &mut Story| {
+            let before = story.verdicts().len();
+            story.syn();
+            story.pass(2);
+            story.verdicts().get(before) == Some(&Verdict::Accept)
+        };
+        while !designated(&mut story) {
+            story.flow += 1;
+        }
+        story.attempt = key().attempt(&flow(story.flow), ISN);
+        if claimed {
+            story.claims(A, 0, 1);
+        }
+        story.driver.apply(Op::SynAck { flow: story.flow, isn: ISN, server_isn: 1_000 });
+        story.pass(0);
+        assert_eq!(story.owned(), usize::from(claimed));
     }
 }
 

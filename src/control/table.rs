@@ -99,9 +99,10 @@ impl Table<'_> {
         if heard.is_empty() && unheard.is_empty() {
             return writeln!(f, "no other host has been heard");
         }
-        writeln!(f, "peer      state   decides    frames  not heard here  not heard there")?;
+        writeln!(f, "peer      ranked  decides    frames  not heard here  not heard there")?;
         for (name, peer) in heard.iter().zip(list(hearing)) {
-            let state = if peer["live"] == true { "live" } else { "silent" };
+            // Suspect, joining, not verified or of another major version.
+            let state = if peer["live"] == true { "yes" } else { "no" };
             let way = if peer["by_hash"] == true { "by hash" } else { "by claims" };
             let [sent, lost, missed] = ["sent", "lost", "missed"].map(|key| text(&peer[key]));
             writeln!(f, "{name:<8}  {state:<6}  {way:<9} {sent:>8}  {lost:>14}  {missed:>15}")?;
@@ -170,8 +171,8 @@ mod tests {
             "10.0.0.2, 10.0.0.3 at 03:bf:0a:00:00:02 (--mac multicast)\n\
              this host is 00000001, takes part and decides by hash; causes to decide by hash: loss, mute\n\
              \n\
-             peer      state   decides    frames  not heard here  not heard there\n\
-             0000002a  live    by claims      100              30                -\n\
+             peer      ranked  decides    frames  not heard here  not heard there\n\
+             0000002a  yes     by claims      100              30                -\n\
              0000002b  gone    for 320 s\n\
              \n\
              SYNs        held 7, accepted 3, left to others -, by hash -, decided by the kernel 4\n\

@@ -387,8 +387,12 @@ impl Attempt {
                 E::Release(_),
             ) => same,
 
+            // Who has claimed meanwhile wants to hear it in any case.
             (S::Accepted { rank, .. }, E::SynAck { isn }) => {
-                cx.announce(self, rank);
+                match self.contested {
+                    true => cx.own(self, rank),
+                    false => cx.announce(self, rank),
+                }
                 Some(S::Half { isn, until: now + timers.owned })
             }
             // The kernel answers again, or still, what this node had given up,
@@ -647,6 +651,8 @@ impl Attempt {
 
     /// This node has its turn and cannot serve: the next one need not wait for it.
     fn pass(&mut self, cx: &mut Context<'_>, ticket: Ticket) -> State {
+        // Made-up nodes that have passed must not keep this one in: its turn would come again at once.
+        self.excluded.truncate(EXCLUDED_MAX - 1);
         self.exclude(cx.view.me());
         cx.release(self);
         self.hold(cx, ticket)

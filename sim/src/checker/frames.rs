@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use clusterd::flow::NodeId;
-use clusterd::protocol::{Instant, Node};
+use clusterd::protocol::{Instant, Node, Timers};
 use clusterd::wire::{self, Contest, Entry, FRAME_MAX, Frame, Header};
 
 use super::attempts::{ClaimKey, OwnClaim, Word};
@@ -280,27 +280,36 @@ impl Checker {
         // Its own claim decides which ones it must defer to; without one, all.
         let own = local.claim.filter(|claim| claim.last >= since);
         let from = own.map_or(early, |claim| claim.first.max(since));
+        // Whom it knew to own the attempt when the SYN came it has waited for until T_own was over, and not once
+        // more for a claim of the same that came meanwhile (spec 5.4, `Foreign` and SYN).
+        let remembered =
+            Instant(since.0.saturating_sub(Timers::default().foreign.as_nanos() as u64));
+        let has_waited_for = |node, heard: Instant| {
+            let of_it = |(heard, word): &&(Instant, Word)| {
+                *heard <= since && matches!(word, Word::Own(of) | Word::Release(of) if *of == node)
+            };
+            let last = local.heard.iter().rev().find(of_it);
+            let owns =
+                |(heard, word): &(Instant, Word)| *heard >= remembered && *word == Word::Own(node);
+            heard < since + self.own && at.since(since) >= self.own && last.is_some_and(owns)
+        };
         let first = lately.iter().find_map(|&(heard, word)| match word {
-            Word::Claim(theirs) if heard >= from && own.is_none_or(|own| theirs < own.key) => {
+            Word::Claim(theirs)
+                if heard >= from
+                    && own.is_none_or(|own| theirs < own.key)
+                    && !has_waited_for(theirs.node, heard) =>
+            {
                 Some((heard, theirs))
             }
             Word::Claim(_) | Word::Own(_) | Word::Release(_) => None,
         });
         // By hash it waits for a claim as well, but not for a worse one that comes meanwhile.
         let by_hash = self.hosts.snapshot(host).is_some_and(|snapshot| snapshot.by_hash);
-        // Whom it knew to own the attempt it has waited for since the SYN came, and not once more for a claim
-        // of the same (spec 5.4, `Foreign` and SYN).
-        let has_waited_for = |node| {
-            let owns =
-                |(heard, word): &(Instant, Word)| *heard <= since && *word == Word::Own(node);
-            at.since(since) >= self.own && local.heard.iter().any(owns)
-        };
         if let Some((heard, theirs)) = first
             && !released
             && !by_hash
             && trusted(theirs.node)
             && at.since(heard) < self.own
-            && !has_waited_for(theirs.node)
         {
             let what = format!(
                 "it accepts, and has heard {} of {theirs:?}; its own is {own:?}",

@@ -32,7 +32,7 @@ pub struct SwarmArgs {
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     time: Option<Duration>,
     /// Prints the scenario that is drawn from the first seed, for `run`, `explain` and `check`, and tries nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["seeds", "time", "jobs", "out", "regardless"])]
     show: bool,
     /// Seeds tried at the same time [default: one for each processor]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "J")]

@@ -172,7 +172,7 @@ pub fn merge(directories: &[PathBuf], out: &Path) -> Result<usize> {
         sweep.points(),
         some_of(&missing)
     );
-    let join = |file: &mut File| {
+    let join = |file: &mut dyn Write| {
         let mut file = BufWriter::new(file);
         let mut columns = None;
         for path in points.values() {
@@ -190,11 +190,12 @@ pub fn merge(directories: &[PathBuf], out: &Path) -> Result<usize> {
     // A pipe, a device or a link stays what it is.
     match fs::symlink_metadata(out) {
         Ok(there) if !there.is_file() => {
-            let at = || format!("write {}", out.display());
-            let mut file = File::create(out).with_context(at)?;
-            join(&mut file).with_context(at)?;
+            // What is wrong with a point is found before anything is written.
+            let mut table = Vec::new();
+            join(&mut table)?;
+            fs::write(out, table).with_context(|| format!("write {}", out.display()))?;
         }
-        Ok(_) | Err(_) => replace(out, join)?,
+        Ok(_) | Err(_) => replace(out, |file| join(file))?,
     }
     Ok(points.len())
 }

@@ -65,9 +65,7 @@ impl HotLoop {
     fn look_at_scope(&mut self) {
         let Some(scope) = &self.scope else { return };
         let beyond = |entry: &Entry| match entry {
-            Entry::Claim(it) | Entry::Own(it) | Entry::Release(it) if !scope.has(it.port) => {
-                Some(it.port)
-            }
+            Entry::Claim(it) | Entry::Own(it) if !scope.has(it.port) => Some(it.port),
             _ => None,
         };
         let Some(port) = self.heard.entries.iter().find_map(beyond) else { return };
