@@ -262,7 +262,9 @@ impl Hosts {
         let Some(known) = self.known.get_mut(host.index()) else { return };
         let before = known.now.replace(snapshot);
         let refused = before.is_some_and(|before| before.refused != snapshot.refused);
-        let able = snapshot.joined && snapshot.serves && at >= known.paused_until && !refused;
+        // After a pause a daemon first reads all frames that have come meanwhile.
+        let runs = at >= known.paused_until && host.decided() >= known.paused_until;
+        let able = snapshot.joined && snapshot.serves && runs && !refused;
         known.able_since = if able { known.able_since.or(Some(at)) } else { None };
         // The view of one that forgets somebody is new, too, and of one that finds a reason to doubt its
         // claims, or no more: it claims first for a while (T_quiet).
